@@ -1,0 +1,24 @@
+"""Catalogue of backends: how a graph is opened on one runtime.
+
+A backend file has
+
+- `probe() -> Availability`: usable, or the reason why not and the fix; never raises for an absent package;
+- `open(graph: bytes, spec: GraphSpec, *, threads: int, cache_dir: Path | None, options: Mapping[str, str]) -> Session`.
+
+Files here import the standard library and numpy only at module level (`torch.py` apart).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a backend can run on this machine."""
+
+    usable: bool
+    version: str | None = None  # version of the library that would run, None when it is absent
+    device: str | None = None  # what it would run on, in words
+    reason: str | None = None  # why it is not usable
+    fix: str | None = None  # what to do about it

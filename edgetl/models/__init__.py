@@ -1,0 +1,57 @@
+"""Catalogue of model families. A file here has
+
+- `variants() -> tuple[str, ...]`: names that follow the slash in `family/variant`, without building anything;
+- `build(variant, *, classes, pretrained, weights, image_size) -> Network`: `pretrained` loads the family's own published
+  weights, `weights` is a file (safetensors or a state dict) that takes their place; the head is new unless it fits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgetl import plugins
+from edgetl.errors import EdgetlError
+from edgetl.runtime.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """What became of a file of weights."""
+
+    source: str  # "scratch", a file name, or the hub's name
+    matched: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()  # in the model, not in the file
+    unexpected: tuple[str, ...] = ()  # in the file, not in the model
+    mismatched: tuple[str, ...] = ()  # in both, with other shapes
+
+
+@dataclass(frozen=True)
+class Network:
+    """A classifier in torch with what is needed to feed it."""
+
+    model: str  # "family/variant"
+    module: torch.nn.Module  # normalised float [N, C, H, W] -> logits [N, classes]
+    head: str  # name of the sub-module that holds the last linear layer, e.g. "classifier" or "fc"
+    preprocess: Preprocess
+    weights: WeightsReport = field(default_factory=lambda: WeightsReport("scratch"))
+
+
+def create(model: str, *, classes: int, pretrained: bool = True, weights: Path | None = None,
+           image_size: int | None = None) -> Network:
+    """A network by its public name, `family/variant`.
+
+    Raises:
+        UnknownName: no such family or variant; the nearest is suggested.
+    """
+    family, slash, variant = model.partition("/")
+    if not slash or not variant:
+        raise EdgetlError(f"'{model}' is not a model: expected FAMILY/VARIANT or a RUN folder.",
+                          hint=f"Families: {', '.join(plugins.names('models'))}; `edgetl list models` shows the variants.")
+    module = plugins.load("models", family)
+    network: Network = module.build(variant, classes=classes, pretrained=pretrained, weights=weights, image_size=image_size)
+    return network

@@ -1,0 +1,56 @@
+"""Catalogues: packages whose file names are the public names of exchangeable things.
+
+A new loss, backend, target, data set or model family is one new file in its package; nothing else is edited.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+from edgetl.errors import UnknownName
+
+KINDS = {
+    "datasets": "data set",
+    "models": "model family",
+    "losses": "loss",
+    "targets": "target",
+    "backends": "backend",
+}
+
+
+def names(package: str) -> tuple[str, ...]:
+    """Public names of a catalogue, sorted, with hyphens; files that begin with `_` are no plug-ins.
+
+    Args:
+        package: a key of `KINDS`.
+    """
+    root = importlib.import_module(f"edgetl.{package}")
+    found = (module.name for module in pkgutil.iter_modules(root.__path__))
+    return tuple(sorted(name.replace("_", "-") for name in found if not name.startswith("_")))
+
+
+def load(package: str, name: str) -> ModuleType:
+    """The module that carries a public name; both `x86-vnni` and `x86_vnni` are understood.
+
+    A dotted name (`mycompany.losses.special`) loads the user's own module.
+
+    Raises:
+        UnknownName: no such file; carries the choices and suggests the nearest.
+    """
+    if "." in name:
+        return _load_foreign(package, name)
+    if name.replace("_", "-") not in names(package):
+        raise UnknownName(KINDS[package], name, names(package))
+    return importlib.import_module(f"edgetl.{package}.{name.replace('-', '_')}")
+
+
+def _load_foreign(package: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as problem:
+        # A module that the user's own module fails to import is the user's bug and keeps its traceback.
+        if problem.name is not None and (name == problem.name or name.startswith(problem.name + ".")):
+            raise UnknownName(KINDS[package], name, names(package)) from problem
+        raise

@@ -1,0 +1,179 @@
+"""Names of the files a stage writes, writing them whole or not at all, and the record of the environment."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from edgetl.errors import EdgetlError, OutputError
+
+RUN = "run.json"
+MODEL = "model.safetensors"
+RECIPE = "recipe.toml"
+METRICS = "metrics.jsonl"
+CHECKPOINT = "checkpoint.safetensors"
+SPLIT = "split.json"
+REPORT = "report.json"
+
+PACKAGES = ("edgetl", "numpy", "torch", "torchvision", "timm", "torch-pruning", "onnx", "onnxscript", "onnxruntime",
+            "onnxruntime-gpu", "openvino", "tensorrt", "pillow", "safetensors")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all; refuses NaN, which is not JSON."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all: temporary name, fsync, `os.replace`.
+
+    Raises:
+        OutputError: the disk is full or the folder is not writable.
+    """
+    with explained(path), replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns what the operating system says about writing into one sentence."""
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutputError(f"No space left on the disk while writing {path}; nothing half written was kept.",
+                              hint="Free some space, then run the same command again with --resume.") from problem
+        if problem.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise OutputError(f"{path} cannot be written: {problem.strerror}.",
+                              hint="Choose a folder you may write to with --out.") from problem
+        raise
+
+
+def partial(out: Path) -> Path:
+    """Where a folder is built before it is renamed to `out`; the name is fixed so that --resume finds it."""
+    return out.parent / f".{out.name}.partial"
+
+
+@contextlib.contextmanager
+def building(out: Path, *, resume: bool = False, overwrite: bool = False) -> Iterator[Path]:
+    """A folder to write into, renamed to `out` when the block ends well; kept for --resume when it does not.
+
+    Raises:
+        OutputError: `out` exists, or an interrupted run lies beside it, and neither flag was given.
+    """
+    claim(out, resume=resume, overwrite=overwrite)
+    folder = partial(out)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        # The old folder goes only now, when its successor is whole.
+        old = out.parent / f".{out.name}.replaced"
+        if out.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            out.rename(old)
+        folder.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def claim(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Checks that `out` may be built, and clears an interrupted run when it is to be overwritten.
+
+    Raises:
+        OutputError: see `building`; also when both flags were given.
+    """
+    if resume and overwrite:
+        raise OutputError("--resume and --overwrite contradict each other.", hint="Give one of them.")
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file; --out names a folder.", hint="Choose another --out.")
+    if out.exists() and not (resume or overwrite):
+        raise OutputError(f"{out} exists already.",
+                          hint="Choose another --out, or give --overwrite to replace it, or --resume to continue.")
+    if partial(out).exists():
+        if overwrite:
+            shutil.rmtree(partial(out))
+        elif not resume:
+            raise OutputError(f"An interrupted run of {out} was found.",
+                              hint="Give --resume to continue it or --overwrite to start again.")
+
+
+def sha256(data: bytes) -> str:
+    """Hexadecimal SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_json(path: Path, error: type[EdgetlError]) -> Any:
+    """The value in a JSON file; what is wrong with the file is said by `error`."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as problem:
+        raise error(f"{path} does not exist.") from problem
+    except (ValueError, OSError) as problem:
+        raise error(f"{path} cannot be read as JSON: {problem}") from problem
+
+
+def environment() -> dict[str, Any]:
+    """Machine and versions, as plain JSON values; a package that is absent is left out."""
+    return {
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu": cpu_model(),
+        "cpus": os.cpu_count(),
+        "python": sys.version.split()[0],
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide a result, without importing any of them."""
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def cpu_model() -> str:
+    """The processor's own name where the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("model name", "Model")):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
