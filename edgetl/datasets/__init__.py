@@ -5,10 +5,16 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgetl import plugins
+from edgetl.errors import DataError, UnknownName
 
 SPLITS = ("train", "val", "test")
+SPLIT_ALIASES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,73 @@ class DataSet:
     name: str
     labels: tuple[str, ...]
     items: tuple[Item, ...]  # sorted by key
-    read: Callable[[Item], bytes]  # the encoded image file (PNG for sets that hold arrays)
+    read: Callable[[Item], bytes]  # the encoded image file (PNG for sets that hold arrays); safe from several threads
     notes: tuple[str, ...] = ()  # licence, label mapping: shown wherever the data set is used
     source: str = ""  # what --data said
+
+
+def open_data(spec: str) -> DataSet:
+    """The data set that `--data` names: an existing folder, `csv:FILE`, or a data set's name with an optional argument.
+
+    An existing path wins over a data set of the same name.
+
+    Args:
+        spec: PATH, `csv:FILE`, `NAME[:ARGUMENT]`, or the dotted name of the user's own module with such a `load`.
+
+    Raises:
+        DataError: nothing of that name; the nearest data set is suggested. Also whatever the data set finds wrong.
+        MissingDependency: the data set comes with a package that is not installed.
+    """
+    if not spec.strip():
+        raise DataError("--data is empty.",
+                        hint="Give a folder, csv:FILE or a data set's name (`edgetl list datasets`).")
+    if Path(spec).expanduser().exists():
+        found: DataSet = plugins.load("datasets", "folder").load(spec)
+    else:
+        found = _load_named(spec)
+    return replace(found, source=spec)
+
+
+def _load_named(spec: str) -> DataSet:
+    name, colon, argument = spec.partition(":")
+    if "/" in name or name.startswith(("~", ".")):
+        raise DataError(f"The folder {spec} does not exist.",
+                        hint=f"Check the path given as --data; relative paths count from {Path.cwd()}.")
+    try:
+        module = plugins.load("datasets", name)
+    except UnknownName as problem:
+        choices = ", ".join(plugins.names("datasets"))
+        raise DataError(f"'{spec}' is neither an existing folder nor the name of a data set.{_suggestion(name)}",
+                        hint=f"Give a folder, csv:FILE, or one of: {choices}.") from problem
+    found: DataSet = module.load(argument if colon else None)
+    return found
+
+
+def _suggestion(name: str) -> str:
+    near = difflib.get_close_matches(name.replace("_", "-"), plugins.names("datasets"), n=1, cutoff=0.6)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def read_file(path: Path) -> bytes:
+    """Bytes of an image file.
+
+    Raises:
+        DataError: it vanished or may not be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise DataError(f"The image {path} cannot be read: {problem.strerror}.",
+                        hint="Check the file and its permissions, or remove it from the data.") from problem
+
+
+def require_classes(labels: tuple[str, ...], where: str) -> None:
+    """Checks that there is something to tell apart.
+
+    Raises:
+        DataError: fewer than two classes.
+    """
+    if len(labels) < 2:
+        only = f"one class only ('{labels[0]}')" if labels else "no classes"
+        raise DataError(f"{where} has {only}; a classifier needs at least two.",
+                        hint="Put the images of each class into a folder of its own.")
