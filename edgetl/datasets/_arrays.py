@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from edgetl.datasets import DataSet, Item
 from edgetl.datasets._png import encode
 
-
 Part = tuple[NDArray[np.uint8], NDArray[Any]]  # images [N, H, W] or [N, H, W, 3], labels [N]
 
 
