@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,15 +32,3 @@ def from_arrays(name: str, labels: Sequence[str], parts: Mapping[str | None, Par
             items.append(Item(key=key, label=number, split=split))
     return DataSet(name=name, labels=tuple(labels), items=tuple(sorted(items, key=lambda item: item.key)),
                    read=lambda item: encode(pixels[item.key]), notes=tuple(notes), source=name)
-
-
-def data_folder() -> Path | None:
-    """Where the user keeps data sets (`EDGETL_DATA`), None where that is not set."""
-    value = os.environ.get("EDGETL_DATA")
-    return Path(value).expanduser() if value else None
-
-
-def cache_folder(name: str) -> Path:
-    """Where a data set that has to be downloaded is kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "edgetl" / "datasets" / name
