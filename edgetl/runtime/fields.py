@@ -1,0 +1,127 @@
+"""Reads JSON tables strictly: every wrong field is one sentence that names it, what was found and what was expected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from edgetl.errors import BundleError
+
+Value = TypeVar("Value")
+
+
+def words(value: Any) -> str:
+    """A JSON value as it may stand in a sentence, cut to 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+class Table:
+    """One JSON object whose fields are asked for by name and kind.
+
+    A field that is absent gives `default`; without a default it is a BundleError, and so is a field of another kind.
+    """
+
+    def __init__(self, values: Any, where: str) -> None:
+        self.where = where
+        if not isinstance(values, Mapping):
+            raise BundleError(f"{where}: found {words(values)}, expected a table.")
+        self.values: Mapping[str, Any] = values
+
+    def wrong(self, name: str, expected: str) -> BundleError:
+        """The sentence for a field whose value is not what was expected."""
+        return BundleError(f"{self.where}: '{name}' is {words(self.values.get(name))}, expected {expected}.")
+
+    def get(self, name: str, accept: Callable[[Any], bool], expected: str, default: Value | None) -> Any:
+        """The field's value if `accept` says so."""
+        if name not in self.values:
+            if default is None:
+                raise BundleError(f"{self.where}: '{name}' is missing, expected {expected}.")
+            return default
+        if not accept(self.values[name]):
+            raise self.wrong(name, expected)
+        return self.values[name]
+
+    def text(self, name: str, default: str | None = None, *, choices: tuple[str, ...] = ()) -> str:
+        """A string, one of `choices` where there are some."""
+        expected = f"one of {', '.join(choices)}" if choices else "a text"
+
+        def accept(found: Any) -> bool:
+            return isinstance(found, str) and (not choices or found in choices)
+
+        return str(self.get(name, accept, expected, default))
+
+    def whole(self, name: str, default: int | None = None, *, low: int = 0, high: int = 2**63) -> int:
+        """An integer within `low` and `high`."""
+        limits = f"a whole number from {low}" + (f" to {high}" if high < 2**63 else " up")
+        value: int = self.get(name, lambda found: is_whole(found) and low <= found <= high, limits, default)
+        return value
+
+    def number(self, name: str, default: float | None = None, *, low: float = -math.inf, above: float = -math.inf,
+               high: float = math.inf) -> float:
+        """A finite number of at least `low`, above `above`, at most `high`."""
+        limits = [f"of at least {low:g}"] if low > -math.inf else []
+        limits += [f"above {above:g}"] if above > -math.inf else []
+        limits += [f"of at most {high:g}"] if high < math.inf else []
+
+        def accept(found: Any) -> bool:
+            return is_number(found) and low <= found <= high and found > above
+
+        return float(self.get(name, accept, " ".join(["a finite number", " and ".join(limits)]).strip(), default))
+
+    def truth(self, name: str, default: bool | None = None) -> bool:
+        """True or false."""
+        value: bool = self.get(name, lambda found: isinstance(found, bool), "true or false", default)
+        return value
+
+    def texts(self, name: str, default: tuple[str, ...] | None = None, *, least: int = 0) -> tuple[str, ...]:
+        """A list of strings."""
+        expected = f"a list of at least {least} texts" if least else "a list of texts"
+
+        def accept(found: Any) -> bool:
+            return is_list(found, lambda one: isinstance(one, str), least)
+
+        return tuple(self.get(name, accept, expected, default))
+
+    def numbers(self, name: str, default: tuple[float, ...] | None = None) -> tuple[float, ...]:
+        """A list of finite numbers."""
+        found = self.get(name, lambda found: is_list(found, is_number, 1), "a list of finite numbers", default)
+        return tuple(float(one) for one in found)
+
+    def wholes(self, name: str, *, count: int, low: int, high: int) -> tuple[int, ...]:
+        """A list of exactly `count` integers within `low` and `high`."""
+
+        def accept(found: Any) -> bool:
+            return is_list(found, is_whole, count) and len(found) == count and all(low <= one <= high for one in found)
+
+        return tuple(self.get(name, accept, f"{count} whole numbers from {low} to {high}", None))
+
+    def table(self, name: str, default: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+        """An object, as it is."""
+        value: Mapping[str, Any] = self.get(name, lambda found: isinstance(found, Mapping), "a table", default)
+        return value
+
+    def tables(self, name: str, default: tuple[Any, ...] | None = None, *, least: int = 0) -> tuple[Any, ...]:
+        """A list of objects, as they are."""
+        expected = f"a list of at least {least} tables" if least else "a list of tables"
+
+        def accept(found: Any) -> bool:
+            return is_list(found, lambda one: isinstance(one, Mapping), least)
+
+        return tuple(self.get(name, accept, expected, default))
+
+
+def is_whole(value: Any) -> bool:
+    """Whether `value` is an integer and no truth value."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite number that a float can hold."""
+    return (isinstance(value, float) and math.isfinite(value)) or (is_whole(value) and abs(value) < 1e300)
+
+
+def is_list(value: Any, accept: Callable[[Any], bool], least: int = 0) -> bool:
+    """Whether `value` is a list of at least `least` values that are all accepted."""
+    return isinstance(value, list | tuple) and len(value) >= least and all(map(accept, value))
