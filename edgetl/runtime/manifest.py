@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
-from edgetl.runtime.preprocess import Preprocess
+from edgetl.errors import BundleError
+from edgetl.runtime.fields import Table, is_list, is_whole, words
+from edgetl.runtime.preprocess import Preprocess, from_dict, to_dict
+from edgetl.runtime.processor import FEATURES
 from edgetl.runtime.session import TensorSpec
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+ROLES = ("image", "logits", "probabilities", "features")
+DTYPES = ("float32", "uint8", "int64")
+LAYOUTS = ("NCHW", "NHWC", "NC")
+EXPORT_AGAIN = "Export the bundle again with `edgetl export`."
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,8 @@ class Variant:
     tolerance: float = 1e-3  # greatest |logit - golden logit| allowed on the golden images
     calibration: Mapping[str, Any] | None = None
     status: str = "not-measured"  # "measured" | "not-measured"
-    evaluations: tuple[Mapping[str, Any], ...] = ()  # {backend, split, n, accuracy, accuracy_low, accuracy_high, agreement, latency_s, machine}
+    # each {backend, split, n, accuracy, accuracy_low, accuracy_high, agreement, latency_s, machine}
+    evaluations: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,20 +61,147 @@ class Manifest:
     preprocess: Preprocess
     variants: tuple[Variant, ...]  # in the order of preference; variants[0] is the default
     features: tuple[str, ...] = ()
-    golden: Mapping[str, Any] = field(default_factory=dict)  # {file, sha256, size_bytes, count, kind: "photos"|"synthetic"}
+    # {file, sha256, size_bytes, count, kind: "photos"|"synthetic"}
+    golden: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 def to_json(manifest: Manifest) -> str:
     """The manifest as indented JSON."""
-    raise NotImplementedError
+    values = dataclasses.asdict(manifest) | {"preprocess": to_dict(manifest.preprocess)}
+    return json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def from_json(text: str, *, where: str) -> Manifest:
     """The manifest in `text`.
 
+    Args:
+        text: what `to_json` wrote, or a later version of it that only added fields.
+        where: what error messages call it, e.g. the path of the file.
+
     Raises:
         BundleError: not JSON; a field is missing or of the wrong type; the schema is too old or too new (two
             different sentences); a file path is absolute or leaves the bundle. Unknown fields are ignored.
     """
-    raise NotImplementedError
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise BundleError(f"{where} is not JSON: {problem}.", hint=EXPORT_AGAIN) from problem
+    table = Table(values, where)
+    _check_schema(table)
+    variants = tuple(_variant(one, f"{where}: variants[{index}]")
+                     for index, one in enumerate(table.tables("variants", least=1)))
+    _check_names(variants, table)
+    made = Manifest(schema=SCHEMA, name=table.text("name"), task=table.text("task", choices=("classify",)),
+                    labels=table.texts("labels", least=1),
+                    preprocess=from_dict(table.table("preprocess"), where=f"{where}: preprocess"),
+                    variants=variants, features=table.texts("features", ()), golden=_golden(table),
+                    provenance=table.table("provenance", {}))
+    _check_labels(made, table)
+    return made
+
+
+def _check_schema(table: Table) -> None:
+    schema = table.whole("schema")
+    if schema > SCHEMA:
+        raise BundleError(f"{table.where} has schema {schema}, newer than this edgetl can read (up to {SCHEMA}).",
+                          hint="Update edgetl on this machine.")
+    if schema < SCHEMA:
+        raise BundleError(f"{table.where} has schema {schema}, older than this edgetl can read (from {SCHEMA}).",
+                          hint=EXPORT_AGAIN)
+
+
+def _variant(values: Any, where: str) -> Variant:
+    table = Table(values, where)
+    return Variant(
+        name=table.text("name"),
+        file=_inside(table, "file"),
+        target=table.text("target"),
+        precision=table.text("precision", choices=PRECISIONS),
+        opset=table.whole("opset", low=1),
+        sha256=_digest(table),
+        size_bytes=table.whole("size_bytes"),
+        inputs=_tensors(table, "inputs"),
+        outputs=_tensors(table, "outputs"),
+        backends=table.texts("backends", least=1),
+        requires=_requires(table),
+        embeds_preprocess=table.truth("embeds_preprocess", False),
+        tolerance=table.number("tolerance", low=0),
+        calibration=table.table("calibration") if table.values.get("calibration") is not None else None,
+        status=table.text("status", choices=("measured", "not-measured")),
+        evaluations=table.tables("evaluations", ()),
+    )
+
+
+def _tensors(table: Table, name: str) -> tuple[TensorSpec, ...]:
+    return tuple(_tensor(one, f"{table.where}: {name}[{index}]")
+                 for index, one in enumerate(table.tables(name, least=1)))
+
+
+def _tensor(values: Any, where: str) -> TensorSpec:
+    table = Table(values, where)
+
+    def accept(found: Any) -> bool:
+        return is_list(found, lambda one: one == "N" or (is_whole(one) and one >= 1))
+
+    shape = table.get("shape", accept, 'a list of whole numbers from 1 up and "N"', None)
+    layout = table.text("layout", choices=LAYOUTS) if table.values.get("layout") is not None else None
+    return TensorSpec(name=table.text("name"), role=table.text("role", choices=ROLES),
+                      dtype=table.text("dtype", choices=DTYPES), shape=tuple(shape), layout=layout)
+
+
+def _inside(table: Table, name: str) -> str:
+    """A relative path that stays in the bundle; symbolic links are looked at when the file is read."""
+    path = table.text(name)
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path or "\0" in path:
+        raise BundleError(f"{table.where}: '{name}' is {words(path)}, which leaves the bundle; "
+                          "expected a relative path inside it.",
+                          hint="Do not use this bundle unless you know who made it.")
+    return path
+
+
+def _digest(table: Table) -> str:
+    def accept(found: Any) -> bool:
+        return isinstance(found, str) and re.fullmatch("[0-9a-f]{64}", found) is not None
+
+    return str(table.get("sha256", accept, "64 hexadecimal digits", None))
+
+
+def _requires(table: Table) -> tuple[str, ...]:
+    """An unknown requirement is refused: without it the answers may be silently wrong."""
+    found = table.texts("requires", ())
+    unknown = [one for one in found if one not in FEATURES]
+    if unknown:
+        raise BundleError(f"{table.where}: 'requires' names '{unknown[0]}', which this edgetl does not know.",
+                          hint=f"Update edgetl on this machine. Known: {', '.join(FEATURES)}.")
+    return found
+
+
+def _golden(table: Table) -> Mapping[str, Any]:
+    values = table.table("golden", {})
+    if not values:
+        return {}
+    golden = Table(values, f"{table.where}: golden")
+    return {**values, "file": _inside(golden, "file"), "sha256": _digest(golden),
+            "size_bytes": golden.whole("size_bytes"), "count": golden.whole("count", low=1),
+            "kind": golden.text("kind", choices=("photos", "synthetic"))}
+
+
+def _check_names(variants: tuple[Variant, ...], table: Table) -> None:
+    names = [one.name for one in variants]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BundleError(f"{table.where}: two variants are named '{twice[0]}'; expected different names.")
+
+
+def _check_labels(made: Manifest, table: Table) -> None:
+    """The classifier's output has as many columns as there are labels."""
+    count = len(made.labels)
+    if len(set(made.labels)) < count:
+        raise BundleError(f"{table.where}: 'labels' names a label twice; expected different labels.")
+    for variant in made.variants:
+        wide = [one for one in variant.outputs if one.role in ("logits", "probabilities") and one.shape[1:] != (count,)]
+        if wide:
+            raise BundleError(f"{table.where}: output '{wide[0].name}' of variant '{variant.name}' has shape "
+                              f"{list(wide[0].shape)}, but there are {count} labels.")

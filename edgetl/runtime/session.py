@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgetl import plugins
-from edgetl.errors import BackendUnavailable
+from edgetl.errors import BackendUnavailable, BundleError, EdgetlError, InputError
+
+CGROUPS = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,18 @@ class Session(Protocol):
         ...
 
 
-def open_session(backend: str, graph: bytes, spec: GraphSpec, *, threads: int = 0, cache_dir: Any = None,
+def open_session(backend: str, graph: bytes, spec: GraphSpec, *, threads: int = 0, cache_dir: Path | None = None,
                  options: Mapping[str, str] | None = None) -> Session:
     """A session of the named backend; `threads=0` takes what the cgroup quota and the affinity allow.
 
     Raises:
         UnknownName: no such backend.
         BackendUnavailable: it cannot run here; carries the reason and the fix.
+        BundleError: the graph is damaged, or has other inputs or outputs than the spec.
+        EdgetlError: `threads` is negative, or an option is unknown to the backend.
     """
+    if threads < 0:
+        raise EdgetlError(f"threads is {threads}; expected 0 (what the machine allows) or more.")
     module = plugins.load("backends", backend)
     available = module.probe()
     if not available.usable:
@@ -72,15 +81,103 @@ def open_session(backend: str, graph: bytes, spec: GraphSpec, *, threads: int = 
     return session
 
 
-def usable_threads() -> int:
+def usable_threads(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
     """Processors this process may use: the smaller of affinity and cgroup quota, at least 1."""
-    raise NotImplementedError  # written with the backends
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_quota(cgroups, membership)
+    # Rounded down: one thread more than the quota pays for is stopped in the middle of every call.
+    return max(1, allowed if quota is None else min(allowed, int(quota)))
+
+
+def _cgroup_quota(cgroups: Path, membership: Path) -> float | None:
+    """Processors that the tightest cgroup (version 1 or 2) of this process or above it pays for; None is no limit."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return None  # not Linux: there are no cgroups
+    quotas = []
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        roots = [cgroups, cgroups / "unified"] if number == "0" else [cgroups / controllers, cgroups / "cpu"]
+        if number != "0" and "cpu" not in controllers.split(","):
+            continue
+        inner = Path(path.lstrip("/"))
+        # Inside a container the path is often the host's; then the files stand at the root, which is looked at too.
+        quotas += [_quota_of(root / part) for root in roots for part in (inner, *inner.parents)]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _quota_of(folder: Path) -> float | None:
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = ((folder / name).read_text().strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+    except OSError:
+        return None  # this group states no limit
+    return None if quota in ("max", "-1") else int(quota) / int(period)
 
 
 def check_feeds(feeds: Mapping[str, NDArray[Any]], spec: GraphSpec) -> None:
-    """Compares names, dtypes and shapes of `feeds` with the spec; every backend calls it first."""
-    raise NotImplementedError
+    """Compares names, dtypes and shapes of `feeds` with the spec; every backend calls it first.
+
+    Raises:
+        InputError: says which input differs, what was found and what was expected.
+    """
+    expected = [one.name for one in spec.inputs]
+    if sorted(feeds) != sorted(expected):
+        raise InputError(f"The graph was fed {sorted(feeds)}; expected {sorted(expected)}.")
+    sizes: dict[str, int] = {}
+    for one in spec.inputs:
+        _check_feed(one, feeds[one.name], sizes)
 
 
-__all__ = ["GraphSpec", "Session", "TensorSpec", "check_feeds", "open_session", "usable_threads"]
-_ = np
+def _check_feed(one: TensorSpec, found: Any, sizes: dict[str, int]) -> None:
+    if not isinstance(found, np.ndarray):
+        raise InputError(f"Input '{one.name}' is a {type(found).__name__}; expected a numpy array.")
+    if found.dtype != np.dtype(one.dtype):
+        raise InputError(f"Input '{one.name}' has dtype {found.dtype}; expected {one.dtype}.")
+    same = len(found.shape) == len(one.shape) and all(
+        size >= 1 and size == (sizes.setdefault(want, size) if isinstance(want, str) else want)
+        for size, want in zip(found.shape, one.shape, strict=True))
+    if not same:
+        shape = ", ".join(map(str, one.shape))
+        raise InputError(f"Input '{one.name}' has shape {list(found.shape)}; expected [{shape}], all at least 1.")
+
+
+def check_graph(backend: str, inputs: list[str], outputs: list[str], spec: GraphSpec) -> None:
+    """Compares the names an opened graph has with those of the spec; every backend calls it when it opens.
+
+    Raises:
+        BundleError: says which names were found and expected.
+    """
+    for what, found, wanted in (("inputs", inputs, spec.inputs), ("outputs", outputs, spec.outputs)):
+        expected = [one.name for one in wanted]
+        if sorted(found) != sorted(expected):
+            raise BundleError(f"The graph opened by '{backend}' has the {what} {sorted(found)}; "
+                              f"expected {sorted(expected)}.",
+                              hint="The graph and the manifest that describes it do not belong together.")
+
+
+def check_options(backend: str, options: Mapping[str, str], choices: Mapping[str, tuple[str, ...]]) -> None:
+    """Refuses options that a backend does not have, and values that an option does not take; () takes any value.
+
+    Raises:
+        EdgetlError: names the option, what was found and the choices.
+    """
+    for name, value in options.items():
+        if name not in choices:
+            raise EdgetlError(f"The backend '{backend}' has no option '{name}'.",
+                              hint=f"Options: {', '.join(choices) or 'none'}.")
+        if choices[name] and value not in choices[name]:
+            raise EdgetlError(f"Option '{name}' of the backend '{backend}' is '{value}'; "
+                              f"expected one of {', '.join(choices[name])}.")
+
+
+def closed_error(backend: str) -> BackendUnavailable:
+    """What a session says when it is used after `close()`."""
+    return BackendUnavailable(f"The session of the backend '{backend}' is closed.", hint="Open it again.")
+
+
+__all__ = ["GraphSpec", "Session", "TensorSpec", "check_feeds", "check_graph", "check_options", "closed_error",
+           "open_session", "usable_threads"]
