@@ -1,0 +1,62 @@
+"""What all tests share: one thread, a home of their own, and small photos made on the spot. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch or onnxruntime is imported by any test: tests share the machine with others.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PhotoFolder = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home: no test reads or writes the user's caches."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+    monkeypatch.delenv("EDGETL_DATA", raising=False)
+    return home
+
+
+def _picture(kind: int, size: int, random: np.random.Generator) -> np.ndarray:
+    """Pixels uint8 [size, size, 3] that a small network tells apart: each kind has its own colour and stripes."""
+    rows, columns = np.mgrid[0:size, 0:size]
+    across = (columns, rows, rows + columns)[kind % 3]
+    stripes = ((across + random.integers(0, 4)) // 4 % 2)[..., None] * 60
+    color = np.roll([170, 90, 30], kind) + random.integers(-15, 16, 3)
+    noise = random.integers(-20, 21, (size, size, 3))
+    return np.clip(color + stripes + noise, 0, 255).astype(np.uint8)
+
+
+def write_photos(root: Path, *, classes: int = 3, images: int = 10, size: int = 32, splits: tuple[str, ...] = (),
+                 seed: int = 0) -> Path:
+    """`images` photos a class (and split), JPEG and PNG in turn, in class folders below `root`."""
+    from PIL import Image
+
+    random = np.random.default_rng(seed)
+    for part in splits or (".",):
+        for kind in range(classes):
+            folder = root / part / ("amber", "beryl", "coral", "dusk", "ebony")[kind]
+            folder.mkdir(parents=True)
+            for number in range(images):
+                name = f"{number:03d}.{'jpg' if number % 2 else 'png'}"
+                Image.fromarray(_picture(kind, size, random)).save(folder / name)
+    return root
+
+
+@pytest.fixture
+def photo_folder(tmp_path: Path) -> PhotoFolder:
+    """Makes a folder of photos: `photo_folder(classes=3, images=10, size=32, splits=(), seed=0) -> Path`."""
+    def make(name: str = "photos", **options: object) -> Path:
+        return write_photos(tmp_path / name, **options)  # type: ignore[arg-type]
+    return make
