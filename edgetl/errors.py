@@ -38,7 +38,9 @@ class RecipeError(EdgetlError):
     def __init__(self, problems: Sequence[str], *, where: str = "the recipe") -> None:
         self.problems = tuple(problems)
         listed = self.problems[0] if len(self.problems) == 1 else "".join(f"\n  - {one}" for one in self.problems)
-        super().__init__(f"{where}: {listed}" if len(self.problems) == 1 else f"{where} has {len(problems)} problems:{listed}")
+        super().__init__(
+            f"{where}: {listed}" if len(self.problems) == 1 else f"{where} has {len(problems)} problems:{listed}"
+        )
 
 
 class UnknownName(EdgetlError):
@@ -56,8 +58,10 @@ class MissingDependency(EdgetlError):
     """A package that the chosen road needs is not installed."""
 
     def __init__(self, package: str, *, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package '{package}', which is not installed.",
-                         hint=f'Install it with: pip install "edgetl[{extra}]"')
+        super().__init__(
+            f"{purpose} needs the package '{package}', which is not installed.",
+            hint=f'Install it with: pip install "edgetl[{extra}]"',
+        )
 
 
 class DataError(EdgetlError):

@@ -31,6 +31,16 @@ def names(package: str) -> tuple[str, ...]:
     return tuple(sorted(name.replace("_", "-") for name in found if not name.startswith("_")))
 
 
+def require(package: str, name: str) -> None:
+    """Returns when a catalogue has that name, without importing its file; dotted names are believed.
+
+    Raises:
+        UnknownName: no such file; carries the choices and suggests the nearest.
+    """
+    if "." not in name and name.replace("_", "-") not in names(package):
+        raise UnknownName(KINDS[package], name, names(package))
+
+
 def load(package: str, name: str) -> ModuleType:
     """The module that carries a public name; both `x86-vnni` and `x86_vnni` are understood.
 
@@ -39,10 +49,9 @@ def load(package: str, name: str) -> ModuleType:
     Raises:
         UnknownName: no such file; carries the choices and suggests the nearest.
     """
+    require(package, name)
     if "." in name:
         return _load_foreign(package, name)
-    if name.replace("_", "-") not in names(package):
-        raise UnknownName(KINDS[package], name, names(package))
     return importlib.import_module(f"edgetl.{package}.{name.replace('-', '_')}")
 
 

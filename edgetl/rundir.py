@@ -26,8 +26,22 @@ CHECKPOINT = "checkpoint.safetensors"
 SPLIT = "split.json"
 REPORT = "report.json"
 
-PACKAGES = ("edgetl", "numpy", "torch", "torchvision", "timm", "torch-pruning", "onnx", "onnxscript", "onnxruntime",
-            "onnxruntime-gpu", "openvino", "tensorrt", "pillow", "safetensors")
+PACKAGES = (
+    "edgetl",
+    "numpy",
+    "torch",
+    "torchvision",
+    "timm",
+    "torch-pruning",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "pillow",
+    "safetensors",
+)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -48,6 +62,14 @@ def write_bytes(path: Path, data: bytes) -> None:
     """
     with explained(path), replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds one line to a text file and flushes it to the disk."""
+    with explained(path), path.open("a") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -79,11 +101,14 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as problem:
         if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(f"No space left on the disk while writing {path}; nothing half written was kept.",
-                              hint="Free some space, then run the same command again with --resume.") from problem
+            raise OutputError(
+                f"No space left on the disk while writing {path}; nothing half written was kept.",
+                hint="Free some space, then run the same command again with --resume.",
+            ) from problem
         if problem.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise OutputError(f"{path} cannot be written: {problem.strerror}.",
-                              hint="Choose a folder you may write to with --out.") from problem
+            raise OutputError(
+                f"{path} cannot be written: {problem.strerror}.", hint="Choose a folder you may write to with --out."
+            ) from problem
         raise
 
 
@@ -124,14 +149,18 @@ def claim(out: Path, *, resume: bool, overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file; --out names a folder.", hint="Choose another --out.")
     if out.exists() and not (resume or overwrite):
-        raise OutputError(f"{out} exists already.",
-                          hint="Choose another --out, or give --overwrite to replace it, or --resume to continue.")
+        raise OutputError(
+            f"{out} exists already.",
+            hint="Choose another --out, or give --overwrite to replace it, or --resume to continue.",
+        )
     if partial(out).exists():
         if overwrite:
             shutil.rmtree(partial(out))
         elif not resume:
-            raise OutputError(f"An interrupted run of {out} was found.",
-                              hint="Give --resume to continue it or --overwrite to start again.")
+            raise OutputError(
+                f"An interrupted run of {out} was found.",
+                hint="Give --resume to continue it or --overwrite to start again.",
+            )
 
 
 def sha256(data: bytes) -> str:

@@ -1,6 +1,91 @@
 """Catalogue of losses. A file here has a pure function and a thin class `Loss`.
 
-`Loss(**options)` is an `nn.Module` whose `forward(student_logits, teacher_logits, targets) -> scalar tensor` is the mean
-over the batch; `needs_teacher` says whether `teacher_logits` may be None. The scale of a loss never depends on which
+`Loss(**options)` is an `nn.Module` whose `forward(student_logits, teacher_logits, targets) -> scalar tensor` is the
+mean over the batch; `needs_teacher` says whether `teacher_logits` may be None. The scale of a loss never depends on which
 other terms are active. `targets` are class probabilities [N, K] (one-hot, smoothed or mixed labels).
 """
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgetl import plugins
+from edgetl.errors import EdgetlError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Term:
+    """One weighted loss."""
+
+    name: str
+    weight: float
+    loss: nn.Module
+
+
+def parse(texts: Sequence[str]) -> tuple[Term, ...]:
+    """Terms of `name[:weight][,name[:weight]...][;key=value...]`, one text a `--loss`.
+
+    An option goes to the losses of its text that know it; at least one must.
+
+    Raises:
+        EdgetlError: the grammar, a weight or an option is wrong, or two terms have one name.
+        UnknownName: no such loss.
+    """
+    terms = [term for text in texts for term in _parse_one(text)]
+    twice = [term.name for place, term in enumerate(terms) if term.name in [other.name for other in terms[:place]]]
+    if twice:
+        raise EdgetlError(f"--loss names '{twice[0]}' twice.", hint="Give each loss once, with its weight.")
+    if not terms:
+        raise EdgetlError("--loss is empty.", hint='For example --loss "labels:0.1,kd:0.9;temperature=4".')
+    return tuple(terms)
+
+
+def _parse_one(text: str) -> list[Term]:
+    named, *pairs = text.split(";")
+    options = dict(_pair(pair, text) for pair in pairs if pair.strip())
+    loaded = []
+    for one in named.split(","):
+        name, colon, weight = one.strip().partition(":")
+        loaded.append((name, _number(weight, text) if colon else 1.0, plugins.load("losses", name).Loss))
+    known = {key for _, _, loss in loaded for key in inspect.signature(loss).parameters}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise EdgetlError(
+            f"--loss '{text}': no loss in it has an option '{unknown[0]}'; known: {', '.join(sorted(known)) or 'none'}."
+        )
+    return [
+        Term(name.replace("_", "-"), weight, loss(**_own_options(loss, options, text))) for name, weight, loss in loaded
+    ]
+
+
+def _pair(pair: str, text: str) -> tuple[str, str]:
+    key, equals, value = pair.partition("=")
+    if not equals:
+        raise EdgetlError(f"--loss '{text}': found '{pair}', expected key=value.")
+    return key.strip(), value.strip()
+
+
+def _number(word: str, text: str) -> float:
+    try:
+        value = float(word)
+    except ValueError as problem:
+        raise EdgetlError(f"--loss '{text}': found '{word}', expected a number.") from problem
+    if not 0 <= value < float("inf"):
+        raise EdgetlError(f"--loss '{text}': found {word}, expected a finite number of at least 0.")
+    return value
+
+
+def _own_options(loss: Any, options: dict[str, str], text: str) -> dict[str, Any]:
+    """The options that one loss knows, as numbers where its default is a number."""
+    known = inspect.signature(loss).parameters
+    return {
+        key: value if isinstance(known[key].default, str) else _number(value, text)
+        for key, value in options.items()
+        if key in known
+    }

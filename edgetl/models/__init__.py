@@ -1,8 +1,8 @@
 """Catalogue of model families. A file here has
 
 - `variants() -> tuple[str, ...]`: names that follow the slash in `family/variant`, without building anything;
-- `build(variant, *, classes, pretrained, weights, image_size) -> Network`: `pretrained` loads the family's own published
-  weights, `weights` is a file (safetensors or a state dict) that takes their place; the head is new unless it fits.
+- `build(variant, *, classes, pretrained, weights, image_size) -> Network`: `pretrained` loads the family's own
+  published weights, `weights` is a file (safetensors or a state dict) that takes their place; the head is new unless it fits.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ class Network:
     weights: WeightsReport = field(default_factory=lambda: WeightsReport("scratch"))
 
 
-def create(model: str, *, classes: int, pretrained: bool = True, weights: Path | None = None,
-           image_size: int | None = None) -> Network:
+def create(
+    model: str, *, classes: int, pretrained: bool = True, weights: Path | None = None, image_size: int | None = None
+) -> Network:
     """A network by its public name, `family/variant`.
 
     Raises:
@@ -50,8 +51,12 @@ def create(model: str, *, classes: int, pretrained: bool = True, weights: Path |
     """
     family, slash, variant = model.partition("/")
     if not slash or not variant:
-        raise EdgetlError(f"'{model}' is not a model: expected FAMILY/VARIANT or a RUN folder.",
-                          hint=f"Families: {', '.join(plugins.names('models'))}; `edgetl list models` shows the variants.")
+        raise EdgetlError(
+            f"'{model}' is not a model: expected FAMILY/VARIANT or a RUN folder.",
+            hint=f"Families: {', '.join(plugins.names('models'))}; `edgetl list models` shows the variants.",
+        )
     module = plugins.load("models", family)
-    network: Network = module.build(variant, classes=classes, pretrained=pretrained, weights=weights, image_size=image_size)
+    network: Network = module.build(
+        variant, classes=classes, pretrained=pretrained, weights=weights, image_size=image_size
+    )
     return network

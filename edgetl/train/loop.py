@@ -1,0 +1,336 @@
+"""The training loop: epochs of steps over any `Task`, resumable bit for bit. It does not know the method."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from edgetl import rundir, timing
+from edgetl.errors import TrainingError
+from edgetl.events import Event, Listener
+from edgetl.recipe import TrainFields
+from edgetl.train import checkpoint, optim, seed
+from edgetl.train.loader import Batch, TrainLoader
+
+BEST = "best.safetensors"
+NOT_COMPARED = (
+    "resume",
+    "overwrite",
+    "workers",
+    "checkpoint_minutes",
+    "out",
+    "threads",
+)  # change no result, or are recorded
+
+
+class Task(Protocol):
+    """What is trained, and on which loss."""
+
+    network: nn.Module  # what is evaluated and kept
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """At least "loss" (scalar) and "logits" [N, K]; further scalars are named parts that are logged."""
+        ...
+
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters that move, by name; a method's own projections among them."""
+        ...
+
+    def train_mode(self) -> None:
+        """Puts the network in training mode, and leaves frozen parts (a teacher) in evaluation mode."""
+        ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good the network is on the validation split."""
+
+    accuracy: float
+    loss: float
+
+    def better_than(self, other: Score | None) -> bool:
+        """Higher accuracy; of equals the lower loss."""
+        return other is None or (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
+
+
+@dataclass
+class Progress:
+    """Where training is; all of it goes into the checkpoint."""
+
+    epoch: int = 0
+    step: int = 0  # within the epoch
+    sums: dict[str, float] = field(default_factory=dict)  # of the running epoch, weighted by images
+    images: int = 0
+    seconds: float = 0.0  # of training steps in the running epoch
+    best: Score | None = None
+    best_epoch: int = -1
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What autocast uses; None where it is off."""
+
+    device: torch.device
+    dtype: torch.dtype | None
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context for a forward pass."""
+        return torch.autocast(self.device.type, self.dtype) if self.dtype is not None else contextlib.nullcontext()
+
+
+class Fit:
+    """One training: `run()` brings the network to its best validated weights."""
+
+    def __init__(
+        self,
+        task: Task,
+        loader: TrainLoader,
+        validate: Callable[[nn.Module], Score],
+        options: TrainFields,
+        folder: Path,
+        precision: Precision,
+        listener: Listener,
+        stage: str,
+        choices: Mapping[str, Any],
+    ) -> None:
+        self.task, self.loader, self.validate, self.options = task, loader, validate, options
+        self.folder, self.precision, self.listener, self.stage = folder, precision, listener, stage
+        self.choices = dict(choices)
+        self.progress = Progress()
+        self.optimizer = optim.build_optimizer(task.trained(), options)
+        self.names: dict[torch.Tensor, str] = {parameter: name for name, parameter in task.trained()}
+        self.average = optim.AveragedWeights(task.network, options.ema) if options.ema > 0 else None
+        self.scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.dtype == torch.float16)
+        self.saved_s = timing.now_s()
+        self.interrupted = False
+
+    def run(self) -> Score:
+        """Trains to the end and leaves the best weights in the network.
+
+        Raises:
+            TrainingError: the loss is not finite, or the checkpoint belongs to other options.
+            KeyboardInterrupt: Ctrl-C; a checkpoint was written first.
+        """
+        path = self.folder / rundir.CHECKPOINT
+        if path.is_file():
+            self._restore(checkpoint.read(path))
+        self._cut_metrics()
+        total = self.options.epochs * self.loader.steps
+        self.listener(Event(self.stage, "begin", {"what": "train", "total": total, "unit": "steps"}))
+        with self._deferred_interrupt():
+            while self.progress.epoch < self.options.epochs and not self.progress.done:
+                self._epoch()
+        self.listener(Event(self.stage, "end", {"what": "train"}))
+        best = checkpoint.read(self.folder / BEST)
+        self.task.network.load_state_dict(best.part("model"))
+        self.task.network.eval()
+        return Score(**best.scalars["score"])
+
+    def _epoch(self) -> None:
+        progress = self.progress
+        self.task.train_mode()
+        begin_s = timing.now_s()
+        for batch in self.loader.epoch(progress.epoch, progress.step):
+            self._step(batch)
+            progress.step += 1
+            progress.seconds += timing.now_s() - begin_s  # waiting for the batch included
+            begin_s = timing.now_s()
+            self._report_step()
+            self._pause_point()
+        self._end_epoch()
+
+    def _step(self, batch: Batch) -> None:
+        """One step of the optimizer."""
+        progress = self.progress
+        lr = optim.lr_at(
+            progress.epoch * self.loader.steps + progress.step,
+            total=self.options.epochs * self.loader.steps,
+            warmup=round(self.options.warmup_epochs * self.loader.steps),
+            peak=self.options.lr,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        with self.precision.autocast():
+            result = self.task.forward(batch)
+        self._check_finite(float(result["loss"].detach()))
+        self.scaler.scale(result["loss"]).backward()  # type: ignore[no-untyped-call]
+        self._clip()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update()
+        self._count(batch, result)
+
+    def _clip(self) -> None:
+        if self.options.clip_norm > 0:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(list(self.names), self.options.clip_norm)
+
+    def _count(self, batch: Batch, result: Mapping[str, torch.Tensor]) -> None:
+        n, sums = len(batch.labels), self.progress.sums
+        right = (result["logits"].detach().argmax(1) == batch.labels).float().mean()
+        for name, value in {**result, "train_accuracy": right}.items():
+            if name != "logits":
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) * n
+        self.progress.images += n
+
+    def _check_finite(self, loss: float) -> None:
+        if loss - loss == 0:  # neither NaN nor infinite
+            return
+        progress = self.progress
+        kept = (
+            "the checkpoint before it is kept"
+            if (self.folder / rundir.CHECKPOINT).is_file()
+            else "no checkpoint was written yet"
+        )
+        raise TrainingError(
+            f"The loss is {loss} in epoch {progress.epoch + 1}, step {progress.step + 1}; {kept}.",
+            hint="Start again with --overwrite and a lower --lr or a --clip-norm; --amp off if it was on.",
+        )
+
+    def _report_step(self) -> None:
+        progress = self.progress
+        rate = progress.images / progress.seconds if progress.seconds else None
+        self.listener(
+            Event(
+                self.stage,
+                "advance",
+                {
+                    "done": progress.epoch * self.loader.steps + progress.step,
+                    "epoch": progress.epoch + 1,
+                    "epochs": self.options.epochs,
+                    "loss": progress.sums["loss"] / progress.images,
+                    "images_per_s": rate,
+                    "val_accuracy": progress.best.accuracy if progress.best else None,
+                },
+            )
+        )
+
+    def _pause_point(self) -> None:
+        """Between steps, where the state is whole: checkpoint when it is time, stop when asked to."""
+        if self.interrupted:
+            self._save()
+            raise KeyboardInterrupt
+        if timing.now_s() - self.saved_s > self.options.checkpoint_minutes * 60:
+            self._save()
+
+    def _end_epoch(self) -> None:
+        progress = self.progress
+        with torch.no_grad():
+            score = self._validated()
+        row = {name: total / progress.images for name, total in progress.sums.items()}
+        row |= {
+            "epoch": progress.epoch + 1,
+            "val_accuracy": score.accuracy,
+            "val_loss": score.loss,
+            "images_per_s": progress.images / progress.seconds,
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
+        rundir.append_line(self.folder / rundir.METRICS, json.dumps(row))
+        self.listener(Event(self.stage, "epoch", {"epochs": self.options.epochs, **row}))
+        stale = progress.epoch - progress.best_epoch >= self.options.patience
+        self.progress = Progress(
+            epoch=progress.epoch + 1,
+            best=progress.best,
+            best_epoch=progress.best_epoch,
+            done=self.options.patience > 0 and stale,
+        )
+        self._save()
+
+    def _validated(self) -> Score:
+        """Score of the weights that would be kept; the best so far are written down."""
+        network = self.task.network
+        weights = self.average.values if self.average is not None else dict(network.state_dict())
+        with contextlib.contextmanager(optim.swapped)(network, weights):
+            network.eval()
+            score = self.validate(network)
+            if score.better_than(self.progress.best):
+                self.progress.best, self.progress.best_epoch = score, self.progress.epoch
+                best = checkpoint.State(scalars={"score": dataclasses.asdict(score), "epoch": self.progress.epoch + 1})
+                best.put("model", network.state_dict())
+                checkpoint.write(self.folder / BEST, best)
+        return score
+
+    def _save(self) -> None:
+        state = checkpoint.State(
+            scalars={
+                "progress": dataclasses.asdict(self.progress),
+                "options": self._compared(),
+                "choices": self.choices,
+                "scaler": self.scaler.state_dict(),
+                "average_steps": self.average.steps if self.average else 0,
+            }
+        )
+        state.put("model", self.task.network.state_dict())
+        state.put("own", {name: value for value, name in self.names.items() if not name.startswith("network.")})
+        if self.average is not None:
+            state.put("ema", self.average.values)
+        checkpoint.put_optimizer(state, self.optimizer, self.names)
+        state.put("random", seed.random_states())
+        checkpoint.write(self.folder / rundir.CHECKPOINT, state)
+        self.saved_s = timing.now_s()
+
+    def _restore(self, state: checkpoint.State) -> None:
+        then, now = state.scalars["options"], self._compared()
+        changed = [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if then.get(name) != now[name]]
+        if changed:
+            raise TrainingError(
+                f"The interrupted run in {self.folder} had other options: {'; '.join(changed)}.",
+                hint="Resume with the same options, or start again with --overwrite.",
+            )
+        self.task.network.load_state_dict(state.part("model"))
+        for parameter, name in self.names.items():
+            if name in state.part("own"):
+                parameter.data.copy_(state.part("own")[name])
+        if self.average is not None:
+            for name, value in state.part("ema").items():
+                self.average.values[name].copy_(value)
+            self.average.steps = state.scalars["average_steps"]
+        checkpoint.load_optimizer(state, self.optimizer, self.names)
+        self.scaler.load_state_dict(state.scalars["scaler"])
+        values = dict(state.scalars["progress"])
+        best = values.pop("best")
+        self.progress = Progress(**values, best=Score(**best) if best else None)
+        seed.restore(state.part("random"))
+
+    def _compared(self) -> dict[str, Any]:
+        """Options that decide the result, as plain JSON values."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self.options)))
+        return {name: value for name, value in plain.items() if name not in NOT_COMPARED}
+
+    def _cut_metrics(self) -> None:
+        """Drops the rows that a killed run wrote after its last checkpoint."""
+        path = self.folder / rundir.METRICS
+        lines = path.read_text().splitlines() if path.is_file() else []
+        rundir.write_text(path, "".join(f"{line}\n" for line in lines[: self.progress.epoch]))
+
+    @contextlib.contextmanager
+    def _deferred_interrupt(self) -> Iterator[None]:
+        """Ctrl-C waits for the end of the step; a second one does not."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        before = signal.signal(signal.SIGINT, on_signal)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)

@@ -1,0 +1,136 @@
+"""The linear probe: features of the frozen backbone once, then the best linear head on them.
+
+Multinomial logistic regression by L-BFGS; its L2 penalty is chosen on the validation split (Kornblith, Shlens and Le,
+"Do better ImageNet models transfer better?", CVPR 2019, arXiv:1805.08974, fit their probes so).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import nn
+
+from edgetl.errors import EdgetlError
+from edgetl.events import Event
+from edgetl.models import Network
+from edgetl.train import checkpoint, store
+from edgetl.train.loop import Score
+from edgetl.train.setting import Setting, answers
+
+PENALTIES = tuple(10.0**power for power in range(-6, 1))  # on standardised features
+FEATURES = "features.safetensors"
+
+
+def probe(setting: Setting, network: Network) -> Score:
+    """Gives the network the best linear head on its own features, and returns its validation score.
+
+    Raises:
+        EdgetlError: the network's head is not a linear layer.
+    """
+    head = network.module.get_submodule(network.head)
+    if not isinstance(head, nn.Linear):
+        raise EdgetlError(
+            f"The head of {network.model} is {type(head).__name__}; a linear probe needs a linear layer.",
+            hint="Use --strategy full.",
+        )
+    train, val = cached_features(setting, network)
+    labels = [torch.tensor([item.label for item in items]) for items in (setting.parts.train, setting.parts.val)]
+    mean, scale = train.mean(0), train.std(0).clamp_min(1e-6)
+    best: tuple[Score, torch.Tensor, torch.Tensor] | None = None
+    for penalty in PENALTIES:
+        weight, bias = logistic_regression((train - mean) / scale, labels[0], len(setting.data.labels), penalty)
+        logits = ((val - mean) / scale) @ weight.T + bias
+        score = Score(float((logits.argmax(1) == labels[1]).float().mean()), float(F.cross_entropy(logits, labels[1])))
+        if score.better_than(best[0] if best else None):
+            best = score, weight, bias
+    assert best is not None
+    score, weight, bias = best
+    with torch.no_grad():  # the standardisation becomes part of the layer
+        head.weight.copy_(weight / scale)
+        head.bias.copy_(bias - (weight / scale) @ mean)
+    setting.listener(
+        Event(setting.stage, "note", {"text": f"linear probe: validation accuracy {100 * score.accuracy:.1f} %"})
+    )
+    return score
+
+
+def logistic_regression(
+    features: torch.Tensor, labels: torch.Tensor, classes: int, penalty: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight [K, F] and bias [K] that minimise mean cross-entropy + penalty / 2 * |weight|^2.
+
+    Args:
+        features: [N, F], standardised.
+        labels: int64 [N].
+        classes: K.
+        penalty: of L2; the bias has none.
+    """
+    weight = torch.zeros((classes, features.shape[1]), requires_grad=True)
+    bias = torch.zeros(classes, requires_grad=True)
+    solver = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        solver.zero_grad()
+        loss = F.cross_entropy(features @ weight.T + bias, labels) + penalty / 2 * weight.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    solver.step(closure)  # type: ignore[no-untyped-call]
+    return weight.detach(), bias.detach()
+
+
+def cached_features(setting: Setting, network: Network) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features [N, F] of the training and validation images; kept in the run's folder for a resume."""
+    path = setting.folder / FEATURES
+    if path.is_file():
+        state = checkpoint.read(path)
+        return state.tensors["train"], state.tensors["val"]
+    network.module.eval()
+    extractor = BeforeHead(network)
+    found = {}
+    for name, items in (("train", setting.parts.train), ("val", setting.parts.val)):
+        pixels = store.evaluation_pixels(setting.data, items, setting.parts.fingerprint, network.preprocess)
+        found[name] = torch.from_numpy(_features(extractor, pixels, network, setting, name))
+    checkpoint.write(path, checkpoint.State(found))
+    return found["train"], found["val"]
+
+
+def _features(
+    extractor: nn.Module, pixels: NDArray[np.uint8], network: Network, setting: Setting, name: str
+) -> NDArray[np.float32]:
+    setting.listener(
+        Event(setting.stage, "begin", {"what": f"features of {name}", "total": len(pixels), "unit": "images"})
+    )
+    parts = []
+    for start in range(0, len(pixels), 256):
+        parts.append(answers(extractor, pixels[start : start + 256], network.preprocess, setting))
+        setting.listener(Event(setting.stage, "advance", {"done": min(start + 256, len(pixels))}))
+    setting.listener(Event(setting.stage, "end", {"what": f"features of {name}"}))
+    return np.concatenate(parts)
+
+
+class BeforeHead(nn.Module):
+    """What goes into the head of a network: its features."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.module, self.head = network.module, network.head
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Features [N, F] of normalised images [N, C, H, W]."""
+        caught: list[torch.Tensor] = []
+        handle = self.module.get_submodule(self.head).register_forward_pre_hook(
+            lambda _, inputs: caught.append(inputs[0])
+        )
+        try:
+            self.module(images)
+        finally:
+            handle.remove()
+        return caught[0]
+
+
+def forget(setting: Setting) -> None:
+    """Removes the cached features of a finished run."""
+    (setting.folder / FEATURES).unlink(missing_ok=True)

@@ -1,0 +1,301 @@
+"""What fine-tuning and distillation set up alike: data, device, precision, batch size, and the record at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import nn
+
+from edgetl import datasets, evaluate, rundir, splits, weights
+from edgetl.allocator import set_allocator
+from edgetl.datasets import DataSet
+from edgetl.errors import BackendUnavailable, EdgetlError, OutputError, TrainingError
+from edgetl.events import Event, Listener
+from edgetl.models import Network
+from edgetl.recipe import TrainFields, to_toml
+from edgetl.runtime.preprocess import Preprocess, normalize
+from edgetl.runtime.session import usable_threads
+from edgetl.splits import Splits
+from edgetl.train import store
+from edgetl.train.loader import TrainLoader
+from edgetl.train.loop import BEST, Fit, Precision, Score
+from edgetl.train.task import ClassifierTask
+
+CHOICES = "choices.json"
+CPU_BATCH = 32
+GPU_BATCH = 256
+LEFTOVERS = (rundir.CHECKPOINT, BEST, CHOICES)  # of a finished run
+EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything around a network in training."""
+
+    options: TrainFields
+    data: DataSet
+    parts: Splits
+    folder: Path  # being written
+    device: torch.device
+    precision: Precision
+    choices: dict[str, Any]  # what was found out or tried, recorded and used again on --resume
+    listener: Listener
+    stage: str
+
+    def note(self, text: str) -> None:
+        """Tells the listener something worth knowing."""
+        self.listener(Event(self.stage, "note", {"text": text}))
+
+
+def prepare(
+    options: TrainFields, folder: Path, stage: str, listener: Listener, *, recorded: Mapping[str, Any] | None = None
+) -> Setting:
+    """Data, split, device and precision of a training; also writes the recipe and the split first.
+
+    Args:
+        options: the recipe.
+        folder: where the run is being written.
+        stage: name of the stage in events.
+        listener: told of notes and warnings.
+        recorded: rule of the split that an earlier stage used.
+
+    Raises:
+        DataError: the data cannot be used.
+        BackendUnavailable: the device is not there.
+    """
+    allocator = set_allocator()
+    data = datasets.open_data(options.data)
+    parts = splits.resolve(data, options, recorded=recorded, listener=listener)
+    device = choose_device(options.device)
+    path = folder / CHOICES
+    choices: dict[str, Any] = (
+        rundir.read_json(path, TrainingError)
+        if path.is_file()
+        else {
+            "threads": options.threads or usable_threads(),
+            "device": str(device),
+            "amp": choose_amp(options.amp, device),
+            "allocator": allocator,
+        }
+    )
+    torch.set_num_threads(choices["threads"])
+    rundir.write_text(folder / rundir.RECIPE, to_toml(options))
+    rundir.write_json(folder / rundir.SPLIT, splits.to_json(parts))
+    dtype = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[choices["amp"]]
+    return Setting(options, data, parts, folder, device, Precision(device, dtype), choices, listener, stage)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device by its name; `auto` is CUDA where torch sees it, else the CPU.
+
+    Raises:
+        BackendUnavailable: the device that was asked for is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = name.split(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise EdgetlError(f"--device is '{name}', expected auto, cpu, cuda or cuda:N.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailable(
+            f"--device {name}: torch {torch.__version__} sees no CUDA device here.",
+            hint="Use --device cpu, or check the driver with nvidia-smi.",
+        )
+    if kind == "cuda" and (torch.device(name).index or 0) >= torch.cuda.device_count():
+        raise BackendUnavailable(
+            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0."
+        )
+    return torch.device(name)
+
+
+def choose_amp(wish: str, device: torch.device) -> str:
+    """ "off", "bf16" or "fp16"; `auto` is what the CUDA device does well, and off on a CPU."""
+    if wish != "auto":
+        return wish
+    if device.type != "cuda":
+        return "off"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, stage: str) -> Score:
+    """Trains a task in `folder` and leaves the best weights in the network."""
+    task.to(setting.device)
+    network.module.to(memory_format=torch.channels_last)
+    images = store.open_store(
+        setting.data, setting.parts.train, setting.parts.fingerprint, network.preprocess, setting.listener, stage
+    )
+    if "batch_size" not in setting.choices:
+        setting.choices["batch_size"] = choose_batch(setting, task, network.preprocess)
+    rundir.write_json(setting.folder / CHOICES, setting.choices)
+    loader = TrainLoader(
+        images,
+        setting.parts.train,
+        len(setting.data.labels),
+        network.preprocess,
+        setting.options,
+        setting.choices["batch_size"],
+        setting.device,
+    )
+    validate = Validation(setting, network)
+    choices = {name: setting.choices[name] for name in ("threads", "device", "amp", "batch_size")}
+    return Fit(
+        task, loader, validate, setting.options, folder, setting.precision, setting.listener, stage, choices
+    ).run()
+
+
+def choose_batch(setting: Setting, task: ClassifierTask, preprocess: Preprocess) -> int:
+    """Images a step: as asked; `auto` is 32 on a CPU and on a GPU the largest power of two, up to 256, that fits and
+    still leaves 20 steps an epoch.
+
+    Raises:
+        EdgetlError: not a whole number above 0, or not even one image fits.
+    """
+    wish = setting.options.batch_size
+    if wish != "auto":
+        if not wish.isdigit() or int(wish) < 1:
+            raise EdgetlError(f"--batch-size is '{wish}', expected 'auto' or a whole number above 0.")
+        return int(wish)
+    if setting.device.type == "cpu":
+        return CPU_BATCH
+    size = GPU_BATCH
+    while size > CPU_BATCH and len(setting.parts.train) < 20 * size:
+        size //= 2
+    while not _fits(setting, task, preprocess, size):
+        if size == 1:
+            raise EdgetlError(
+                "Not even one image a step fits into the GPU's memory.", hint="Use a smaller --image-size."
+            )
+        size //= 2
+    return size
+
+
+def _fits(setting: Setting, task: ClassifierTask, preprocess: Preprocess, size: int) -> bool:
+    """Whether a forward and backward pass of `size` images fits; leaves batch statistics as they were."""
+    state = {name: value.clone() for name, value in task.network.state_dict().items()}
+    images = torch.zeros((size, 3, *preprocess.size_hw), device=setting.device)
+    task.train_mode()
+    try:
+        with setting.precision.autocast():
+            answers = task.input(images)
+            if task.teacher is not None:
+                with torch.no_grad():
+                    task.teacher(images)
+        answers.float().sum().backward()
+    except torch.cuda.OutOfMemoryError:
+        return False
+    finally:
+        task.zero_grad(set_to_none=True)
+        task.network.load_state_dict(state)
+    return True
+
+
+class Validation:
+    """Scores a network on the validation split; its pixels are decoded once and kept in the cache."""
+
+    def __init__(self, setting: Setting, network: Network) -> None:
+        self.setting, self.preprocess = setting, network.preprocess
+        self.labels = torch.tensor([item.label for item in setting.parts.val])
+        self.pixels = store.evaluation_pixels(
+            setting.data, setting.parts.val, setting.parts.fingerprint, network.preprocess
+        )
+
+    def __call__(self, module: nn.Module) -> Score:
+        """Accuracy and mean cross-entropy."""
+        logits = torch.from_numpy(answers(module, self.pixels, self.preprocess, self.setting))
+        accuracy = (logits.argmax(1) == self.labels).float().mean()
+        return Score(float(accuracy), float(F.cross_entropy(logits, self.labels)))
+
+
+def answers(
+    module: nn.Module, pixels: NDArray[np.uint8], preprocess: Preprocess, setting: Setting
+) -> NDArray[np.float32]:
+    """float32 [N, ...]: what a module in evaluation mode says to pixels [N, H, W, C]."""
+    predict = torch_predict(module, setting)
+    steps = range(0, len(pixels), EVALUATION_BATCH)
+    return np.concatenate([predict(normalize(pixels[start : start + EVALUATION_BATCH], preprocess)) for start in steps])
+
+
+def torch_predict(module: nn.Module, setting: Setting) -> evaluate.Predict:
+    """A function from normalised images [n, C, H, W] to float32 logits [n, K], as the network is trained: same
+    device, same precision."""
+
+    def predict(batch: NDArray[np.float32]) -> NDArray[Any]:
+        images = torch.from_numpy(batch).to(setting.device, memory_format=torch.channels_last)
+        with torch.no_grad(), setting.precision.autocast():
+            return module(images).float().cpu().numpy()  # type: ignore[no-any-return]
+
+    return predict
+
+
+def measured(setting: Setting, network: Network) -> dict[str, dict[str, Any]]:
+    """Accuracy with its interval on validation and test, from the encoded files on, as a device would see them."""
+    network.module.eval()
+    predict = torch_predict(network.module, setting)
+    named = {"val": setting.parts.val, "test": setting.parts.test}
+    return {
+        name: evaluate.evaluate(
+            predict, items, setting.data.read, network.preprocess, classes=len(setting.data.labels)
+        ).to_json()
+        for name, items in named.items()
+        if items
+    }
+
+
+def save(setting: Setting, network: Network, folder: Path, **more: Any) -> None:
+    """Writes the finished model and its record, and removes what only a resume needs."""
+    record = {
+        "stage": setting.stage,
+        "labels": list(setting.data.labels),
+        "data": {
+            "source": setting.options.data,
+            "name": setting.data.name,
+            "fingerprint": setting.parts.fingerprint,
+            "rule": dict(setting.parts.rule),
+            "notes": list(setting.data.notes),
+        },
+        "options": json.loads(json.dumps(dataclasses.asdict(setting.options))),
+        "choices": setting.choices,
+        "environment": rundir.environment(),
+        **more,
+    }
+    weights.save(folder, network, record)
+    for name in LEFTOVERS:
+        (folder / name).unlink(missing_ok=True)
+
+
+def finished(options: TrainFields, listener: Listener, stage: str) -> bool:
+    """Whether --resume finds the run complete already.
+
+    Raises:
+        OutputError: it is complete, and was made with other options.
+    """
+    out = Path(options.out)
+    if not options.resume or not weights.is_run(out):
+        return False
+    then = weights.read_record(out).get("options", {})
+    now = json.loads(json.dumps(dataclasses.asdict(options)))
+    changed = [name for name in now if name not in ("resume", "overwrite", "out") and then.get(name) != now[name]]
+    if changed:
+        raise OutputError(
+            f"{out} is a finished run with other options ({', '.join(changed)}); there is nothing to resume.",
+            hint="Give --overwrite to replace it, or another --out.",
+        )
+    listener(Event(stage, "note", {"text": f"{out} is finished already; nothing was done."}))
+    return True
+
+
+def adjusted(network: Network, options: TrainFields) -> Network:
+    """The network with the recipe's crop laid over its own preprocessing."""
+    if options.crop_fraction is None:
+        return network
+    wants = dataclasses.replace(network.preprocess, crop_fraction=options.crop_fraction)
+    return dataclasses.replace(network, preprocess=wants)

@@ -1,0 +1,181 @@
+"""Training images decoded once into one memory-mapped file of uint8 pixels, kept in the cache for the next run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl import rundir
+from edgetl.datasets import DataSet, Item
+from edgetl.errors import DataError, InputError
+from edgetl.evaluate import pixels_of
+from edgetl.events import Event, Listener
+from edgetl.runtime import preprocess as pre
+from edgetl.runtime.preprocess import Preprocess
+
+VERSION = 1  # of the layout and of what was done to the pixels
+HEADROOM = 2  # stored short side over the input side: small crops keep their detail
+
+
+@dataclass(frozen=True)
+class ImageStore:
+    """Pixels of every training image, in the order of `items`."""
+
+    folder: Path
+    shapes: NDArray[np.int64]  # [N, 2] height and width
+    offsets: NDArray[np.int64]  # [N] first byte
+    pixels: NDArray[np.uint8]  # memory-mapped
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """uint8 [H, W, 3] of one image; a copy, so that torch may own it."""
+        height, width = self.shapes[index].tolist()
+        start = int(self.offsets[index])
+        return np.array(self.pixels[start : start + height * width * 3]).reshape(height, width, 3)
+
+
+def cache_root() -> Path:
+    """Where decoded images are kept: $EDGETL_CACHE, else $XDG_CACHE_HOME/edgetl, else ~/.cache/edgetl."""
+    if "EDGETL_CACHE" in os.environ:
+        return Path(os.environ["EDGETL_CACHE"])
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "edgetl"
+
+
+def open_store(
+    data: DataSet, items: Sequence[Item], fingerprint: str, preprocess: Preprocess, listener: Listener, stage: str
+) -> ImageStore:
+    """The store of `items`, built if the cache does not hold it.
+
+    Args:
+        data: reads the images.
+        items: which images, in the order of the store.
+        fingerprint: digest of the data's contents; part of the key.
+        preprocess: decoding options and input size.
+        listener: told of the progress of a build.
+        stage: name of the stage in those events.
+
+    Raises:
+        DataError: images that cannot be decoded; names them.
+        OutputError: no space in the cache.
+    """
+    side = HEADROOM * max(preprocess.size_hw)
+    decoding = [preprocess.alpha_background, preprocess.exif, preprocess.interpolation]
+    key = rundir.sha256(json.dumps([VERSION, fingerprint, side, decoding, [item.key for item in items]]).encode())[:24]
+    folder = cache_root() / "images" / key
+    if not (folder / "index.npz").is_file():
+        _build(folder, data, items, side, preprocess, listener, stage)
+    with np.load(folder / "index.npz", allow_pickle=False) as index:
+        return ImageStore(folder, index["shapes"], index["offsets"], np.memmap(folder / "pixels.bin", np.uint8, "r"))
+
+
+def _build(
+    folder: Path,
+    data: DataSet,
+    items: Sequence[Item],
+    side: int,
+    preprocess: Preprocess,
+    listener: Listener,
+    stage: str,
+) -> None:
+    """Writes the store beside its place and renames it; of two processes at once the second finds it there."""
+    with rundir.explained(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            listener(Event(stage, "begin", {"what": "decode", "total": len(items), "unit": "images"}))
+            _write_pixels(temporary, data, items, _shrinker(data, side, preprocess), listener, stage)
+            listener(Event(stage, "end", {"what": "decode"}))
+            if not folder.exists():
+                temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _shrinker(data: DataSet, side: int, preprocess: Preprocess) -> Callable[[Item], NDArray[np.uint8] | str]:
+    """Decodes an item and shrinks its short side to `side`; what cannot be decoded gives its sentence instead."""
+    from PIL import Image
+
+    how = getattr(Image.Resampling, preprocess.interpolation.upper())
+    rgb = replace(preprocess, color="rgb")  # views are drawn in RGB; a network that wants BGR swaps for itself
+
+    def decoded(item: Item) -> NDArray[np.uint8] | str:
+        try:
+            pixels = pre.decode(data.read(item), rgb)
+        except (InputError, DataError) as problem:
+            return f"{item.key}: {problem}"
+        height, width = pixels.shape[:2]
+        if min(height, width) <= side:
+            return pixels
+        ratio = side / min(height, width)
+        return np.asarray(Image.fromarray(pixels).resize((round(width * ratio), round(height * ratio)), how))
+
+    return decoded
+
+
+def _write_pixels(
+    folder: Path,
+    data: DataSet,
+    items: Sequence[Item],
+    decoded: Callable[[Item], NDArray[np.uint8] | str],
+    listener: Listener,
+    stage: str,
+) -> None:
+    shapes, bad = [], []
+    with (folder / "pixels.bin").open("wb") as file, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        # In slices, so that a data set larger than the memory is never held in the pool's queue.
+        for start in range(0, len(items), 256):
+            for pixels in pool.map(decoded, items[start : start + 256]):
+                if isinstance(pixels, str):
+                    bad.append(pixels)
+                    continue
+                file.write(pixels.tobytes())
+                shapes.append(pixels.shape[:2])
+            listener(Event(stage, "advance", {"done": min(start + 256, len(items))}))
+    if bad:
+        raise DataError(
+            f"{len(bad)} of {len(items)} training images in {data.name} cannot be decoded: " + "; ".join(bad[:3]),
+            hint="Remove or repair those files.",
+        )
+    sizes = np.array(shapes, np.int64).reshape(-1, 2)
+    lengths = sizes.prod(axis=1) * 3
+    np.savez(folder / "index.npz", shapes=sizes, offsets=np.cumsum(lengths) - lengths)
+
+
+def evaluation_pixels(
+    data: DataSet, items: Sequence[Item], fingerprint: str, preprocess: Preprocess
+) -> NDArray[np.uint8]:
+    """uint8 [N, H, W, C], memory-mapped: what evaluation looks at, kept in the cache so that epochs need not decode.
+
+    Raises:
+        DataError: an image cannot be decoded; names it.
+        OutputError: no space in the cache.
+    """
+    shape = (len(items), *preprocess.size_hw, 1 if preprocess.color == "gray" else 3)
+    wanted = [VERSION, "evaluation", fingerprint, pre.to_dict(preprocess), [item.key for item in items]]
+    path = cache_root() / "images" / f"{rundir.sha256(json.dumps(wanted).encode())[:24]}.bin"
+    if not path.is_file():
+        with rundir.explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with (
+                rundir.replacing(path) as temporary,
+                temporary.open("wb") as file,
+                ThreadPoolExecutor(os.cpu_count() or 1) as pool,
+            ):
+                for start in range(0, len(items), 256):
+                    for pixels in pool.map(
+                        lambda item: pixels_of(item, data.read, preprocess), items[start : start + 256]
+                    ):
+                        file.write(pixels.tobytes())
+    return np.memmap(path, np.uint8, "r", shape=shape)

@@ -1,0 +1,149 @@
+"""Distillation: a compact student learns from the teacher's answers on the very views it sees."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from edgetl import losses, models, rundir, weights
+from edgetl.compress import prune
+from edgetl.errors import DataError, EdgetlError
+from edgetl.events import Listener, ignore
+from edgetl.models import Network
+from edgetl.recipe import Distill
+from edgetl.runtime.preprocess import normalize
+from edgetl.train import seed, setting, store
+from edgetl.train.setting import Setting
+from edgetl.train.task import ClassifierTask
+from edgetl.train.teacher import network_of_run
+
+CONTROL = "control"  # folder of the control inside the student's
+TAYLOR_IMAGES = 512
+
+
+def distill(options: Distill, *, listener: Listener = ignore) -> Path:
+    """The RUN folder of a student taught as the options say; with `control`, OUT/control holds its untaught twin.
+
+    Raises:
+        DataError, UnknownName, OutputError, TrainingError: see the sentences.
+        KeyboardInterrupt: Ctrl-C; the run can be resumed.
+    """
+    if setting.finished(options, listener, "distill"):
+        return Path(options.out)
+    terms = losses.parse(options.loss)  # before anything costs time
+    teacher = weights.load(Path(options.teacher))
+    with rundir.building(Path(options.out), resume=options.resume, overwrite=options.overwrite) as folder:
+        place = setting.prepare(options, folder, "distill", listener, recorded=teacher.record["data"]["rule"])
+        check_labels(teacher.labels, place)
+        student = setting.adjusted(starting_student(options, teacher.network, place), options)
+        untaught = copy.deepcopy(student) if options.control else None
+        more = described(teacher, student, options)
+        seed.seed_everything(options.seed)
+        setting.fit(place, ClassifierTask(student, terms, teacher.network), student, folder, "distill")
+        metrics = setting.measured(place, student)
+        if untaught is not None:
+            metrics["control"] = run_control(place, untaught, more)
+        setting.save(place, student, folder, metrics=metrics, **more)
+    return Path(options.out)
+
+
+def check_labels(labels: tuple[str, ...], place: Setting) -> None:
+    """Raises DataError, listing them, when the teacher's classes are not the data's."""
+    if labels == place.data.labels:
+        return
+    lacking, extra = sorted(set(place.data.labels) - set(labels)), sorted(set(labels) - set(place.data.labels))
+    differ = f"the data has {lacking} that the teacher lacks, the teacher has {extra} that the data lacks"
+    raise DataError(
+        f"The teacher's classes are not the data's: {differ if lacking or extra else 'their order differs'}.",
+        hint="Give the data that the teacher was fine-tuned on, or fine-tune a teacher on this data.",
+    )
+
+
+def starting_student(options: Distill, teacher: Network, place: Setting) -> Network:
+    """The student before training, the same for the same options.
+
+    Raises:
+        UnknownName: no such model.
+        EdgetlError: slim:R is malformed or cannot be reached.
+    """
+    seed.seed_everything(options.seed)
+    if options.student.startswith("slim:"):
+        return slim_student(options, teacher, place)
+    if weights.is_run(Path(options.student)):
+        return network_of_run(Path(options.student), place.data.labels, options.image_size)
+    return models.create(
+        options.student,
+        classes=len(place.data.labels),
+        pretrained=options.pretrained,
+        weights=Path(options.weights) if options.weights else None,
+        image_size=options.image_size,
+    )
+
+
+def slim_student(options: Distill, teacher: Network, place: Setting) -> Network:
+    """The teacher cut to the fraction R of its parameters, as `slim:R` says."""
+    try:
+        ratio = float(options.student.removeprefix("slim:"))
+    except ValueError as problem:
+        raise EdgetlError(
+            f"--student is '{options.student}', expected slim:R with a number R between 0 and 1."
+        ) from problem
+    gradients = taylor_gradients(teacher, place) if options.importance == "taylor" else None
+    found = prune.slim(teacher, ratio, importance=options.importance, round_to=options.round_to, gradients=gradients)
+    place.note(
+        f"slim: {weights.parameter_count(found.network.module):,} of {weights.parameter_count(teacher.module):,} parameters"
+        f" kept ({found.kept:.1%}), {found.channel_ratio:.1%} of each layer's channels removed"
+    )
+    if options.image_size:
+        wants = dataclasses.replace(teacher.preprocess, size_hw=(options.image_size, options.image_size))
+        return dataclasses.replace(found.network, preprocess=wants)
+    return found.network
+
+
+def taylor_gradients(teacher: Network, place: Setting) -> Callable[[nn.Module], None]:
+    """Leaves the gradients of the mean cross-entropy over some training images in a module's parameters."""
+    items = sorted(place.parts.train, key=lambda item: rundir.sha256(item.key.encode()))[:TAYLOR_IMAGES]
+    pixels = store.evaluation_pixels(place.data, items, place.parts.fingerprint, teacher.preprocess)
+    labels = torch.tensor([item.label for item in items])
+
+    def accumulate(module: nn.Module) -> None:
+        for start in range(0, len(items), 64):
+            images = torch.from_numpy(normalize(pixels[start : start + 64], teacher.preprocess))
+            F.cross_entropy(module(images), labels[start : start + 64], reduction="sum").div(len(items)).backward()  # type: ignore[no-untyped-call]
+
+    return accumulate
+
+
+def described(teacher: weights.Run, student: Network, options: Distill) -> dict[str, Any]:
+    """What the record says of teacher and student."""
+    tensors = (teacher.folder / rundir.MODEL).read_bytes()
+    ours, theirs = weights.parameter_count(student.module), weights.parameter_count(teacher.network.module)
+    return {
+        "teacher": {
+            "model": teacher.network.model,
+            "sha256": rundir.sha256(tensors),
+            "parameters": theirs,
+            "metrics": teacher.record["metrics"],
+        },
+        "student": options.student,
+        "kept": ours / theirs,
+    }
+
+
+def run_control(place: Setting, student: Network, more: dict[str, Any]) -> dict[str, Any]:
+    """Metrics of the same student, data, views and epochs, on labels alone."""
+    folder = place.folder / CONTROL
+    folder.mkdir(exist_ok=True)
+    if not weights.is_run(folder):
+        seed.seed_everything(place.options.seed)
+        setting.fit(place, ClassifierTask(student, losses.parse(["labels"])), student, folder, CONTROL)
+        setting.save(place, student, folder, metrics=setting.measured(place, student), **more)
+    metrics: dict[str, Any] = weights.read_record(folder)["metrics"]
+    return metrics

@@ -1,0 +1,77 @@
+"""What the loop trains: a network on weighted losses, with or without a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from edgetl.errors import EdgetlError
+from edgetl.losses import Term
+from edgetl.models import Network
+from edgetl.runtime.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from edgetl.train.loader import Batch
+
+
+class Normalized(nn.Module):
+    """A network fed with pixels: resizes them to its own size and normalises them in its own way."""
+
+    def __init__(self, module: nn.Module, preprocess: Preprocess) -> None:
+        super().__init__()
+        if preprocess.color not in ("rgb", "bgr"):
+            raise EdgetlError(f"The preprocessing wants color '{preprocess.color}'; training knows rgb and bgr.")
+        self.module, self.preprocess = module, preprocess
+        self.register_buffer("mean", torch.tensor(preprocess.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocess.std).view(1, -1, 1, 1), persistent=False)
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits [N, K] of float RGB pixels [N, 3, H, W] in 0..255."""
+        size = self.preprocess.size_hw
+        if tuple(images.shape[2:]) != tuple(size):
+            images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+        if self.preprocess.color == "bgr":
+            images = images.flip(1)
+        logits: torch.Tensor = self.module((images * self.preprocess.scale - self.mean) / self.std)
+        return logits
+
+
+class ClassifierTask(nn.Module):
+    """A network on the weighted sum of losses; the teacher, where there is one, answers on the very same views."""
+
+    def __init__(self, network: Network, terms: Sequence[Term], teacher: Network | None = None) -> None:
+        super().__init__()
+        asking = [term.name for term in terms if term.loss.needs_teacher]
+        if asking and teacher is None:
+            raise EdgetlError(f"The loss '{asking[0]}' needs a teacher.", hint="Use `edgetl distill --teacher RUN`.")
+        self.network = network.module
+        self.input = Normalized(network.module, network.preprocess)
+        self.teacher = Normalized(teacher.module, teacher.preprocess) if teacher is not None and asking else None
+        self.terms = tuple(terms)
+        self.losses = nn.ModuleList(term.loss for term in terms)
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """ "loss", "logits" [N, K], and each term under its own name, unweighted."""
+        logits = self.input(batch.images)
+        with torch.no_grad():
+            taught = self.teacher(batch.images) if self.teacher is not None else None
+        parts = {term.name: term.loss(logits, taught, batch.targets) for term in self.terms}
+        loss = torch.stack([term.weight * parts[term.name] for term in self.terms]).sum()
+        return {"loss": loss, "logits": logits, **parts}
+
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The network's parameters and those that belong to the losses; never the teacher's."""
+        yield from ((f"network.{name}", one) for name, one in self.network.named_parameters() if one.requires_grad)
+        yield from ((f"losses.{name}", one) for name, one in self.losses.named_parameters())
+
+    def train_mode(self) -> None:
+        """Training mode for the network, evaluation mode for the teacher."""
+        self.train()
+        if self.teacher is not None:
+            self.teacher.eval()

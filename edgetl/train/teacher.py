@@ -1,0 +1,138 @@
+"""Fine-tuning: a pretrained network on the user's own images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from edgetl import models, rundir, weights
+from edgetl.errors import EdgetlError
+from edgetl.events import Listener, ignore
+from edgetl.losses import parse
+from edgetl.models import Network
+from edgetl.recipe import Finetune
+from edgetl.train import probe as linear
+from edgetl.train import seed, setting
+from edgetl.train.loop import Score
+from edgetl.train.setting import Setting
+from edgetl.train.task import ClassifierTask
+
+
+def finetune(options: Finetune, *, listener: Listener = ignore) -> Path:
+    """The RUN folder of a network fine-tuned as the options say.
+
+    Raises:
+        DataError, UnknownName, OutputError, TrainingError: see the sentences.
+        KeyboardInterrupt: Ctrl-C; the run can be resumed.
+    """
+    if setting.finished(options, listener, "finetune"):
+        return Path(options.out)
+    with rundir.building(Path(options.out), resume=options.resume, overwrite=options.overwrite) as folder:
+        place = setting.prepare(options, folder, "finetune", listener)
+        seed.seed_everything(options.seed)
+        network = setting.adjusted(starting_network(options, place), options)
+        network.module.to(place.device)
+        STRATEGIES[options.strategy](place, network)
+        setting.save(
+            place,
+            network,
+            folder,
+            metrics=setting.measured(place, network),
+            weights=dataclasses.asdict(network.weights),
+            strategy=options.strategy,
+        )
+        linear.forget(place)
+    return Path(options.out)
+
+
+def starting_network(options: Finetune, place: Setting) -> Network:
+    """The network before training: published weights, a file of weights, or an earlier RUN with a head that fits.
+
+    Raises:
+        UnknownName: no such model.
+        EdgetlError: the weights cannot be had or do not fit.
+    """
+    labels = place.data.labels
+    folder = Path(options.teacher)
+    if weights.is_run(folder):
+        return network_of_run(folder, labels, options.image_size)
+    if folder.is_dir():
+        weights.read_record(folder)  # says that it is no RUN
+    network = models.create(
+        options.teacher,
+        classes=len(labels),
+        pretrained=options.pretrained,
+        weights=Path(options.weights) if options.weights else None,
+        image_size=options.image_size,
+    )
+    if f"{network.head}.weight" not in network.weights.matched:
+        quiet_head(network)
+    place.note(f"{network.model}: weights from {network.weights.source}" + described_misfits(network))
+    return network
+
+
+def quiet_head(network: Network) -> None:
+    """Starts a new head near zero: what a library draws may be large enough to shake the pretrained features."""
+    head = network.module.get_submodule(network.head)
+    if isinstance(head, nn.Linear | nn.Conv2d):
+        nn.init.normal_(head.weight, std=0.01)
+        if head.bias is not None:
+            nn.init.zeros_(head.bias)
+
+
+def described_misfits(network: Network) -> str:
+    """What a file of weights lacked or had too much, in words; empty where all fitted but the head."""
+    report = network.weights
+    found = {
+        "missing": report.missing,
+        "unexpected": report.unexpected,
+        "of another shape": tuple(name for name in report.mismatched if not name.startswith(network.head)),
+    }
+    return "".join(f"; {len(names)} {what} (e.g. {names[0]})" for what, names in found.items() if names)
+
+
+def network_of_run(folder: Path, labels: tuple[str, ...], image_size: int | None) -> Network:
+    """The model of an earlier RUN; with the same classes it keeps its head, with others it gets a new one."""
+    run = weights.load(folder)
+    size = image_size or run.network.preprocess.size_hw[0]
+    wants = dataclasses.replace(run.network.preprocess, size_hw=(size, size))
+    if run.labels == labels:
+        return dataclasses.replace(run.network, preprocess=wants)
+    return dataclasses.replace(with_new_head(run.network, len(labels)), preprocess=wants)
+
+
+def with_new_head(network: Network, classes: int) -> Network:
+    """The network with a fresh last layer of `classes` outputs.
+
+    Raises:
+        EdgetlError: its head is not a linear layer.
+    """
+    head = network.module.get_submodule(network.head)
+    if not isinstance(head, nn.Linear):
+        raise EdgetlError(f"The head of {network.model} is {type(head).__name__}, expected a linear layer to replace.")
+    network.module.set_submodule(network.head, nn.Linear(head.in_features, classes, bias=head.bias is not None))
+    return network
+
+
+def full(place: Setting, network: Network) -> Score:
+    """All weights move."""
+    task = ClassifierTask(network, parse(["labels"]))
+    return setting.fit(place, task, network, place.folder, place.stage)
+
+
+def probe(place: Setting, network: Network) -> Score:
+    """The backbone is frozen; only a linear head is fitted, on features computed once."""
+    return linear.probe(place, network)
+
+
+def lp_ft(place: Setting, network: Network) -> Score:
+    """The head first, then all weights (LP-FT: Kumar et al., ICLR 2022, arXiv:2202.10054): a fitted head keeps the
+    first gradients from distorting the features."""
+    linear.probe(place, network)
+    return full(place, network)
+
+
+STRATEGIES: dict[str, Callable[[Setting, Network], Score]] = {"full": full, "probe": probe, "lp-ft": lp_ft}
