@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-
-# Before torch or onnxruntime is imported by any test: tests share the machine with others.
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(variable, "1")
-
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 
+if TYPE_CHECKING:
+    import numpy as np
+
 PhotoFolder = Callable[..., Path]
+
+
+def pytest_configure() -> None:
+    """One thread each, set before any test imports numpy, torch or onnxruntime: they would disturb one another."""
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +34,8 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 
 def _picture(kind: int, size: int, random: np.random.Generator) -> np.ndarray:
     """Pixels uint8 [size, size, 3] that a small network tells apart: each kind has its own colour and stripes."""
+    import numpy as np
+
     rows, columns = np.mgrid[0:size, 0:size]
     across = (columns, rows, rows + columns)[kind % 3]
     stripes = ((across + random.integers(0, 4)) // 4 % 2)[..., None] * 60
@@ -41,6 +47,7 @@ def _picture(kind: int, size: int, random: np.random.Generator) -> np.ndarray:
 def write_photos(root: Path, *, classes: int = 3, images: int = 10, size: int = 32, splits: tuple[str, ...] = (),
                  seed: int = 0) -> Path:
     """`images` photos a class (and split), JPEG and PNG in turn, in class folders below `root`."""
+    import numpy as np
     from PIL import Image
 
     random = np.random.default_rng(seed)
