@@ -71,8 +71,8 @@ def insist(providers: list[str]) -> None:
         BackendUnavailable: names the providers found.
     """
     if providers[:1] != [PROVIDER]:
-        raise BackendUnavailable(f"The backend 'cpu' asked for {PROVIDER}, but {', '.join(providers) or 'nothing'} would run.",
-                                 hint=INSTALL)
+        found = ", ".join(providers) or "nothing"
+        raise BackendUnavailable(f"The backend 'cpu' asked for {PROVIDER}, but {found} would run.", hint=INSTALL)
 
 
 def first_line(problem: Exception) -> str:

@@ -1,0 +1,149 @@
+"""OpenVINO on the processor, tuned for latency.
+
+Options:
+    precision: "fp32" (default), "bf16" or "fp16": what floating-point layers compute in. Left alone, OpenVINO chooses
+        bf16 on processors that have it, which halves the time and changes the logits; here it must be asked for.
+
+One stream of `threads` threads works on one call at a time; calls from several threads queue up.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.backends import Availability
+from edgetl.errors import BackendUnavailable, BundleError
+from edgetl.runtime.session import GraphSpec, Session, check_feeds, check_graph, check_options, closed_error
+
+DEVICE = "CPU"
+PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+INSTALL = 'Install it with: pip install "edgetl[openvino]"'
+
+
+def probe() -> Availability:
+    """Whether OpenVINO can be imported and finds the processor."""
+    try:
+        import openvino
+    except ImportError as problem:
+        return Availability(usable=False, reason=f"openvino cannot be imported ({problem}).", fix=INSTALL)
+    version = str(openvino.__version__).split("-")[0]
+    devices = openvino.Core().available_devices
+    if DEVICE not in devices:
+        found = ", ".join(devices) or "none"
+        return Availability(usable=False, version=version, reason=f"OpenVINO finds no CPU device (found: {found}).",
+                            fix=INSTALL)
+    return Availability(usable=True, version=version, device=DEVICE)
+
+
+def open(graph: bytes, spec: GraphSpec, *, threads: int, cache_dir: Path | None, options: Mapping[str, str]) -> Session:
+    """A session of OpenVINO's CPU device.
+
+    Args:
+        graph: an ONNX graph.
+        spec: its inputs and outputs.
+        threads: threads of the one stream.
+        cache_dir: where compiled graphs are kept so that the next start is quicker; None keeps none.
+        options: see the module.
+
+    Raises:
+        BundleError: the graph is damaged, or has other inputs or outputs than `spec`.
+        BackendUnavailable: the precision asked for is not the one that would run.
+    """
+    import openvino
+
+    check_options("openvino", options, {"precision": tuple(PRECISIONS)})
+    precision = options.get("precision", "fp32")
+    config = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(threads),
+              "INFERENCE_PRECISION_HINT": PRECISIONS[precision]}
+    if cache_dir is not None:
+        config["CACHE_DIR"] = str(cache_dir)
+    core = openvino.Core()
+    try:
+        compiled = core.compile_model(core.read_model(graph), DEVICE, config)
+    except Exception as problem:  # openvino raises RuntimeError, and others from its ONNX reader
+        raise BundleError(f"OpenVINO {openvino.__version__} cannot open the graph: {last_line(problem)}",
+                          hint="The file is no ONNX graph, is damaged, or needs a newer OpenVINO.") from problem
+    inputs = [_name_of(port, [one.name for one in spec.inputs]) for port in compiled.inputs]
+    outputs = [_name_of(port, [one.name for one in spec.outputs]) for port in compiled.outputs]
+    check_graph("openvino", inputs, outputs, spec)
+    insist(compiled, precision)
+    return OpenvinoSession(compiled, spec, outputs, precision, str(openvino.__version__).split("-")[0])
+
+
+def insist(compiled: Any, precision: str) -> None:
+    """Refuses a compiled graph that runs on another device or in another precision than was asked for.
+
+    Raises:
+        BackendUnavailable: says what would run.
+    """
+    devices = [str(one) for one in compiled.get_property("EXECUTION_DEVICES")]
+    if devices != [DEVICE]:
+        raise BackendUnavailable(f"The backend 'openvino' asked for {DEVICE}, but {', '.join(devices)} would run.")
+    runs = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if runs != PRECISIONS[precision]:
+        raise BackendUnavailable(f"The backend 'openvino' was asked for {precision}, but {runs} would run here.",
+                                 hint="Leave the option 'precision' out.")
+
+
+def last_line(problem: Exception) -> str:
+    """The last line of what OpenVINO says; those before are places in its source."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    return (lines or [type(problem).__name__])[-1][:300]
+
+
+def _name_of(port: Any, wanted: list[str]) -> str:
+    """The wanted name among the several that a port may carry, else any of them."""
+    names = port.get_names()
+    return next((name for name in wanted if name in names), min(names, default=""))
+
+
+class OpenvinoSession:
+    """A compiled graph with a pool of infer requests, so that `run` may be called from several threads."""
+
+    def __init__(self, compiled: Any, spec: GraphSpec, outputs: list[str], precision: str, version: str) -> None:
+        self._compiled = compiled
+        self._spec = spec
+        self._outputs = outputs
+        self._precision = precision
+        self._version = version
+        self._threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """Outputs by name; see `edgetl.runtime.session.Session.run`."""
+        compiled = self._compiled  # a thread that is inside keeps it while another closes
+        if compiled is None:
+            raise closed_error("openvino")
+        check_feeds(feeds, self._spec)
+        request = self._request(compiled)
+        try:
+            results = request.infer({name: np.ascontiguousarray(value) for name, value in feeds.items()})
+        except RuntimeError as problem:
+            raise BackendUnavailable(f"OpenVINO failed while it ran the graph: {last_line(problem)}",
+                                     hint="A smaller batch needs less memory.") from problem
+        # The results are copies, so the request may serve another thread now.
+        self._idle.put(request)
+        return {name: results[index] for index, name in enumerate(self._outputs)}
+
+    def _request(self, compiled: Any) -> Any:
+        try:
+            return self._idle.get_nowait()
+        except queue.Empty:
+            return compiled.create_infer_request()
+
+    def close(self) -> None:
+        """Releases the session; a second call does nothing."""
+        self._compiled = None
+        self._idle = queue.SimpleQueue()
+
+    def info(self) -> Mapping[str, Any]:
+        """Backend, provider, precision (of floating-point layers too), threads and version."""
+        return {"backend": "openvino", "provider": f"OpenVINO {DEVICE}", "device": DEVICE,
+                "precision": self._spec.precision, "float_precision": self._precision, "threads": self._threads,
+                "versions": {"openvino": self._version}}

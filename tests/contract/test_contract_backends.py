@@ -1,0 +1,271 @@
+"""What every backend must do, written once; each backend is a subclass with its own way to make a graph."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from tiny_bundle import graph_spec, make_graph, reference_logits
+
+from edgetl import plugins
+from edgetl.errors import BackendUnavailable, BundleError, EdgetlError, InputError
+from edgetl.runtime.session import GraphSpec, TensorSpec, open_session
+
+
+class BackendContract:
+    """The contract; subclasses say `backend` and may override `graph`, `spec` and `expected`."""
+
+    backend = ""
+    tolerance = 1e-4
+    size = 16
+
+    @pytest.fixture
+    def graph(self):
+        return make_graph()
+
+    @pytest.fixture
+    def spec(self):
+        return graph_spec()
+
+    @pytest.fixture
+    def session(self, graph, spec):
+        session = open_session(self.backend, graph, spec, threads=1)
+        yield session
+        session.close()
+
+    def images(self, count, seed=0):
+        return np.random.default_rng(seed).normal(size=(count, 3, self.size, self.size)).astype(np.float32)
+
+    def expected(self, images):
+        return reference_logits(images)
+
+    def test_probe_tells_what_would_run(self):
+        available = plugins.load("backends", self.backend).probe()
+        assert available.usable
+        assert available.version
+        assert available.device
+        assert available.reason is None
+
+    def test_names_dtype_and_shape_of_the_outputs(self, session, spec):
+        outputs = session.run({spec.inputs[0].name: self.images(1)})
+        assert list(outputs) == [one.name for one in spec.outputs]
+        logits = outputs[spec.outputs[0].name]
+        assert isinstance(logits, np.ndarray)
+        assert logits.dtype == np.float32
+        assert logits.shape == (1, spec.outputs[0].shape[1])
+
+    @pytest.mark.parametrize("count", [1, 5, 2])
+    def test_any_batch_agrees_with_the_reference(self, session, spec, count):
+        images = self.images(count, seed=count)
+        logits = session.run({spec.inputs[0].name: images})[spec.outputs[0].name]
+        assert logits.shape[0] == count
+        assert np.abs(logits - self.expected(images)).max() < self.tolerance
+
+    def test_the_batch_may_change_from_call_to_call(self, session, spec):
+        name, out, images = spec.inputs[0].name, spec.outputs[0].name, self.images(4)
+        whole = session.run({name: images})[out]
+        single = np.concatenate([session.run({name: images[i : i + 1]})[out] for i in range(4)])
+        again = session.run({name: images})[out]
+        assert np.abs(whole - single).max() < self.tolerance
+        assert np.array_equal(whole, again)
+
+    def test_results_are_not_overwritten_by_the_next_call(self, session, spec):
+        name, out = spec.inputs[0].name, spec.outputs[0].name
+        first = session.run({name: self.images(2, seed=1)})[out]
+        kept = first.copy()
+        session.run({name: self.images(2, seed=2)})
+        assert np.array_equal(first, kept)
+
+    def test_the_feed_is_left_as_it_was_and_may_be_read_only_or_not_contiguous(self, session, spec):
+        name, out, images = spec.inputs[0].name, spec.outputs[0].name, self.images(2)
+        before = images.copy()
+        images.flags.writeable = False
+        logits = session.run({name: images})[out]
+        assert np.array_equal(images, before)
+        strided = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        assert not strided.flags.c_contiguous
+        assert np.array_equal(session.run({name: strided})[out], logits)
+
+    def test_wrong_feeds_are_refused(self, session, spec):
+        name, good = spec.inputs[0].name, self.images(2)
+        for feeds, says in [
+            ({"nonsense": good}, "nonsense"),
+            ({}, name),
+            ({name: good.astype(np.float64)}, "float64; expected float32"),
+            ({name: good[0]}, "expected .N, 3"),
+            ({name: good[:, :2]}, "expected .N, 3"),
+            ({name: good[:0]}, "at least 1"),
+        ]:
+            with pytest.raises(InputError, match=says):
+                session.run(feeds)
+        assert session.run({name: good})
+
+    def test_closed_is_closed_and_can_be_opened_again(self, graph, spec):
+        feeds = {spec.inputs[0].name: self.images(1)}
+        first = open_session(self.backend, graph, spec, threads=1)
+        logits = first.run(feeds)[spec.outputs[0].name]
+        first.close()
+        first.close()
+        with pytest.raises(BackendUnavailable, match="closed"):
+            first.run(feeds)
+        second = open_session(self.backend, graph, spec, threads=1)
+        assert np.array_equal(second.run(feeds)[spec.outputs[0].name], logits)
+        second.close()
+
+    def test_eight_threads_give_what_one_gives(self, session, spec):
+        name, out = spec.inputs[0].name, spec.outputs[0].name
+        batches = [self.images(1 + seed % 3, seed=seed) for seed in range(32)]
+        serial = [session.run({name: batch})[out] for batch in batches]
+        with ThreadPoolExecutor(8) as pool:
+            threaded = list(pool.map(lambda batch: session.run({name: batch})[out], batches))
+        for one, other in zip(serial, threaded, strict=True):
+            assert np.array_equal(one, other)
+
+    def test_the_same_feed_gives_the_same_bits(self, session, spec):
+        feeds, out = {spec.inputs[0].name: self.images(3)}, spec.outputs[0].name
+        assert np.array_equal(session.run(feeds)[out], session.run(feeds)[out])
+
+    def test_info_is_true(self, session):
+        told = session.info()
+        assert told["backend"] == self.backend
+        assert told["threads"] == 1
+        assert told["precision"] == "fp32"
+        package, version = self.installed()
+        assert list(told["versions"]) == [package]
+        assert told["versions"][package].split("+")[0] == version
+
+    def installed(self):
+        from importlib import metadata
+
+        package = {"cpu": "onnxruntime"}.get(self.backend, self.backend)
+        return package, metadata.version(package)
+
+    def test_a_damaged_graph_is_one_sentence(self, graph, spec):
+        for damaged in (b"", b"this is no graph", graph[: len(graph) // 2]):
+            with pytest.raises(EdgetlError) as caught:
+                open_session(self.backend, damaged, spec)
+            assert "\n" not in caught.value.message
+
+    def test_an_unknown_option_is_refused(self, graph, spec):
+        with pytest.raises(EdgetlError, match="no option 'turbo'"):
+            open_session(self.backend, graph, spec, options={"turbo": "on"})
+
+
+class OnnxContract(BackendContract):
+    """Backends that open ONNX graphs know the names in them."""
+
+    def test_a_spec_of_another_graph_is_refused(self, graph, spec):
+        other = GraphSpec(inputs=(TensorSpec("pixels", "image", "float32", ("N", 3, 16, 16)),), outputs=spec.outputs)
+        with pytest.raises(BundleError, match=r"inputs \['image'\]; expected \['pixels'\]"):
+            open_session(self.backend, graph, other)
+
+
+class TestCpu(OnnxContract):
+    backend = "cpu"
+
+    def test_another_provider_is_an_error(self):
+        from edgetl.backends.cpu import insist
+
+        insist(["CPUExecutionProvider"])
+        for providers in (["AzureExecutionProvider", "CPUExecutionProvider"], []):
+            with pytest.raises(BackendUnavailable, match="would run"):
+                insist(providers)
+
+    def test_the_provider_is_told(self, session):
+        assert session.info()["provider"] == "CPUExecutionProvider"
+
+    @pytest.mark.parametrize("level", ["all", "extended", "basic", "off"])
+    def test_every_level_of_optimization_agrees(self, graph, spec, level):
+        session = open_session("cpu", graph, spec, options={"graph_optimization": level})
+        images = self.images(2)
+        assert np.abs(session.run({"image": images})["logits"] - self.expected(images)).max() < self.tolerance
+
+    def test_external_data_is_refused(self, graph, spec, tmp_path):
+        import onnx
+
+        model = onnx.load_from_string(graph)
+        onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="weights.bin")
+        with pytest.raises(BundleError, match="cannot open the graph"):
+            open_session("cpu", (tmp_path / "m.onnx").read_bytes(), spec)
+
+
+class TestOpenvino(OnnxContract):
+    backend = "openvino"
+
+    def test_floating_point_is_fp32_unless_asked_otherwise(self, session):
+        assert session.info()["float_precision"] == "fp32"
+
+    def test_a_precision_that_would_not_run_is_an_error(self):
+        import openvino
+
+        from edgetl.backends.openvino import insist
+
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(make_graph()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        insist(compiled, "fp32")
+        with pytest.raises(BackendUnavailable, match="asked for bf16, but f32"):
+            insist(compiled, "bf16")
+
+    def test_compiled_graphs_are_kept(self, graph, spec, tmp_path):
+        images = self.images(2)
+        for _ in range(2):
+            session = open_session("openvino", graph, spec, cache_dir=tmp_path)
+            assert np.abs(session.run({"image": images})["logits"] - self.expected(images)).max() < self.tolerance
+        assert any(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A tiny trained model, opened again from its folder."""
+    from edgetl import models, weights
+
+    folder = tmp_path_factory.mktemp("run")
+    network = models.create("timm/mobilenetv3_small_050", classes=3, pretrained=False, image_size=TestTorch.size)
+    weights.save(folder, network, {"labels": ["cat", "dog", "fox"]})
+    return weights.load(folder)
+
+
+class TestTorch(BackendContract):
+    """The graph is a run: the bytes of its tensors, and its record in the spec."""
+
+    backend = "torch"
+    size = 32
+
+    @pytest.fixture
+    def graph(self, run):
+        return (run.folder / "model.safetensors").read_bytes()
+
+    @pytest.fixture
+    def spec(self, run):
+        image = TensorSpec("image", "image", "float32", ("N", 3, self.size, self.size), "NCHW")
+        logits = TensorSpec("logits", "logits", "float32", ("N", 3), "NC")
+        return GraphSpec(inputs=(image,), outputs=(logits,), extra={"run": run.record})
+
+    @pytest.fixture(autouse=True)
+    def _remember(self, run):
+        self.network = run.network
+
+    def expected(self, images):
+        import torch
+
+        with torch.no_grad():
+            return self.network.module(torch.from_numpy(images)).numpy()
+
+    def test_an_onnx_graph_is_refused(self):
+        with pytest.raises(BundleError, match="opens a RUN"):
+            open_session("torch", make_graph(), graph_spec())
+
+    def test_a_device_that_is_not_there(self, graph, spec):
+        with pytest.raises(BackendUnavailable, match="cuda:99"):
+            open_session("torch", graph, spec, options={"device": "cuda:99"})
+        with pytest.raises(EdgetlError, match="expected cpu, cuda"):
+            open_session("torch", graph, spec, options={"device": "gpu"})
+
+    def test_fp32_only(self, graph, spec):
+        half = GraphSpec(inputs=spec.inputs, outputs=spec.outputs, precision="fp16", extra=spec.extra)
+        with pytest.raises(BundleError, match="fp16"):
+            open_session("torch", graph, half)
+
+
+def test_every_backend_has_a_contract_test():
+    tested = {one.backend for one in (TestCpu, TestOpenvino, TestTorch)}
+    assert tested == set(plugins.names("backends"))
