@@ -6,10 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgetl.datasets import SPLIT_ALIASES, DataSet, Item, read_file, require_classes
+from edgetl.datasets import IMAGE_ENDINGS, SPLIT_ALIASES, DataSet, Item, read_file, require_classes
 from edgetl.errors import DataError
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 LAYOUT = "Expected FOLDER/CLASS/image.jpg, or FOLDER/train/CLASS/image.jpg with val and test beside train."
 
 
@@ -96,7 +95,7 @@ def _load_classes(root: Path, skipped: list[str]) -> tuple[list[Item], tuple[str
         found = f"images without a class folder (such as {loose.name})" if loose else "no class folders and no images"
         raise DataError(f"{root} holds {found}.", hint=LAYOUT)
     if not any(_is_image(path) for folder in folders for path in _files(folder)):
-        raise DataError(f"{root} holds no images.", hint=f"{LAYOUT} Known endings: {', '.join(sorted(EXTENSIONS))}.")
+        raise DataError(f"{root} holds no images.", hint=f"{LAYOUT} Known endings: {', '.join(sorted(IMAGE_ENDINGS))}.")
     labels = tuple(path.name for path in folders)
     require_classes(labels, str(root))
     items = [item for index, folder in enumerate(folders) for item in _class_items(root, folder, index, None, skipped)]
@@ -113,7 +112,7 @@ def _class_items(root: Path, folder: Path, label: int, split: str | None, skippe
             skipped.append(key)
     if not items:
         raise DataError(f"The class folder {folder} holds no images.",
-                        hint=f"Add images or remove the folder. Known endings: {', '.join(sorted(EXTENSIONS))}.")
+                        hint=f"Add images or remove the folder. Known endings: {', '.join(sorted(IMAGE_ENDINGS))}.")
     return items
 
 
@@ -124,7 +123,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS
+    return path.suffix.lower() in IMAGE_ENDINGS
 
 
 def _notes(root: Path, parts: dict[str, Path], skipped: list[str]) -> tuple[str, ...]:
