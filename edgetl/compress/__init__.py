@@ -1,0 +1,1 @@
+"""Fewer channels and fewer bits: pruning, calibration, quantization."""
