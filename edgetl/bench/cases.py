@@ -1,0 +1,251 @@
+"""From what the command names to the cases that are measured: variant x backend x threads x batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgetl import extras, plugins, recipe, rundir, weights
+from edgetl.errors import BundleError, EdgetlError, UnknownName
+from edgetl.runtime import manifest, preprocess, processor
+from edgetl.runtime.preprocess import Preprocess
+from edgetl.runtime.session import GraphSpec, TensorSpec
+
+RUN_BACKEND = "torch"
+DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int64)": "int64"}
+UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A graph that can be opened, before threads and batch are chosen."""
+
+    title: str  # name of the case, less threads and batch
+    source: Path  # what the command named
+    kind: str  # "bundle" | "onnx" | "run"
+    backend: str
+    graph: Path
+    spec: GraphSpec
+    variant: str | None = None
+    precision: str | None = None
+    parameters: int | None = None
+    labels: tuple[str, ...] | None = None
+    preprocess: Preprocess | None = None
+    embeds_preprocess: bool = False
+    requires: tuple[str, ...] = ()
+    trained_on: Mapping[str, Any] = field(default_factory=dict)  # {source, name, fingerprint, rule}, where known
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the report to be."""
+
+    name: str
+    subject: Subject
+    threads: int
+    batch: int
+
+
+def find(options: recipe.Bench) -> tuple[Case, ...]:
+    """Every case, in the order in which the command names them.
+
+    Raises:
+        EdgetlError: a path that is no case, a case that no chosen backend opens, a case named twice, or a wrong number.
+        UnknownName: a backend or variant that does not exist.
+        BundleError: a bundle is incomplete or altered.
+    """
+    for backend in options.backend:
+        # Only asked by name: importing a backend here would bring its library into the parent.
+        if "." not in backend and backend.replace("_", "-") not in plugins.names("backends"):
+            raise UnknownName("backend", backend, plugins.names("backends"))
+    titles = _titles([Path(one) for one in options.cases])
+    subjects = [subject for path, title in titles.items() for subject in _subjects(path, title, options)]
+    threads, batches = whole_numbers("threads", options.threads, low=0), whole_numbers("batch", options.batch, low=1)
+    return tuple(Case(_name(subject.title, t, b, len(threads) > 1, len(batches) > 1), subject, t, b)
+                 for subject in subjects for t in threads for b in batches)
+
+
+def _name(title: str, threads: int, batch: int, many_threads: bool, many_batches: bool) -> str:
+    count = {0: " all threads", 1: " 1 thread"}.get(threads, f" {threads} threads") if many_threads else ""
+    return title + count + (f" batch {batch}" if many_batches else "")
+
+
+def _titles(paths: Sequence[Path]) -> dict[Path, str]:
+    """The last part of each path, and as many parts before it as tell them apart."""
+    resolved = [path.resolve() for path in paths]
+    twice = [str(path) for path, count in Counter(resolved).items() if count > 1]
+    if twice:
+        raise EdgetlError(f"{twice[0]} is named twice.", hint="Name each case once.")
+    titles = {}
+    for path, whole in zip(paths, resolved, strict=True):
+        parts = (*whole.parent.parts, whole.stem if whole.is_file() else whole.name)
+        others = [(*one.parent.parts, one.stem if one.is_file() else one.name) for one in resolved if one != whole]
+        length = next((n for n in range(1, len(parts)) if all(one[-n:] != parts[-n:] for one in others)), len(parts))
+        titles[path] = "/".join(parts[-length:])
+    return titles
+
+
+def _subjects(path: Path, title: str, options: recipe.Bench) -> list[Subject]:
+    found = list(_open(path, title, options))
+    if not found:
+        raise EdgetlError(f"{path} has nothing for the backends {', '.join(options.backend)}"
+                          + (f" and the variants {', '.join(options.variant)}." if options.variant else "."),
+                          hint="A RUN folder needs the backend torch; a bundle those that its variants list "
+                               "(`edgetl inspect` shows them).")
+    return found
+
+
+def _open(path: Path, title: str, options: recipe.Bench) -> Iterator[Subject]:
+    if (path / manifest.MANIFEST).is_file():
+        return _of_bundle(path, title, options)
+    if weights.is_run(path):
+        return _of_run(path, title, options)
+    if path.is_file() and path.suffix == ".onnx":
+        return _of_onnx(path, title, options)
+    found = "does not exist" if not path.exists() else "is none of them"
+    raise EdgetlError(f"{path} {found}: expected a bundle (a folder with {manifest.MANIFEST}), a RUN folder (with "
+                      f"{rundir.RUN}) or an .onnx file.", hint="Give what `edgetl export` or `edgetl finetune` wrote.")
+
+
+def _of_bundle(path: Path, title: str, options: recipe.Bench) -> Iterator[Subject]:
+    table = path / manifest.MANIFEST
+    bundle = manifest.from_json(table.read_text(), where=str(table))
+    names = [variant.name for variant in bundle.variants]
+    unknown = [name for name in options.variant if name not in names]
+    if unknown:
+        raise UnknownName(f"variant of {path}", unknown[0], names)
+    for variant in bundle.variants:
+        if options.variant and variant.name not in options.variant:
+            continue
+        graph = path / variant.file
+        _check_digest(graph, variant.sha256)
+        spec = GraphSpec(variant.inputs, variant.outputs, variant.precision)
+        for backend in options.backend:
+            if backend in variant.backends:
+                yield Subject(f"{title} {variant.name} {backend}", path, "bundle", backend, graph, spec, variant.name,
+                              variant.precision, _parameters(bundle.provenance), bundle.labels, bundle.preprocess,
+                              variant.embeds_preprocess, variant.requires, _mapping(bundle.provenance.get("data")))
+
+
+def _check_digest(graph: Path, sha256: str) -> None:
+    if not graph.is_file():
+        raise BundleError(f"{graph} does not exist, though the manifest lists it.", hint="Export the bundle again.")
+    found = rundir.sha256(graph.read_bytes())
+    if found != sha256:
+        raise BundleError(f"{graph} has the SHA-256 {found[:12]}..., but the manifest says {sha256[:12]}....",
+                          hint="The file was changed or cut; export or copy the bundle again.")
+
+
+def _of_run(path: Path, title: str, options: recipe.Bench) -> Iterator[Subject]:
+    if RUN_BACKEND not in options.backend:
+        return
+    record = weights.read_record(path)
+    wants = preprocess.from_dict(record["preprocess"], where=str(path / rundir.RUN))
+    spec = GraphSpec(
+        inputs=(TensorSpec("image", "image", "float32", ("N", *wants.input_shape), wants.layout),),
+        outputs=(TensorSpec("logits", "logits", "float32", ("N", len(record["labels"])), "NC"),),
+        extra={"run": record})
+    yield Subject(f"{title} {RUN_BACKEND}", path, "run", RUN_BACKEND, path / rundir.MODEL, spec, None, "fp32",
+                  _parameters(record), tuple(record["labels"]), wants, trained_on=_mapping(record.get("data")))
+
+
+def _of_onnx(path: Path, title: str, options: recipe.Bench) -> Iterator[Subject]:
+    backends = [backend for backend in options.backend if backend != RUN_BACKEND]
+    if backends:
+        spec = spec_of_onnx(path)
+        for backend in backends:
+            yield Subject(f"{title} {backend}", path, "onnx", backend, path, spec)
+
+
+def spec_of_onnx(path: Path) -> GraphSpec:
+    """Inputs and outputs of somebody's ONNX graph; a free first dimension of an input is the batch.
+
+    Raises:
+        MissingDependency: onnxruntime is not installed.
+        EdgetlError: not an ONNX graph, or a dimension besides the batch is free.
+    """
+    extras.require("onnxruntime", extra="cpu", purpose="Reading the inputs of an ONNX file")
+    import onnxruntime
+
+    quiet = onnxruntime.SessionOptions()
+    quiet.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # nothing is going to run
+    quiet.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(path), quiet, providers=["CPUExecutionProvider"])
+    except Exception as problem:  # ONNX Runtime's own exceptions share no base class
+        told = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        raise EdgetlError(f"{path} cannot be opened as an ONNX graph: {told:.300}",
+                          hint="The file is no ONNX graph, is damaged, or needs a newer ONNX Runtime.") from problem
+    inputs = tuple(_tensor(one, "image", path) for one in session.get_inputs())
+    outputs = tuple(_tensor(one, "logits", path) for one in session.get_outputs())
+    return GraphSpec(inputs, outputs)
+
+
+def _tensor(argument: Any, role: str, path: Path) -> TensorSpec:
+    shape = tuple(size if isinstance(size, int) else str(size) for size in argument.shape)
+    if shape and isinstance(shape[0], str):
+        shape = ("N", *shape[1:])
+    free = [size for size in shape[1:] if isinstance(size, str)]
+    if free and role == "image":
+        raise EdgetlError(f"The input '{argument.name}' of {path} has the free dimension '{free[0]}' beside the batch.",
+                          hint="Fix it: python -m onnxruntime.tools.make_dynamic_shape_fixed "
+                               f"--dim_param {free[0]} --dim_value 224 IN.onnx OUT.onnx")
+    return TensorSpec(argument.name, role, DTYPES.get(argument.type, argument.type), shape)
+
+
+def _parameters(record: Mapping[str, Any]) -> int | None:
+    found = record.get("parameters")
+    return found if isinstance(found, int) else None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def whole_numbers(flag: str, values: Sequence[str], *, low: int) -> tuple[int, ...]:
+    """Whole numbers from a flag, without repetitions.
+
+    Raises:
+        EdgetlError: one is not a whole number, or below `low`; names the flag.
+    """
+    for value in values:
+        if not value.isascii() or not value.isdigit() or int(value) < low:
+            raise EdgetlError(f"--{flag} {value}: expected a whole number of at least {low}.")
+    if not values:
+        raise EdgetlError(f"--{flag} is empty.", hint=f"Give at least one whole number, e.g. --{flag} 1.")
+    return tuple(dict.fromkeys(int(value) for value in values))
+
+
+def interval_s(text: str | None) -> float | None:
+    """Seconds of a duration with a unit, e.g. `10ms`; None stays None.
+
+    Raises:
+        EdgetlError: no number, no unit, or not above 0.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(us|ms|s)\s*", text)
+    if match is None or float(match[1]) <= 0:
+        raise EdgetlError(f"--interval {text}: expected a duration above 0 with a unit.",
+                          hint="Write 10ms, 500us or 1s.")
+    return float(match[1]) * UNITS_S[match[2]]
+
+
+def warnings(cases: Sequence[Case]) -> list[str]:
+    """What this machine lacks for a variant to be trusted."""
+    found = []
+    for subject in dict.fromkeys((case.subject.title, case.subject.requires) for case in cases):
+        lacking = processor.missing(subject[1])
+        if lacking:
+            found.append(f"{subject[0]}: this processor lacks {', '.join(lacking)}; the answers may be wrong.")
+    return found
+
+
+def spec_to_json(spec: GraphSpec) -> dict[str, Any]:
+    """Plain JSON values for a worker."""
+    return dataclasses.asdict(dataclasses.replace(spec, extra=dict(spec.extra)))

@@ -1,0 +1,233 @@
+"""A report as one html file that loads nothing: for a phone, the dark, paper and a screen reader."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from edgetl.bench import plots
+from edgetl.bench.report import Accuracy, Report, Row
+from edgetl.bench.style import STYLE
+from edgetl.bench.tables import Table, answers, failures, notes, percent, significant, startup, summary
+from edgetl.datasets import Item
+from edgetl.runtime.preprocess import Preprocess, decode
+
+THUMBNAIL_PX = 192
+MATRIX_CLASSES = 30  # a larger confusion matrix is told as its most frequent confusions
+escape = html.escape
+
+
+def thumbnails(report: Report, items: Sequence[Item], read: Callable[[Item], bytes]) -> dict[str, bytes]:
+    """JPEGs, at most 192 pixels wide and high, of the mistakes of the case in focus, by key."""
+    focus = _focus(report)
+    if focus is None or focus.accuracy is None:
+        return {}
+    by_key = {item.key: item for item in items}
+    return {mistake.key: _jpeg(read(by_key[mistake.key])) for mistake in focus.accuracy.mistakes}
+
+
+def _jpeg(encoded: bytes) -> bytes:
+    from PIL import Image
+
+    # The runtime's decoder: rotated, transparent and 16-bit images look as the model saw them.
+    picture = Image.fromarray(decode(encoded, Preprocess(size_hw=(THUMBNAIL_PX, THUMBNAIL_PX))))
+    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    target = io.BytesIO()
+    picture.save(target, "JPEG", quality=80)
+    return target.getvalue()
+
+
+def page(report: Report, pictures: Mapping[str, bytes]) -> str:
+    """The whole page.
+
+    Args:
+        report: what to show.
+        pictures: JPEGs by key, see `thumbnails`.
+    """
+    focus = _focus(report)
+    graded = focus.accuracy if focus else None
+    sections = [
+        ("Summary", _table(summary(report))),
+        ("Not measured", _table(failures(report))),
+        ("Latency against accuracy", _figure(plots.latency_against_accuracy(report), SCATTER_CAPTION)),
+        ("Latency of every call", _figure(plots.latency_distribution(report), STRIPS_CAPTION)),
+        ("Accuracy", _table(answers(report))),
+        ("Start and memory", _table(startup(report))),
+        (f"What {focus.case} confuses" if focus else "", _matrix(graded, report)),
+        (f"Worst mistakes of {focus.case}" if focus else "", _mistakes(graded, pictures)),
+        ("How this was measured", _method(report)),
+        ("Machine and versions", _machine(report)),
+        ("Notes", _list(notes(report))),
+    ]
+    body = "\n".join(f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>"
+                     for title, content in sections if content)
+    return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f'<meta name="color-scheme" content="light dark">\n<title>edgetl benchmark</title>\n'
+            f"<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>Benchmark</h1>\n{_lead(report)}\n{body}\n</main>\n"
+            f"</body>\n</html>\n")
+
+
+SCATTER_CAPTION = ("Numbers are those of the summary. Vertical bars: 95 % interval of the accuracy. "
+                   "The best place is the upper left.")
+STRIPS_CAPTION = ("A dot is one call, relative to the median of its case; the box holds the middle half, its thick "
+                  "line is the median, and the whiskers reach the least and the greatest call: none was left out.")
+
+
+def _focus(report: Report) -> Row | None:
+    return None if report.focus is None else report.row(report.focus)
+
+
+def _lead(report: Report) -> str:
+    """The result in a sentence or two."""
+    measured = sum(row.measured for row in report.rows)
+    machine = report.environment.get("cpu") or report.environment.get("machine")
+    parts = [f"{measured} of {len(report.rows)} cases measured on {escape(str(machine))}."]
+    focus = _focus(report)
+    if focus is not None and focus.accuracy is not None:
+        speed = _speed(focus, report.reference)
+        right = f"answers {percent(focus.accuracy.accuracy)} % of {focus.accuracy.n} test images right"
+        gap = focus.accuracy.difference
+        points = "" if gap is None else f" ({gap * 100:+.1f} points)"
+        parts.append(f"<strong>{escape(focus.case)}</strong> {speed}{' and ' if speed else ''}{right}{points}.")
+    return f'<p class="lead">{" ".join(parts)}</p>'
+
+
+def _speed(focus: Row, reference: str | None) -> str:
+    found = focus.speedup
+    if found is None or found.low is None or found.high is None:
+        return ""
+    low, value, high = (significant(one, 3) for one in (found.low, found.value, found.high))
+    return f"is {value} times as fast as {escape(str(reference))} (95 %: {low} to {high})"
+
+
+def _table(table: Table) -> str:
+    """A table that scrolls sideways on its own where the screen is narrow; empty where it has no rows."""
+    if not table.rows:
+        return ""
+    head = "".join(f'<th scope="col"{_align(table, column)}>{escape(name)}</th>'
+                   for column, name in enumerate(table.columns))
+    body = "\n".join(f"<tr>{_cells(table, row)}</tr>" for row in table.rows)
+    return _scrolling(f"<table>\n<caption>{escape(table.caption)}</caption>\n<thead><tr>{head}</tr></thead>\n"
+                      f"<tbody>\n{body}\n</tbody>\n</table>", table.caption)
+
+
+def _scrolling(content: str, label: str) -> str:
+    # Focusable, so that a keyboard can scroll it too.
+    return f'<div class="wide" role="region" tabindex="0" aria-label="{escape(label)}">\n{content}\n</div>'
+
+
+def _cells(table: Table, row: Sequence[str]) -> str:
+    cells = []
+    for column, text in enumerate(row):
+        name = "th scope=\"row\"" if table.columns[column] == "case" else "td"
+        cells.append(f"<{name}{_align(table, column)}>{escape(text)}</{name.split()[0]}>")
+    return "".join(cells)
+
+
+def _align(table: Table, column: int) -> str:
+    return ' class="number"' if table.numeric(column) else ""
+
+
+def _figure(svg: str | None, caption: str) -> str:
+    return "" if svg is None else f"<figure>\n{svg}\n<figcaption>{escape(caption)}</figcaption>\n</figure>"
+
+
+def _matrix(graded: Accuracy | None, report: Report) -> str:
+    """The confusion matrix, shaded by the share of the true class; many classes become a list."""
+    if graded is None or report.data is None:
+        return ""
+    labels = report.data.labels
+    if len(labels) > MATRIX_CLASSES:
+        return _confusions(graded, labels)
+    head = "".join(f'<th scope="col"><span>{escape(label)}</span></th>' for label in labels)
+    lines = "\n".join(_matrix_row(labels[place], place, counts) for place, counts in enumerate(graded.confusion))
+    caption = f"Rows: what {graded.n} test images are. Columns: what was answered. Shade: share of the row."
+    return _scrolling(f'<table class="matrix">\n<caption>{caption}</caption>\n<thead><tr><td></td>{head}</tr></thead>\n'
+                      f"<tbody>\n{lines}\n</tbody>\n</table>", "Confusion matrix")
+
+
+def _matrix_row(label: str, place: int, counts: Sequence[int]) -> str:
+    total = sum(counts)
+    cells = "".join(f'<td class="{"hit" if column == place else "miss"}" style="--share:{count / max(1, total):.2f}">'
+                    f"{count}</td>" for column, count in enumerate(counts))
+    return f'<tr><th scope="row">{escape(label)}</th>{cells}</tr>'
+
+
+def _confusions(graded: Accuracy, labels: Sequence[str]) -> str:
+    pairs = [(count, labels[true], labels[said]) for true, row in enumerate(graded.confusion)
+             for said, count in enumerate(row) if true != said and count]
+    worst = sorted(pairs, reverse=True)[:20]
+    table = Table(f"The most frequent of {len(pairs)} kinds of confusion", ("images", "case", "answered"),
+                  tuple((str(count), true, said) for count, true, said in worst))
+    return _table(table)
+
+
+def _mistakes(graded: Accuracy | None, pictures: Mapping[str, bytes]) -> str:
+    """Thumbnails of the most confident wrong answers."""
+    if graded is None or not graded.mistakes:
+        return ""
+    shown = []
+    for mistake in graded.mistakes:
+        picture = pictures.get(mistake.key)
+        data = "" if picture is None else base64.b64encode(picture).decode()
+        text = f"A test image of {mistake.label}, answered as {mistake.predicted}"
+        image = f'<img src="data:image/jpeg;base64,{data}" alt="{escape(text)}">' if data else ""
+        shown.append(f"<li>{image}<p>said <strong>{escape(mistake.predicted)}</strong> "
+                     f"({mistake.score * 100:.0f} %)<br>"
+                     f'is <strong>{escape(mistake.label)}</strong></p><p class="key">{escape(mistake.key)}</p></li>')
+    return ("<p>The wrong answers with the highest scores. Some may be wrong labels.</p>\n"
+            f'<ul class="mistakes">\n{"".join(shown)}\n</ul>')
+
+
+def _method(report: Report) -> str:
+    """The recipe of the measurement, from the options that were used."""
+    options, any_row = report.options, report.rows[0].measurement
+    kept = options["block"] - any_row.warmup
+    lines = [
+        "The stopwatch runs from the array in host memory to the finished answer in host memory; decoding and "
+        "preprocessing of images are outside.",
+        f"Each case runs in a process of its own. {options['rounds']} rounds; in each, every case is measured once, in "
+        f"random order (seed {options['seed']}), while the others and the parent sleep.",
+        f"A round is {options['block']} calls, {any_row.arrival}; the first {any_row.warmup} are dropped and the "
+        f"other {kept} kept, every one. The garbage collector of Python is off meanwhile.",
+        "Intervals of medians come from order statistics and take the calls as independent; intervals of speed-ups "
+        "(time per image against the reference's) from a bootstrap over rounds and calls; intervals of accuracies are "
+        "Wilson's, those of differences are paired (Tango).",
+        "A percentile is shown only where the number of samples bounds it at 99 % confidence.",
+        f"Import, load and first call: {options['starts']} fresh processes; the files are in the page cache.",
+        "Accuracy was measured on the very sessions that were timed, on the test split, after the timing.",
+        *_data_line(report),
+    ]
+    return _list(lines)
+
+
+def _data_line(report: Report) -> list[str]:
+    if report.data is None:
+        return []
+    rule = ", ".join(f"{name} {value}" for name, value in report.data.rule.items())
+    return [f"Data: {report.data.source}, {report.data.n} test images, fingerprint {report.data.fingerprint[:16]}; "
+            f"split: {rule}."]
+
+
+def _machine(report: Report) -> str:
+    lines = "".join(f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(_shown(value))}</dd>"
+                    for name, value in report.environment.items())
+    return f"<dl>{lines}</dl>"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "not known"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_shown(one)}" for name, one in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>" if lines else ""

@@ -1,0 +1,169 @@
+"""Figures of a report as SVG text that takes its ink from the page, so that one drawing serves light and dark."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import io
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgetl.bench import stats
+from edgetl.bench.report import Report, Row
+from edgetl.bench.tables import milliseconds, numbered, percent
+
+INK = "#010203"  # drawn by matplotlib, replaced by `currentColor`: the colour of the text around the figure
+WIDTH_IN = 5.0  # 360 points: on a phone one point is about one pixel, so 9-point letters can be read
+# Okabe and Ito's palette, told apart with colour-blind eyes, less its black; its blue is lighter, to be seen on black.
+COLORS = ("#1F8AD0", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+SHAPES = ("o", "s", "^", "D", "v", "P")
+STYLE: Any = {
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.spines.top": False,
+    "axes.spines.right": False, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK,
+    "ytick.color": INK, "legend.frameon": False, "savefig.transparent": True, "axes.grid": True, "grid.color": INK,
+    "grid.alpha": 0.15, "axes.axisbelow": True}
+
+
+def latency_against_accuracy(report: Report) -> str | None:
+    """A scatter of the cases with both numbers, with intervals; None where no case has both."""
+    points = [(number, row) for number, row in numbered(report) if row.accuracy is not None]
+    if not points:
+        return None
+    with _figure(3.4) as (figure, axes):
+        for backend in dict.fromkeys(row.backend for _, row in points):
+            _scatter(axes, report, backend, [point for point in points if point[1].backend == backend])
+        axes.set_xlabel("median latency of one call, ms (left is faster)")
+        axes.set_ylabel("test accuracy, % (up is better)")
+        _latency_axis(axes, [second for _, row in points for second in _whiskers(row)])
+        axes.margins(y=0.15)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+        told = [f"{number} {row.case}: {milliseconds(_middle(row))} ms, {percent(row.accuracy.accuracy)} %"
+                for number, row in points if row.accuracy]
+        return _svg(figure, "scatter", "Latency against accuracy", "; ".join(told))
+
+
+def _scatter(axes: Any, report: Report, backend: str, points: Sequence[tuple[int, Row]]) -> None:
+    color, shape = look(report, backend)
+    for place, (number, row) in enumerate(points):
+        assert row.accuracy is not None
+        x, y = _middle(row) * 1000, row.accuracy.accuracy * 100
+        low, high = row.accuracy.accuracy_low * 100, row.accuracy.accuracy_high * 100
+        axes.errorbar([x], [y], yerr=[[y - low], [high - y]], color=color, alpha=0.5, linewidth=1, capsize=2)
+        axes.plot([x], [y], shape, markersize=12, color=color, linestyle="none", label=backend if place == 0 else None)
+        axes.annotate(str(number), (x, y), ha="center", va="center", color="white", fontsize=8, fontweight="bold")
+
+
+def latency_distribution(report: Report) -> str | None:
+    """A strip of every sample with its box for each measured case; None where nothing was measured.
+
+    Each strip is relative to its own median, or the slowest case would squeeze all others into a line.
+    """
+    rows = numbered(report)
+    if not rows:
+        return None
+    with _figure(0.55 + 0.5 * len(rows)) as (figure, axes):
+        generator = np.random.default_rng(0)
+        for number, row in rows:
+            _strip(axes, report, -number, row, generator)
+            axes.annotate(f"{number}  {row.case}: {milliseconds(_middle(row))} ms", (0, -number + 0.28),
+                          xycoords=("axes fraction", "data"), fontsize=8.5)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.set_ylim(-len(rows) - 0.35, -0.35)
+        axes.set_xlabel("latency of a call / median of its case")
+        _ratio_axis(axes, max(max(row.measurement.seconds) / _middle(row) for _, row in rows))
+        return _svg(figure, "strips", "Latency of every call", "; ".join(_spoken(number, row) for number, row in rows))
+
+
+def _strip(axes: Any, report: Report, height: float, row: Row, generator: np.random.Generator) -> None:
+    color, _ = look(report, row.backend)
+    samples = np.asarray(row.measurement.seconds) / _middle(row)
+    shown = samples if len(samples) <= 1000 else generator.choice(samples, 1000, replace=False)  # the page stays small
+    axes.plot(shown, height + generator.uniform(-0.15, 0.15, len(shown)), ".", markersize=3, alpha=0.6, color=color,
+              markeredgewidth=0)
+    line = {"color": INK, "linewidth": 1}
+    # Whiskers reach the least and greatest sample: no outlier is left out.
+    axes.boxplot([samples], positions=[height], orientation="horizontal", widths=0.3, whis=(0, 100), showfliers=False,
+                 manage_ticks=False, boxprops=line, whiskerprops=line, capprops=line,
+                 medianprops={**line, "linewidth": 2})
+
+
+def _ratio_axis(axes: Any, greatest: float) -> None:
+    """Linear where all calls lie within twice the median, else logarithmic with plain numbers."""
+    if greatest > 2:
+        _logarithmic(axes)
+
+
+def _spoken(number: int, row: Row) -> str:
+    seconds = row.measurement.seconds
+    return (f"{number} {row.case}: median {milliseconds(_middle(row))} ms, least {milliseconds(min(seconds))}, "
+            f"greatest {milliseconds(max(seconds))}")
+
+
+def look(report: Report, backend: str) -> tuple[str, str]:
+    """Colour and marker of a backend, the same in every figure."""
+    place = list(dict.fromkeys(row.backend for row in report.rows)).index(backend)
+    return COLORS[place % len(COLORS)], SHAPES[place % len(SHAPES)]
+
+
+def _middle(row: Row) -> float:
+    return stats.median_interval(row.measurement.seconds).value
+
+
+def _whiskers(row: Row) -> tuple[float, float]:
+    return _middle(row) * 0.85, _middle(row) * 1.18
+
+
+def _latency_axis(axes: Any, seconds: Sequence[float]) -> None:
+    """An axis in milliseconds, logarithmic where the range is wide."""
+    low, high = min(seconds) * 1000, max(seconds) * 1000
+    if high / low > 3:
+        _logarithmic(axes)
+        axes.set_xlim(low * 0.93, high * 1.07)
+
+
+def _logarithmic(axes: Any) -> None:
+    """Powers are hard to read: plain numbers at 1, 2 and 5 instead."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+@contextlib.contextmanager
+def _figure(height_in: float) -> Iterator[tuple[Any, Any]]:
+    """A figure and its axes in the page's width and style; pyplot, which would keep the figure alive, is not used."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+        yield figure, figure.add_subplot()
+
+
+def _svg(figure: Any, name: str, title: str, description: str) -> str:
+    """The figure as an <svg> element for an html page: named for screen readers, inked by the page, ids made unique."""
+    import matplotlib
+
+    target = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(target, format="svg", metadata={"Date": None})
+    drawn = target.getvalue()
+    drawn = drawn[drawn.index("<svg"):]
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+    drawn = re.sub(r' xmlns(:\w+)?="[^"]*"', "", drawn)  # html needs none, and a page without URLs loads none
+    drawn = drawn.replace(INK, "currentColor")
+    drawn = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawn)
+    heading = f"<title>{html.escape(title)}</title><desc>{html.escape(description)}</desc>"
+    return re.sub(r"<svg[^>]*>", lambda found: _opening(found[0]) + heading, drawn, count=1)
+
+
+def _opening(tag: str) -> str:
+    box = re.search(r'viewBox="[^"]*"', tag)
+    assert box is not None
+    return f'<svg {box[0]} role="img">'

@@ -1,0 +1,227 @@
+"""The result of a benchmark: one object, kept as versioned JSON; tables, markdown and html are drawn from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl import rundir
+from edgetl.bench.stats import Interval
+from edgetl.errors import EdgetlError
+
+SCHEMA = 1
+MARKDOWN, HTML = "report.md", "report.html"
+MEASURED, FAILED = "measured", "failed"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Raw steady-state latencies of one case: host array in, host array out, finished."""
+
+    case: str
+    seconds: tuple[float, ...]  # every kept call in order, round after round; empty when failed
+    rounds: int  # `seconds` is so many blocks of equal length
+    warmup: int  # calls dropped at the start of each block
+    arrival: str  # "back-to-back" or "paced 10 ms": rows of different arrivals are never compared
+    status: str  # "measured" | "failed"
+    reason: str | None = None  # why it failed
+
+    def by_round(self) -> NDArray[np.float64]:
+        """Latencies [rounds, calls] in seconds."""
+        return np.asarray(self.seconds, dtype=np.float64).reshape(self.rounds, -1)
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A test image that got a wrong answer."""
+
+    key: str  # of the item in its data set
+    label: str  # what it is
+    predicted: str  # what was said
+    score: float  # probability given to the wrong answer, 0..1
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How right the very session was that was timed; shares in 0..1, intervals at 95 %."""
+
+    n: int
+    correct: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    macro_f1: float
+    weighted_accuracy: float | None  # by the data's confidence in its labels; None where the data states none
+    confusion: tuple[tuple[int, ...], ...]  # [true][predicted]
+    mistakes: tuple[Mistake, ...]  # the most confident ones
+    # Against the reference case on the same images; None for the reference itself and without one.
+    agreement: float | None = None
+    only_case_right: int | None = None
+    only_reference_right: int | None = None
+    difference: float | None = None  # accuracy minus the reference's
+    difference_low: float | None = None
+    difference_high: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """Everything measured of one case; what is missing is None."""
+
+    measurement: Measurement
+    source: str  # path of the bundle, ONNX file or run
+    kind: str  # "bundle" | "onnx" | "run"
+    backend: str
+    threads: int  # as asked; 0 is what the machine allows
+    batch: int
+    variant: str | None = None
+    precision: str | None = None
+    size_bytes: int | None = None  # of the graph or weights on disk
+    parameters: int | None = None
+    import_s: tuple[float, ...] = ()  # one number a fresh process
+    load_s: tuple[float, ...] = ()
+    first_s: tuple[float, ...] = ()
+    memory_loaded_bytes: int | None = None  # peak resident memory of the process when the session is open
+    memory_peak_bytes: int | None = None  # and after the last block
+    late_calls: int | None = None  # paced only: calls that began late because the one before took too long
+    session: Mapping[str, Any] = field(default_factory=dict)  # what really ran, from Session.info()
+    speedup: Interval | None = None  # time per image of the reference / of this case
+    accuracy: Accuracy | None = None
+    accuracy_reason: str | None = None  # why there is no accuracy
+
+    @property
+    def case(self) -> str:
+        """Name of the case."""
+        return self.measurement.case
+
+    @property
+    def measured(self) -> bool:
+        """Whether there are latencies."""
+        return self.measurement.status == MEASURED
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images that accuracy was measured on."""
+
+    name: str
+    source: str
+    labels: tuple[str, ...]
+    n: int
+    fingerprint: str
+    rule: Mapping[str, Any]  # how the test split came about
+    notes: tuple[str, ...] = ()  # licence, label mapping
+
+
+@dataclass(frozen=True)
+class Report:
+    """One benchmark."""
+
+    schema: int
+    environment: Mapping[str, Any]
+    options: Mapping[str, Any]  # of the command, resolved
+    rows: tuple[Row, ...]
+    reference: str | None  # the case that speed-ups and agreement refer to
+    focus: str | None  # the case whose answers are shown in detail
+    data: Data | None = None
+    notes: tuple[str, ...] = ()
+
+    def row(self, case: str) -> Row:
+        """The row of the named case.
+
+        Raises:
+            KeyError: no such case.
+        """
+        return {row.case: row for row in self.rows}[case]
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """Plain JSON values with every raw sample; a missing number is null."""
+    return dataclasses.asdict(report)
+
+
+def from_json(values: Any, *, where: str) -> Report:
+    """The report that `to_json` wrote; unknown fields are ignored.
+
+    Raises:
+        EdgetlError: the schema is too old or too new (two sentences), or a field is missing or of a wrong type.
+    """
+    if not isinstance(values, Mapping) or not isinstance(values.get("schema"), int):
+        raise EdgetlError(f"{where} is not a benchmark report: expected an object with a whole number 'schema'.",
+                          hint="Give the report.json that `edgetl bench` wrote.")
+    if values["schema"] > SCHEMA:
+        raise EdgetlError(f"{where} has schema {values['schema']}; this version of edgetl reads up to {SCHEMA}.",
+                          hint="Update edgetl: pip install --upgrade edgetl")
+    if values["schema"] < SCHEMA:
+        raise EdgetlError(f"{where} has schema {values['schema']}, which this version of edgetl no longer reads.",
+                          hint="Measure again with `edgetl bench`.")
+    try:
+        report: Report = _rebuild(Report, values, "report")
+    except ValueError as problem:
+        raise EdgetlError(f"{where}: {problem}.", hint="The file was changed or cut; measure again.") from problem
+    return report
+
+
+def read(path: Path) -> Report:
+    """The report in a file, or in the folder that `edgetl bench` wrote.
+
+    Raises:
+        EdgetlError: see `from_json`; also when the file cannot be read.
+    """
+    file = path / rundir.REPORT if path.is_dir() else path
+    return from_json(rundir.read_json(file, EdgetlError), where=str(file))
+
+
+def dumps(report: Report) -> str:
+    """`to_json` as text."""
+    return json.dumps(to_json(report), indent=1, allow_nan=False) + "\n"
+
+
+def _rebuild(hint: Any, value: Any, field_name: str) -> Any:
+    """`value` as the annotated type, or ValueError that names the field, what was found and what was expected."""
+    if hint is Any:
+        return value
+    if isinstance(hint, types.UnionType):
+        plain = next(one for one in typing.get_args(hint) if one is not type(None))
+        return None if value is None else _rebuild(plain, value, field_name)
+    if dataclasses.is_dataclass(hint):
+        return _rebuild_fields(hint, value, field_name)
+    if typing.get_origin(hint) is tuple:
+        _expect(isinstance(value, list | tuple), field_name, value, "a list")
+        return tuple(_rebuild(typing.get_args(hint)[0], one, f"{field_name}[{i}]") for i, one in enumerate(value))
+    if typing.get_origin(hint) is Mapping:
+        _expect(isinstance(value, Mapping), field_name, value, "an object")
+        return dict(value)
+    return _rebuild_plain(hint, value, field_name)
+
+
+def _rebuild_plain(hint: Any, value: Any, field_name: str) -> Any:
+    words = {int: "a whole number", float: "a number", str: "a text"}
+    accepted = (int, float) if hint is float else hint
+    _expect(isinstance(value, accepted) and not isinstance(value, bool), field_name, value, words[hint])
+    return hint(value)
+
+
+def _rebuild_fields(hint: Any, values: Any, field_name: str) -> Any:
+    _expect(isinstance(values, Mapping), field_name, values, "an object")
+    hints = typing.get_type_hints(hint)
+    required = {one.name for one in dataclasses.fields(hint)
+                if one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING}
+    missing = sorted(required - set(values))
+    if missing:
+        raise ValueError(f"'{field_name}.{missing[0]}' is missing")
+    known = {name: value for name, value in values.items() if name in hints}
+    return hint(**{name: _rebuild(hints[name], value, f"{field_name}.{name}") for name, value in known.items()})
+
+
+def _expect(holds: bool, field_name: str, value: Any, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"'{field_name}' is {value!r:.60}, expected {expected}")

@@ -1,0 +1,50 @@
+"""The style sheet of the html report."""
+
+STYLE = """\
+:root { color-scheme: light dark; --paper: #ffffff; --ink: #1c1f23; --soft: #5b636d; --line: #d8dde3; --band: #f4f6f8;
+  --hit: 0 114 178; --miss: 213 94 0; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #14171a; --ink: #e6e9ec; --soft: #a4adb7; --line: #363d45; --band: #1d2126; --hit: 86 180 233;
+    --miss: 255 140 60; }
+}
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 72rem; margin: 0 auto; padding: 1rem 1rem 4rem; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0; }
+h2 { font-size: 1.2rem; line-height: 1.3; margin: 2.2rem 0 .6rem; overflow-wrap: anywhere; }
+.lead { font-size: 1.1rem; max-width: 46rem; }
+li, dd, p { max-width: 46rem; overflow-wrap: anywhere; }
+ul { padding-left: 1.2rem; }
+.wide { overflow-x: auto; }
+.wide:focus-visible { outline: 2px solid rgb(var(--hit)); }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; min-width: 100%; }
+caption { text-align: left; color: var(--soft); padding-bottom: .4rem; max-width: min(46rem, calc(100vw - 2rem)); }
+th, td { padding: .35rem .5rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
+thead th { color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: normal; }
+tbody th { font-weight: 600; }
+tbody td:not(.number) { white-space: normal; }
+tbody tr:nth-child(even) { background: var(--band); }
+.number { text-align: right; }
+figure { margin: 0; max-width: 46rem; }
+figure svg { display: block; width: 100%; height: auto; font-family: system-ui, sans-serif; }
+figcaption { color: var(--soft); font-size: .9rem; }
+.matrix { min-width: 0; }
+.matrix td, .matrix th { text-align: center; padding: .3rem .5rem; border: 1px solid var(--line); }
+.matrix tbody tr { background: none; }
+.matrix tbody th { text-align: right; }
+.matrix thead span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 9rem; }
+.matrix .hit { background: rgb(var(--hit) / calc(var(--share) * .55)); }
+.matrix .miss { background: rgb(var(--miss) / calc(var(--share) * .8)); }
+.mistakes { list-style: none; padding: 0; display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); }
+.mistakes img { width: 100%; aspect-ratio: 1; object-fit: cover; display: block; border-radius: .3rem;
+  background: var(--band); }
+.mistakes p { margin: .3rem 0 0; font-size: .9rem; line-height: 1.35; }
+.mistakes .key { color: var(--soft); font-size: .75rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-size: .9rem; }
+dt { color: var(--soft); }
+dd { margin: 0; min-width: 0; }
+@media (max-width: 30rem) { tbody th { white-space: normal; min-width: 7rem; } dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; } }
+@media print { .wide { overflow: visible; } section { break-inside: avoid; } }
+"""

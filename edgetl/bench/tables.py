@@ -1,0 +1,185 @@
+"""A report as tables of text, drawn alike by the terminal, markdown and html. MB is 10**6 bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgetl.bench import stats
+from edgetl.bench.report import Accuracy, Report, Row
+
+MISSING = "–"  # a number that was not measured; never 0
+TEXT_COLUMNS = frozenset({"case", "reason", "arrival", "backend", "precision"})
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in rows and columns."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def numeric(self, column: int) -> bool:
+        """Whether a column holds figures and is aligned to the right."""
+        return self.columns[column] not in TEXT_COLUMNS
+
+
+def tables(report: Report) -> tuple[Table, ...]:
+    """All tables of a report that have rows, the summary first."""
+    found = [summary(report), answers(report), startup(report), failures(report)]
+    return tuple(table for table in found if table.rows)
+
+
+def summary(report: Report) -> Table:
+    """One row a measured case: latency, throughput, speed-up, accuracy, size and memory."""
+    reference = f"; speed-up against {report.reference}" if report.reference else ""
+    columns = ("#", "case", "median ms", "95 % interval", "p95 ms", "images/s", "speed-up", "accuracy %",
+               "size MB", "peak MB")
+    rows = [(str(number), row.case, *_latency(row), *_outcome(row)) for number, row in numbered(report)]
+    return Table(f"Steady-state latency of one call, {_arrival(report)}{reference}", columns, tuple(rows))
+
+
+def numbered(report: Report) -> list[tuple[int, Row]]:
+    """Measured rows with the number that tables and figures give them, from 1."""
+    return list(enumerate((row for row in report.rows if row.measured), start=1))
+
+
+def _arrival(report: Report) -> str:
+    return ", ".join(dict.fromkeys(row.measurement.arrival for row in report.rows))
+
+
+def _latency(row: Row) -> tuple[str, ...]:
+    seconds = row.measurement.seconds
+    median = stats.median_interval(seconds)
+    p95 = stats.percentile(seconds, 95.0)
+    # Paced calls wait for the clock: their rate is the clock's, not the case's.
+    rate = row.batch / median.value if row.measurement.arrival == "back-to-back" else None
+    return (milliseconds(median.value), span(median.low, median.high, 1000, 3),
+            stats.needs(95.0) if p95 is None else milliseconds(p95), MISSING if rate is None else significant(rate, 3))
+
+
+def _outcome(row: Row) -> tuple[str, ...]:
+    return (times(row.speedup), percent(row.accuracy.accuracy if row.accuracy else None),
+            megabytes(row.size_bytes), megabytes(row.memory_peak_bytes))
+
+
+def answers(report: Report) -> Table:
+    """One row a case with accuracy: how right, within what interval, and against the reference."""
+    columns = ("#", "case", "right", "accuracy %", "95 % interval", "weighted %", "macro-F1 %", "same answer %",
+               "only it right", "only ref. right", "points to ref.", "95 % interval of points")
+    rows = [(str(number), row.case, *_answer_cells(row.accuracy)) for number, row in numbered(report) if row.accuracy]
+    data = f"{report.data.name}, {report.data.n} test images" if report.data else "no data"
+    reference = f"; ref. = {report.reference}" if report.reference else ""
+    return Table(f"Accuracy of the very sessions that were timed: {data}{reference}", columns, tuple(rows))
+
+
+def _answer_cells(found: Accuracy) -> tuple[str, ...]:
+    return (f"{found.correct}/{found.n}", percent(found.accuracy),
+            span(found.accuracy_low, found.accuracy_high, 100, 1),
+            percent(found.weighted_accuracy), percent(found.macro_f1), percent(found.agreement),
+            _count(found.only_case_right), _count(found.only_reference_right),
+            MISSING if found.difference is None else f"{found.difference * 100:+.1f}",
+            span(found.difference_low, found.difference_high, 100, 1, sign="+"))
+
+
+def startup(report: Report) -> Table:
+    """One row a measured case: what a fresh process pays before the first answer, and what it weighs."""
+    columns = ("#", "case", "backend", "precision", "threads", "batch", "import ms", "load ms", "first ms", "loaded MB",
+               "peak MB", "parameters M", "size MB")
+    rows = [(str(number), row.case, row.backend, row.precision or MISSING, _threads(row), str(row.batch),
+             _median(row.import_s), _median(row.load_s), _median(row.first_s), megabytes(row.memory_loaded_bytes),
+             megabytes(row.memory_peak_bytes), MISSING if row.parameters is None else f"{row.parameters / 1e6:.2f}",
+             megabytes(row.size_bytes)) for number, row in numbered(report)]
+    starts = max((len(row.load_s) for row in report.rows), default=0)
+    caption = f"From fresh processes, median of {starts}; peak resident memory of the whole process"
+    return Table(caption, columns, tuple(rows))
+
+
+def failures(report: Report) -> Table:
+    """One row a case that could not be measured, and why."""
+    rows = tuple((row.case, row.measurement.reason or "no reason was given") for row in report.rows if not row.measured)
+    return Table("Cases that could not be measured", ("case", "reason"), rows)
+
+
+def markdown(report: Report) -> str:
+    """The report as GitHub-flavoured markdown."""
+    parts = ["# Benchmark", *(_markdown_table(table) for table in tables(report))]
+    machine = [f"{name}: {value}" for name, value in report.environment.items()]
+    for title, lines in (("Notes", notes(report)), ("Machine", machine)):
+        if lines:
+            parts.append(f"## {title}\n\n" + "\n".join(f"- {_one_line(line)}" for line in lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def notes(report: Report) -> list[str]:
+    """What a reader must know beside the figures: remarks, why an accuracy is missing, the data's licence."""
+    reasons = [f"{row.case}: no accuracy, {row.accuracy_reason}" for row in report.rows
+               if row.measured and row.accuracy_reason]
+    return [*report.notes, *reasons, *(report.data.notes if report.data else ())]
+
+
+def _markdown_table(table: Table) -> str:
+    rule = ["---:" if table.numeric(column) else "---" for column in range(len(table.columns))]
+    lines = [table.columns, rule, *table.rows]
+    return f"## {table.caption}\n\n" + "\n".join("| " + " | ".join(map(_one_line, line)) + " |" for line in lines)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _median(seconds: Sequence[float]) -> str:
+    return milliseconds(stats.median_interval(seconds).value) if seconds else MISSING
+
+
+def _threads(row: Row) -> str:
+    return str(row.threads) if row.threads else f"all ({row.session.get('threads', '?')})"
+
+
+def _count(value: int | None) -> str:
+    return MISSING if value is None else str(value)
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Three significant digits of milliseconds."""
+    return MISSING if seconds is None else significant(seconds * 1000, 3)
+
+
+def percent(share: float | None) -> str:
+    """A share in 0..1 as percent with one decimal."""
+    return MISSING if share is None else f"{share * 100:.1f}"
+
+
+def megabytes(size_bytes: int | None) -> str:
+    """Three significant digits of 10**6 bytes."""
+    return MISSING if size_bytes is None else significant(size_bytes / 1e6, 3)
+
+
+def times(found: stats.Interval | None) -> str:
+    """A speed-up with its interval, e.g. `11.2x [10.9, 11.5]`."""
+    if found is None:
+        return MISSING
+    return f"{significant(found.value, 3)}x {span(found.low, found.high, 1, 3)}"
+
+
+def span(low: float | None, high: float | None, factor: float, digits: int, *, sign: str = "") -> str:
+    """`[low, high]` times a factor: so many significant digits, or decimals where shares become percent."""
+    if low is None or high is None:
+        return MISSING
+    if factor == 100:
+        return f"[{low * factor:{sign}.{digits}f}, {high * factor:{sign}.{digits}f}]"
+    return f"[{significant(low * factor, digits)}, {significant(high * factor, digits)}]"
+
+
+def significant(value: float, digits: int) -> str:
+    """A positive number with so many significant digits and no exponent."""
+    if value == 0:
+        return "0"
+    decimals = digits - 1 - _magnitude(value)
+    return f"{value:.{max(0, decimals)}f}"
+
+
+def _magnitude(value: float) -> int:
+    # Through the formatted number, because 9.996 with three digits is 10.0.
+    return int(f"{value:.2e}".partition("e")[2])

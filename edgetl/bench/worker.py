@@ -1,0 +1,224 @@
+"""One case in a process of its own: `python -m edgetl.bench.worker`, JSON lines on stdin and stdout.
+
+    {"do": "open", ...}      -> import_s, load_s, first_s, memory_loaded_bytes, session, allocator
+    {"do": "block", ...}     -> seconds, late_calls, memory_peak_bytes
+    {"do": "evaluate", ...}  -> n, after {"progress": images} lines
+    {"do": "close"}          -> {}, and the process ends; so it does at the end of stdin
+
+An expected failure is answered with {"error": sentence}. Anything else ends the process with its traceback on stderr,
+where the parent finds it. Only the standard library is imported before "open", so that `import_s` is all that an
+application pays.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import json
+import os
+import resource
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from edgetl.allocator import set_allocator
+from edgetl.errors import EdgetlError
+from edgetl.timing import now_s, sleep_until, timed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgetl.runtime.session import GraphSpec, Session
+
+    Feeds = Mapping[str, NDArray[Any]]
+
+POOL = 4  # different inputs in turn, so that no call meets exactly the data of the one before
+
+
+class Worker:
+    """The opened case and what can be asked of it."""
+
+    def __init__(self, tell: Callable[[Mapping[str, Any]], None]) -> None:
+        self.tell = tell
+        self.allocator = set_allocator()  # before the first tensor
+        self.session: Session | None = None
+        self.feeds: Sequence[Feeds] = ()
+
+    def answer(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The reply to a request; an expected failure becomes its sentence."""
+        actions: dict[str, Callable[..., Mapping[str, Any]]] = {
+            "open": self.open, "block": self.block, "evaluate": self.evaluate, "close": self.close}
+        try:
+            return actions[request["do"]](**{name: value for name, value in request.items() if name != "do"})
+        except EdgetlError as problem:
+            return {"error": " ".join(filter(None, (problem.message, problem.hint)))}
+        except MemoryError:
+            return {"error": "out of memory"}
+
+    def open(self, backend: str, graph: str, spec: Mapping[str, Any], threads: int, batch: int) -> Mapping[str, Any]:
+        """Imports the library, opens the graph and runs it for the first time, each on the stopwatch."""
+        _, import_s = timed(functools.partial(_import, backend))
+        from edgetl.runtime.session import open_session
+
+        shape = spec_from_json(spec)
+        data = Path(graph).read_bytes()
+        session, load_s = timed(functools.partial(open_session, backend, data, shape, threads=threads))
+        self.session = session
+        del data
+        loaded = peak_memory_bytes()
+        self.feeds = make_feeds(shape, batch)
+        _, first_s = timed(functools.partial(session.run, self.feeds[0]))
+        return {"import_s": import_s, "load_s": load_s, "first_s": first_s,
+                "memory_loaded_bytes": loaded, "session": dict(session.info()), "allocator": dict(self.allocator)}
+
+    def block(self, n: int, interval_s: float | None, drop: int) -> Mapping[str, Any]:
+        """Times `n` calls, back to back or paced, and leaves out the first `drop`."""
+        gc.collect()
+        gc.disable()
+        try:
+            seconds, late = measure(self._opened().run, self.feeds, n, interval_s)
+        finally:
+            gc.enable()
+        return {"seconds": seconds[drop:], "late_calls": None if interval_s is None else sum(late[drop:]),
+                "memory_peak_bytes": peak_memory_bytes()}
+
+    def evaluate(self, data: str, keys: str, preprocess: Mapping[str, Any], spec: Mapping[str, Any], batch: int,
+                 out: str) -> Mapping[str, Any]:
+        """Answers the images that the file `keys` lists and writes logits, labels and weights to `out`."""
+        import numpy as np
+
+        from edgetl import datasets, evaluate
+        from edgetl.runtime.preprocess import from_dict
+
+        opened = datasets.open_data(data)
+        wanted = json.loads(Path(keys).read_text())
+        by_key = {item.key: item for item in opened.items}
+        items = [by_key[key] for key in wanted]
+        predict = fixed_batch(self._opened(), spec_from_json(spec), batch, self.tell)
+        found = evaluate.evaluate(predict, items, opened.read, from_dict(preprocess, where="preprocess"),
+                                  classes=len(opened.labels), batch=batch)
+        np.savez(out, logits=found.logits, labels=found.labels, weights=[item.weight for item in items])
+        return {"n": found.n}
+
+    def close(self) -> Mapping[str, Any]:
+        """Releases the session."""
+        if self.session is not None:
+            self.session.close()
+        self.session = None
+        return {}
+
+    def _opened(self) -> Session:
+        if self.session is None:
+            raise EdgetlError("the session is not open")
+        return self.session
+
+
+def _import(backend: str) -> None:
+    """Imports the runtime and the library that the backend stands on; its probe asks that library for its version."""
+    from edgetl import plugins
+    from edgetl.runtime import session
+
+    plugins.load("backends", backend).probe()
+    session.usable_threads()
+
+
+def measure(run: Callable[[Feeds], Any], feeds: Sequence[Feeds], n: int,
+            interval_s: float | None) -> tuple[list[float], list[bool]]:
+    """Seconds of `n` calls, and which of them began late because the one before took too long."""
+    seconds, late = [], []
+    begin = now_s()
+    for call in range(n):
+        if interval_s is not None:
+            moment = begin + call * interval_s
+            late.append(call > 0 and now_s() > moment)
+            sleep_until(moment)
+        seconds.append(timed(functools.partial(run, feeds[call % len(feeds)]))[1])
+    return seconds, late
+
+
+def make_feeds(spec: GraphSpec, batch: int) -> list[Feeds]:
+    """`POOL` inputs of the spec's shapes: standard normal floats, which is what normalised images are, or random bytes.
+
+    Raises:
+        EdgetlError: an input of another dtype.
+    """
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+
+    def array(dtype: str, shape: tuple[int | str, ...]) -> NDArray[Any]:
+        sizes = [batch if size == "N" else int(size) for size in shape]
+        if dtype == "uint8":
+            return generator.integers(0, 256, sizes, dtype=np.uint8)
+        if dtype in ("float32", "float16"):
+            return generator.standard_normal(sizes, dtype=np.float32).astype(dtype)
+        raise EdgetlError(f"an input of dtype {dtype} cannot be benchmarked; expected float32, float16 or uint8")
+
+    return [{one.name: array(one.dtype, one.shape) for one in spec.inputs} for _ in range(POOL)]
+
+
+def fixed_batch(session: Session, spec: GraphSpec, batch: int,
+                tell: Callable[[Mapping[str, Any]], None]) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
+    """A function from images [n <= batch, C, H, W] to logits [n, K] that runs the very batch that was timed."""
+    import numpy as np
+
+    image = next(one.name for one in spec.inputs if one.role == "image")
+    answer = next(one for one in spec.outputs if one.role in ("logits", "probabilities"))
+
+    def predict(images: NDArray[np.float32]) -> NDArray[Any]:
+        padding = np.repeat(images[-1:], batch - len(images), axis=0)
+        found = session.run({image: np.concatenate([images, padding])})[answer.name][:len(images)]
+        tell({"progress": len(images)})
+        # The logarithm of a probability is a logit; nothing in a softmax is below the smallest float.
+        return found if answer.role == "logits" else np.log(np.maximum(found, np.finfo(np.float32).tiny))
+
+    return predict
+
+
+def spec_from_json(values: Mapping[str, Any]) -> GraphSpec:
+    """The spec that `dataclasses.asdict` made plain."""
+    from edgetl.runtime.session import GraphSpec, TensorSpec
+
+    inputs, outputs = (tuple(TensorSpec(**{**one, "shape": tuple(one["shape"])}) for one in values[side])
+                       for side in ("inputs", "outputs"))
+    return GraphSpec(inputs, outputs, values["precision"], values["extra"])
+
+
+def peak_memory_bytes() -> int:
+    """Greatest resident memory that this process has had."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except FileNotFoundError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    # On Linux not ru_maxrss: it survives exec and so can be the parent's peak.
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def _private_stdout() -> TextIO:
+    """The pipe to the parent; whatever a library prints goes to stderr from now on."""
+    private = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return private
+
+
+def main() -> int:
+    """Answers requests until "close" or the end of stdin."""
+    with _private_stdout() as pipe:
+        def tell(reply: Mapping[str, Any]) -> None:
+            pipe.write(json.dumps(reply) + "\n")
+            pipe.flush()
+
+        worker = Worker(tell)
+        for line in sys.stdin:
+            request = json.loads(line)
+            tell(worker.answer(request))
+            if request["do"] == "close":
+                break
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
