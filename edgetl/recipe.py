@@ -1,20 +1,18 @@
 """The configuration: one frozen dataclass a stage. Its fields are the command's flags and the recipe's keys.
 
-A recipe is TOML: a table a stage (`[finetune]`, `[distill]`, `[export]`, `[bench]`); a key above the tables is the
-default of that field in every stage that has it. All problems of a recipe are reported at once.
+`edgetl.recipe_file` reads and writes them as TOML. All problems of a recipe are reported at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
-import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from edgetl.errors import RecipeError
@@ -47,11 +45,15 @@ def opt(default: Any, help: str, *, choices: Sequence[str] = (), low: float | No
 class DataFields:
     """Which images, and how they are split."""
 
-    data: str = opt(REQUIRED, "Folder (train/val/test inside, or class folders), csv:FILE, or a data set's name.")
-    val_fraction: float = opt(0.1, "Share of the training images held out for validation where the data has no val split.", low=0, high=0.9)
-    test_fraction: float = opt(0.2, "Share of all images held out for the test where the data has no test split.", low=0, high=0.9)
+    data: str = opt(
+        REQUIRED, "Folder (train/val/test inside, or class folders), csv:FILE, or a data set's name.", path=True)
+    val_fraction: float = opt(
+        0.1, "Share of the training images held out for validation where the data has no val split.", low=0, high=0.9)
+    test_fraction: float = opt(
+        0.2, "Share of all images held out for the test where the data has no test split.", low=0, high=0.9)
     split_seed: int = opt(0, "Seed of the automatic split.", low=0)
-    strict_splits: bool = opt(False, "Exit 1 when the same image is in two of the data's own splits (otherwise a warning).")
+    strict_splits: bool = opt(
+        False, "Exit 1 when the same image is in two of the data's own splits (otherwise a warning).")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,24 +61,32 @@ class TrainFields(DataFields):
     """What fine-tuning and distillation share."""
 
     out: str = opt(REQUIRED, "Folder to write the RUN to.", given=True)
-    image_size: int | None = opt(None, "Side of the square input in pixels (default: the model's own).", low=8, high=4096)
-    crop_fraction: float | None = opt(None, "Evaluation's centre crop as a share of the short side (default: the model's own; 1 keeps all).", low=0.1, high=1)
+    image_size: int | None = opt(
+        None, "Side of the square input in pixels (default: the model's own).", low=8, high=4096)
+    crop_fraction: float | None = opt(
+        None, "Evaluation's centre crop as a share of the short side (default: the model's own; 1 keeps all).",
+        low=0.1, high=1)
     epochs: int = opt(10, "Passes over the training images.", low=1)
     batch_size: str = opt("auto", "Images a step, or 'auto' (32 on a CPU; what fits, up to 256, on a GPU).")
     lr: float = opt(1e-3, "Peak learning rate of AdamW.", low=0)
     weight_decay: float = opt(0.05, "Weight decay of AdamW; norms and biases have none.", low=0)
     warmup_epochs: float = opt(1.0, "Epochs of linear warm-up before the cosine.", low=0)
     label_smoothing: float = opt(0.1, "Share of each label spread over all classes.", low=0, high=0.99)
-    ema: float = opt(0.99, "Greatest decay per step of the averaged weights that are evaluated and kept; 0 is off.", low=0, high=0.99999)
+    ema: float = opt(
+        0.99,
+        "Greatest decay per step of the averaged weights that are evaluated and kept; 0 is off.", low=0, high=0.99999)
     clip_norm: float = opt(5.0, "Greatest gradient norm; 0 is off.", low=0)
     patience: int = opt(0, "Stop after so many epochs without a better validation accuracy; 0 is off.", low=0)
     crop_scale: float = opt(0.35, "Least area share of the random resized crop; 1 is no crop.", low=0.01, high=1)
     hflip: bool = opt(True, "Mirror left-right at random.")
     vflip: bool = opt(False, "Mirror top-bottom at random.")
-    color_jitter: float = opt(0.2, "Greatest relative change of brightness, contrast and saturation; 0 is off.", low=0, high=1)
+    color_jitter: float = opt(
+        0.2, "Greatest relative change of brightness, contrast and saturation; 0 is off.", low=0, high=1)
     mixup: float = opt(0.0, "Alpha of mixup's Beta distribution; 0 is off.", low=0)
     device: str = opt("auto", "'auto', 'cpu', 'cuda' or 'cuda:N'.")
-    amp: str = opt("auto", "Mixed precision; 'auto' is bf16 (or fp16) on CUDA and off on a CPU.", choices=("auto", "off", "bf16", "fp16"))
+    amp: str = opt(
+        "auto",
+        "Mixed precision; 'auto' is bf16 (or fp16) on CUDA and off on a CPU.", choices=("auto", "off", "bf16", "fp16"))
     workers: int = opt(1, "Threads that prepare batches ahead; 0 prepares them in the training thread.", low=0)
     threads: int = opt(0, "Threads of the training itself; 0 takes what the machine allows.", low=0)
     seed: int = opt(0, "Seed of everything that is random.", low=0)
@@ -89,10 +99,14 @@ class TrainFields(DataFields):
 class Finetune(TrainFields):
     """`edgetl finetune`."""
 
-    teacher: str = opt(REQUIRED, "FAMILY/VARIANT, e.g. efficientnet-lite/efficientnet_lite0, or a RUN folder.")
-    strategy: str = opt("full", "What moves: all weights, a linear head only, or the head first and then all.", choices=("full", "probe", "lp-ft"))
+    teacher: str = opt(
+        REQUIRED, "FAMILY/VARIANT, e.g. efficientnet-lite/efficientnet_lite0, or a RUN folder.", path=True)
+    strategy: str = opt(
+        "full", "What moves: all weights, a linear head only, or the head first and then all.",
+        choices=("full", "probe", "lp-ft"))
     pretrained: bool = opt(True, "Start from the family's published weights.")
-    weights: str | None = opt(None, "File of weights (safetensors or a state dict) in place of the published ones.", path=True)
+    weights: str | None = opt(
+        None, "File of weights (safetensors or a state dict) in place of the published ones.", path=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +114,11 @@ class Distill(TrainFields):
     """`edgetl distill`."""
 
     teacher: str = opt(REQUIRED, "RUN folder of the teacher.", given=True)
-    student: str = opt("slim:0.4", "FAMILY/VARIANT, a RUN folder, or slim:R (the teacher cut to the fraction R of its parameters).")
-    loss: tuple[str, ...] = opt(("labels:0.1,kd:0.9;temperature=4",), "name[:weight][,name[:weight]...][;key=value...]; may be repeated.")
+    student: str = opt(
+        "slim:0.4",
+        "FAMILY/VARIANT, a RUN folder, or slim:R (the teacher cut to the fraction R of its parameters).", path=True)
+    loss: tuple[str, ...] = opt(
+        ("labels:0.1,kd:0.9;temperature=4",), "name[:weight][,name[:weight]...][;key=value...]; may be repeated.")
     importance: str = opt("magnitude", "What slim:R calls an important channel.", choices=("magnitude", "taylor"))
     round_to: int = opt(8, "slim:R keeps channel counts that are multiples of this.", low=1, high=128)
     pretrained: bool = opt(True, "Start a FAMILY/VARIANT student from its published weights.")
@@ -115,15 +132,20 @@ class Export(DataFields):
 
     run: str = opt(REQUIRED, "RUN folder to export.", positional=True, given=True)
     out: str = opt(REQUIRED, "Folder to write the bundle to.", given=True)
-    data: str | None = opt(None, "The data the RUN was trained on (default: what the RUN recorded).")  # type: ignore[assignment]
+    data: str | None = opt(  # type: ignore[assignment]
+        None, "The data the RUN was trained on (default: what the RUN recorded).", path=True)
     name: str | None = opt(None, "Name of the bundle (default: the name of the folder).")
     target: tuple[str, ...] = opt((), "Where the bundle shall run, e.g. x86-vnni (default: this machine).", split=True)
     precision: tuple[str, ...] = opt(("fp32", "int8"), "Precisions to export.", split=True)
-    max_drop: float = opt(0.5, "Greatest loss of validation accuracy against fp32 in percentage points.", low=0, high=100)
-    min_agreement: float = opt(98.0, "Least share of validation images, in percent, with the same answer as fp32.", low=0, high=100)
+    max_drop: float = opt(
+        0.5, "Greatest loss of validation accuracy against fp32 in percentage points.", low=0, high=100)
+    min_agreement: float = opt(
+        98.0, "Least share of validation images, in percent, with the same answer as fp32.", low=0, high=100)
     calibration_images: int = opt(256, "Training images that calibrate INT8.", low=1)
     golden: int = opt(8, "Images stored with their logits for `edgetl verify`.", low=1, high=256)
-    golden_kind: str = opt("photos", "Store training photos, or synthetic pictures where photos may not leave the house.", choices=("photos", "synthetic"))
+    golden_kind: str = opt(
+        "photos", "Store training photos, or synthetic pictures where photos may not leave the house.",
+        choices=("photos", "synthetic"))
     threads: int = opt(0, "Threads of evaluation; 0 takes what the machine allows.", low=0)
     seed: int = opt(0, "Seed of the choice of calibration and golden images.", low=0)
     overwrite: bool = opt(False, "Replace --out if it exists.", given=True)
@@ -135,8 +157,10 @@ class Bench(DataFields):
 
     cases: tuple[str, ...] = opt(REQUIRED, "Bundles, ONNX files and RUN folders.", positional=True, given=True)
     out: str = opt(REQUIRED, "Folder to write the report to.", given=True)
-    data: str | None = opt(None, "Data to measure accuracy on, test split (default: no accuracy).")  # type: ignore[assignment]
-    backend: tuple[str, ...] = opt(("cpu", "openvino", "torch"), "Backends to measure; each takes the cases it can open.", split=True)
+    data: str | None = opt(  # type: ignore[assignment]
+        None, "Data to measure accuracy on, test split (default: no accuracy).", path=True)
+    backend: tuple[str, ...] = opt(
+        ("cpu", "openvino", "torch"), "Backends to measure; each takes the cases it can open.", split=True)
     variant: tuple[str, ...] = opt((), "Variants of the bundles (default: all).", split=True)
     reference: str | None = opt(None, "Name of the case that speed-ups and agreement refer to (default: the first).")
     threads: tuple[str, ...] = opt(("1",), "Thread counts of inference.", split=True)
@@ -163,13 +187,15 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """`[gate]` of a recipe: what `edgetl run` insists on at the end, exit 3 otherwise. Accuracies are the test's, in percent."""
+    """`[gate]` of a recipe: what `edgetl run` insists on at the end, exit 3 otherwise; accuracy is the test's."""
 
     min_teacher_accuracy: float | None = opt(None, "Least accuracy of the teacher in percent.", low=0, high=100)
-    max_student_drop: float | None = opt(None, "Most points that the bundle's default variant may lie below the teacher.", low=0, high=100)
+    max_student_drop: float | None = opt(
+        None, "Most points that the bundle's default variant may lie below the teacher.", low=0, high=100)
 
 
-STAGES: dict[str, type[Any]] = {"finetune": Finetune, "distill": Distill, "export": Export, "bench": Bench, "gate": Gate}
+STAGES: dict[str, type[Any]] = {"finetune": Finetune, "distill": Distill, "export": Export, "bench": Bench,
+                                "gate": Gate}
 Stage = TypeVar("Stage")
 
 
@@ -185,8 +211,8 @@ def build(stage: type[Stage], values: Mapping[str, Any], *, where: str) -> Stage
         RecipeError: every unknown key, wrong type, value outside its limits and missing key at once.
     """
     problems, kept = check(stage, values)
-    missing = [name for name, field in fields_of(stage).items() if field.default is REQUIRED and kept.get(name) is None]
-    problems += [f"'{name}' is missing: {fields_of(stage)[name].metadata['help']}" for name in missing if name not in values]
+    problems += [f"'{name}' is missing: {field.metadata['help']}" for name, field in fields_of(stage).items()
+                 if field.default is REQUIRED and name not in values]
     if problems:
         raise RecipeError(problems, where=where)
     return stage(**kept)
@@ -229,9 +255,11 @@ def convert(value: Any, hint: Any, field: dataclasses.Field[Any]) -> Any:
 def _convert_list(value: Any, field: dataclasses.Field[Any]) -> tuple[str, ...]:
     if isinstance(value, str):
         value = value.split(",") if field.metadata["split"] else [value]
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = [value]  # threads = 2
     if field.name == "loss" and isinstance(value, list | tuple):
         value = [loss_text(one) if isinstance(one, Mapping) else one for one in value]
-    if not isinstance(value, list | tuple) or not all(isinstance(one, str | int) and not isinstance(one, bool) for one in value):
+    if not isinstance(value, list | tuple) or not all(type(one) in (str, int) for one in value):
         raise ValueError(f"found {value!r}, expected a list of names")
     return tuple(str(one).strip() for one in value if str(one).strip())
 
@@ -268,82 +296,6 @@ def _check_limits(value: Any, field: dataclasses.Field[Any]) -> Any:
     return value
 
 
-def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe file with `--set stage.key=value` laid over it.
-
-    Raises:
-        RecipeError: not readable, not TOML, or any key or value is wrong; all problems at once.
-    """
-    try:
-        text = path.read_text()
-    except OSError as problem:
-        raise RecipeError([f"cannot be read: {problem.strerror}"], where=str(path)) from problem
-    except UnicodeDecodeError as problem:
-        raise RecipeError(["is not a text file; expected TOML"], where=str(path)) from problem
-    return parse_recipe(text, overrides, where=str(path), base=path.parent)
-
-
-def parse_recipe(text: str, overrides: Sequence[str] = (), *, where: str, base: Path | None = None) -> Recipe:
-    """See `read_recipe`; `base` is the folder that relative paths count from."""
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as problem:
-        raise RecipeError([f"is not TOML: {problem}"], where=where) from problem
-    problems = _apply_overrides(tables, overrides)
-    if tables.pop("schema", SCHEMA) != SCHEMA:
-        problems.append(f"'schema' is not {SCHEMA}, the only one that this version reads")
-    top = {key: value for key, value in tables.items() if key not in STAGES}
-    known = {name for stage in STAGES.values() for name in fields_of(stage)}
-    problems += [f"unknown key '{key}'{nearest(key, [*known, *STAGES])}" for key in top if key not in known]
-    stages = {name: _stage_values(name, tables.get(name, {}), top, problems) for name in STAGES}
-    if problems:
-        raise RecipeError(list(dict.fromkeys(problems)), where=where)
-    return Recipe(**{name: _anchor(STAGES[name], values, base) for name, values in stages.items()})
-
-
-def _stage_values(name: str, table: Any, top: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
-    if not isinstance(table, dict):
-        problems.append(f"'{name}' is {table!r}, expected a table [{name}]")
-        return {}
-    fields = fields_of(STAGES[name])
-    given = [key for key in table if key in fields and fields[key].metadata["given"]]
-    problems += [f"'{name}.{key}' is decided by `edgetl run`; remove it" for key in given]
-    shared_problems, shared = check(STAGES[name], {key: value for key, value in top.items() if key in fields})
-    own_problems, own = check(STAGES[name], table, prefix=f"{name}.")
-    problems += shared_problems + own_problems
-    return {**shared, **own}
-
-
-def _anchor(stage: type[Any], values: dict[str, Any], base: Path | None) -> dict[str, Any]:
-    """Relative paths of a recipe count from its folder when something is there."""
-    anchored = dict(values)
-    for name, value in values.items():
-        is_path = fields_of(stage)[name].metadata["path"] or name == "data"
-        if base is not None and is_path and isinstance(value, str) and (base / value).exists():
-            anchored[name] = str(base / value)
-    return anchored
-
-
-def _apply_overrides(tables: dict[str, Any], overrides: Sequence[str]) -> list[str]:
-    problems = []
-    for one in overrides:
-        key, equals, text = one.partition("=")
-        stage, dot, name = key.rpartition(".")
-        if not equals or (dot and stage not in STAGES):
-            problems.append(f"--set {one}: expected STAGE.KEY=VALUE with STAGE one of {', '.join(STAGES)}")
-            continue
-        table = tables.setdefault(stage, {}) if dot else tables
-        table[name] = _literal(text)
-    return problems
-
-
-def _literal(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
 def to_toml(stage: Any) -> str:
     """The resolved values of a stage as TOML, one key a line; a value of None is a comment."""
     lines = []
@@ -360,6 +312,6 @@ def toml_value(value: Any) -> str:
     if isinstance(value, tuple | list):
         return "[" + ", ".join(toml_value(one) for one in value) + "]"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        return f'"{escaped}"'
+        # JSON's escapes are TOML's, but for the one control character that JSON leaves as it is.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)
