@@ -5,8 +5,10 @@ A new loss, backend, target, data set or model family is one new file in its pac
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
+from pathlib import Path
 from types import ModuleType
 
 from edgetl.errors import UnknownName
@@ -63,3 +65,10 @@ def _load_foreign(package: str, name: str) -> ModuleType:
         if problem.name is not None and (name == problem.name or name.startswith(problem.name + ".")):
             raise UnknownName(KINDS[package], name, names(package)) from problem
         raise
+
+
+def summary(package: str, name: str) -> str:
+    """First line of a catalogue file's docstring, read without importing it."""
+    root = importlib.import_module(f"edgetl.{package}")
+    source = Path(root.__path__[0], f"{name.replace('-', '_')}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
