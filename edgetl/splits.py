@@ -70,7 +70,7 @@ def resolve(data: DataSet, options: DataFields, *, recorded: Mapping[str, Any] |
     own = {item.split for item in data.items} - {None}
     rule = _rule(own, options) if recorded is None else _recorded_rule(own, recorded, options, listener)
     digests = content_digests(data)
-    placed = _automatic(data.items, rule)
+    placed = _automatic(sorted(data.items, key=lambda item: item.key), rule)
     placed, duplicates = _separate_copies(placed, digests, rule["automatic"])
     parts = {split: tuple(item for item in placed if item.split == split) for split in SPLITS}
     _require_images(parts, rule)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def _idx(path: Path, dimensions: int) -> NDArray[Any]:
     except (OSError, EOFError, zlib.error) as problem:
         raise DataError(f"{path} cannot be read: {problem}.", hint=AGAIN) from problem
     begin = 4 + 4 * dimensions
-    shape = tuple(np.frombuffer(data[4:begin], ">u4").tolist())
-    if data[:4] != bytes((0, 0, 8, dimensions)) or len(data) - begin != int(np.prod(shape)):
+    shape = tuple(int.from_bytes(data[start:start + 4], "big") for start in range(4, begin, 4))
+    if data[:4] != bytes((0, 0, 8, dimensions)) or len(data) - begin != math.prod(shape):
         raise DataError(f"{path} is not an idx file of {dimensions} dimension(s) of bytes.", hint=AGAIN)
     return np.frombuffer(data, np.uint8, offset=begin).reshape(shape)
