@@ -145,13 +145,15 @@ def _rank(seed: int, key: str) -> bytes:
 
 
 def _counts(images: int, trainable: int, rule: Mapping[str, Any]) -> dict[str, int]:
-    """How many images of one class each automatic split takes: at least one each where one is left for train."""
+    """How many images of one class each automatic split takes: one at least, while one each is left for the others."""
     counts: dict[str, int] = {}
     left = trainable
-    for split in rule["automatic"]:
+    for position, split in enumerate(rule["automatic"]):
         base = images if split == "test" else left
         wanted = max(1, int(rule[f"{split}_fraction"] * base + 0.5))
-        counts[split] = max(0, min(wanted, left - 1))
+        others = len(rule["automatic"]) - position  # the splits that follow, and train
+        most = max(left - others, min(1, left - 1), 0)
+        counts[split] = min(wanted, most)
         left -= counts[split]
     return counts
 

@@ -68,7 +68,8 @@ def test_fractions_are_kept_in_each_class() -> None:
 
 def test_the_split_is_known() -> None:
     # Ranked by sha256(seed, key); written out by hand so that a change of the rule does not pass unnoticed.
-    names = sorted((f"a/{number}" for number in range(5)), key=lambda key: hashlib.sha256(b"7\0" + key.encode()).digest())
+    names = [f"a/{number}" for number in range(5)]
+    names.sort(key=lambda key: hashlib.sha256(b"7\0" + key.encode()).digest())
     resolved = splits.resolve(data_set({"a": 5, "b": 5}), options(split_seed=7, test_fraction=0.4, val_fraction=0.34))
     assert {item.key for item in resolved.test if item.label == 0} == set(names[:2])
     assert {item.key for item in resolved.val if item.label == 0} == {names[2]}
@@ -127,6 +128,12 @@ def test_a_class_too_small_for_every_split_is_warned_about() -> None:
     assert [item.key for item in resolved.train if item.label == 1] == ["b/0"]
     assert "No image of b is in the val split." in heard.texts("warning")
     assert "No image of b is in the test split." in heard.texts("warning")
+
+
+@pytest.mark.parametrize(("images", "expected"), [(1, (1, 0, 0)), (2, (1, 0, 1)), (3, (1, 1, 1)), (4, (1, 1, 2))])
+def test_small_classes_fill_train_first_then_test_then_val(images: int, expected: tuple[int, int, int]) -> None:
+    resolved = splits.resolve(data_set({"a": images, "b": 20}), options(test_fraction=0.9, val_fraction=0.9))
+    assert tuple(sum(item.label == 0 for item in resolved.of(split)) for split in SPLITS) == expected
 
 
 def test_too_few_images_for_a_split() -> None:

@@ -209,7 +209,7 @@ BAD_TABLES = {
     "weight of nothing": ("path,label,weight\nimages/1.png,a,0\n", "'weight' is '0'"),
     "weight that is not finite": ("path,label,weight\nimages/1.png,a,inf\n", "'weight' is 'inf'"),
     "one class": ("path,label\nimages/1.png,a\nimages/2.png,a\n", "one class only ('a')"),
-    "untrained class": ("path,label,split\nimages/1.png,a,train\nimages/2.png,b,test\n", "no training image of the class"),
+    "untrained class": ("path,label,split\nimages/1.png,a,train\nimages/2.png,b,test\n", "no training image of the"),
     "open quote": ('path,label\n"images/1.png,a\n', "is not CSV"),
 }
 
