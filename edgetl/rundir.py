@@ -119,7 +119,7 @@ def partial(out: Path) -> Path:
 
 @contextlib.contextmanager
 def building(out: Path, *, resume: bool = False, overwrite: bool = False) -> Iterator[Path]:
-    """A folder to write into, renamed to `out` when the block ends well; kept for --resume when it does not.
+    """A folder to write into, renamed to `out` when the block ends well; what can be resumed is kept when it does not.
 
     Raises:
         OutputError: `out` exists, or an interrupted run lies beside it, and neither flag was given.
@@ -128,7 +128,12 @@ def building(out: Path, *, resume: bool = False, overwrite: bool = False) -> Ite
     folder = partial(out)
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            if not resumable(folder):  # a wrong word in the options leaves nothing behind
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         # The old folder goes only now, when its successor is whole.
         old = out.parent / f".{out.name}.replaced"
         if out.exists():
@@ -154,13 +159,18 @@ def claim(out: Path, *, resume: bool, overwrite: bool) -> None:
             hint="Choose another --out, or give --overwrite to replace it, or --resume to continue.",
         )
     if partial(out).exists():
-        if overwrite:
+        if overwrite or not resumable(partial(out)):
             shutil.rmtree(partial(out))
         elif not resume:
             raise OutputError(
                 f"An interrupted run of {out} was found.",
                 hint="Give --resume to continue it or --overwrite to start again.",
             )
+
+
+def resumable(folder: Path) -> bool:
+    """Whether an interrupted folder holds work that --resume can go on with."""
+    return any(folder.rglob(CHECKPOINT)) or any(folder.rglob(RUN))
 
 
 def sha256(data: bytes) -> str:

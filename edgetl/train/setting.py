@@ -146,7 +146,7 @@ def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, 
         setting.device,
     )
     validate = Validation(setting, network)
-    choices = {name: setting.choices[name] for name in ("threads", "device", "amp", "batch_size")}
+    choices = {**setting.choices, "data fingerprint": setting.parts.fingerprint}
     return Fit(
         task, loader, validate, setting.options, folder, setting.precision, setting.listener, stage, choices
     ).run()

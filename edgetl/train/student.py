@@ -45,6 +45,7 @@ def distill(options: Distill, *, listener: Listener = ignore) -> Path:
         student = setting.adjusted(starting_student(options, teacher.network, place), options)
         untaught = copy.deepcopy(student) if options.control else None
         more = described(teacher, student, options)
+        place.choices["teacher sha256"] = more["teacher"]["sha256"]
         seed.seed_everything(options.seed)
         setting.fit(place, ClassifierTask(student, terms, teacher.network), student, folder, "distill")
         metrics = setting.measured(place, student)
@@ -97,9 +98,10 @@ def slim_student(options: Distill, teacher: Network, place: Setting) -> Network:
         ) from problem
     gradients = taylor_gradients(teacher, place) if options.importance == "taylor" else None
     found = prune.slim(teacher, ratio, importance=options.importance, round_to=options.round_to, gradients=gradients)
+    ours, theirs = weights.parameter_count(found.network.module), weights.parameter_count(teacher.module)
     place.note(
-        f"slim: {weights.parameter_count(found.network.module):,} of {weights.parameter_count(teacher.module):,} parameters"
-        f" kept ({found.kept:.1%}), {found.channel_ratio:.1%} of each layer's channels removed"
+        f"slim: {ours:,} of {theirs:,} parameters kept ({found.kept:.1%}), "
+        f"{found.channel_ratio:.1%} of each layer's channels removed"
     )
     if options.image_size:
         wants = dataclasses.replace(teacher.preprocess, size_hw=(options.image_size, options.image_size))
