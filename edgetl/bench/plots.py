@@ -16,12 +16,12 @@ from edgetl.bench.report import Report, Row
 from edgetl.bench.tables import milliseconds, numbered, percent
 
 INK = "#010203"  # drawn by matplotlib, replaced by `currentColor`: the colour of the text around the figure
-WIDTH_IN = 5.0  # 360 points: on a phone one point is about one pixel, so 9-point letters can be read
+WIDTH_IN = 5.0  # 360 points: on a phone a point is about a pixel, so 10-point letters can be read
 # Okabe and Ito's palette, told apart with colour-blind eyes, less its black; its blue is lighter, to be seen on black.
 COLORS = ("#1F8AD0", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SHAPES = ("o", "s", "^", "D", "v", "P")
 STYLE: Any = {
-    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.spines.top": False,
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False,
     "axes.spines.right": False, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK,
     "ytick.color": INK, "legend.frameon": False, "savefig.transparent": True, "axes.grid": True, "grid.color": INK,
     "grid.alpha": 0.15, "axes.axisbelow": True}
@@ -53,7 +53,7 @@ def _scatter(axes: Any, report: Report, backend: str, points: Sequence[tuple[int
         low, high = row.accuracy.accuracy_low * 100, row.accuracy.accuracy_high * 100
         axes.errorbar([x], [y], yerr=[[y - low], [high - y]], color=color, alpha=0.5, linewidth=1, capsize=2)
         axes.plot([x], [y], shape, markersize=12, color=color, linestyle="none", label=backend if place == 0 else None)
-        axes.annotate(str(number), (x, y), ha="center", va="center", color="white", fontsize=8, fontweight="bold")
+        axes.annotate(str(number), (x, y), ha="center", va="center", color="white", fontsize=8.5, fontweight="bold")
 
 
 def latency_distribution(report: Report) -> str | None:
@@ -69,7 +69,7 @@ def latency_distribution(report: Report) -> str | None:
         for number, row in rows:
             _strip(axes, report, -number, row, generator)
             axes.annotate(f"{number}  {row.case}: {milliseconds(_middle(row))} ms", (0, -number + 0.28),
-                          xycoords=("axes fraction", "data"), fontsize=8.5)
+                          xycoords=("axes fraction", "data"), fontsize=9.5)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.set_ylim(-len(rows) - 0.35, -0.35)

@@ -144,7 +144,7 @@ class Report:
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """Plain JSON values with every raw sample; a missing number is null."""
+    """Values that json can write, with every raw sample; a missing number is null."""
     return dataclasses.asdict(report)
 
 

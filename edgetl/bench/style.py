@@ -45,6 +45,10 @@ figcaption { color: var(--soft); font-size: .9rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-size: .9rem; }
 dt { color: var(--soft); }
 dd { margin: 0; min-width: 0; }
-@media (max-width: 30rem) { tbody th { white-space: normal; min-width: 7rem; } dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; } }
+@media (max-width: 30rem) {
+  tbody th { white-space: normal; min-width: 7rem; }
+  dl { grid-template-columns: 1fr; gap: 0; }
+  dd { margin-bottom: .5rem; }
+}
 @media print { .wide { overflow: visible; } section { break-inside: avoid; } }
 """

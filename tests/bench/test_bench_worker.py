@@ -1,0 +1,124 @@
+"""The worker and the fingerprint of the machine, without a child where none is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from edgetl import timing
+from edgetl.bench import environment, process, worker
+from edgetl.errors import EdgetlError
+from edgetl.runtime.session import GraphSpec, TensorSpec
+
+
+def spec_of(dtype: str = "float32", role: str = "logits") -> GraphSpec:
+    return GraphSpec((TensorSpec("x", "image", dtype, ("N", 3, 4, 4)),), (TensorSpec("y", role, "float32", ("N", 2)),))
+
+
+def test_paced_calls_keep_the_clock_and_tell_when_they_cannot():
+    starts = []
+    seconds, late = worker.measure(lambda feed: starts.append(timing.now_s()), [{}], 6, 0.02)
+    gaps = np.diff(starts)
+    assert len(seconds) == 6 and starts[-1] - starts[0] >= 0.1 - 0.001
+    assert gaps.min() > 0.005 or any(late)
+
+    def slow(feed):
+        timing.sleep_until(timing.now_s() + 0.01)
+
+    seconds, late = worker.measure(slow, [{}], 4, 0.001)
+    assert min(seconds) >= 0.01 and late == [False, True, True, True]
+
+
+def test_back_to_back_calls_take_the_inputs_in_turn():
+    seen = []
+    seconds, late = worker.measure(seen.append, ["a", "b"], 5, None)
+    assert seen == ["a", "b", "a", "b", "a"] and late == [] and all(one > 0 for one in seconds)
+
+
+def test_feeds_have_the_shape_and_dtype_of_the_spec():
+    feeds = worker.make_feeds(spec_of(), 5)
+    assert len(feeds) == worker.POOL
+    assert all(feed["x"].shape == (5, 3, 4, 4) and feed["x"].dtype == np.float32 for feed in feeds)
+    assert not np.array_equal(feeds[0]["x"], feeds[1]["x"])
+    assert worker.make_feeds(spec_of("uint8"), 1)[0]["x"].dtype == np.uint8
+    with pytest.raises(EdgetlError, match="dtype int64"):
+        worker.make_feeds(spec_of("int64"), 1)
+
+
+class Wants4:
+    """A session that insists on its batch, as fixed graphs do."""
+
+    def run(self, feeds):
+        assert feeds["x"].shape[0] == 4
+        rows = feeds["x"][:, 0, 0, 0]
+        return {"y": np.stack([rows, 1 - rows], axis=1)}
+
+
+def test_the_last_images_are_padded_to_the_batch_that_was_timed():
+    told = []
+    predict = worker.fixed_batch(Wants4(), spec_of(), 4, told.append)
+    images = np.full((3, 3, 4, 4), 0.25, np.float32)
+    assert predict(images).tolist() == [[0.25, 0.75]] * 3
+    assert told == [{"progress": 3}]
+
+
+def test_probabilities_become_logits():
+    predict = worker.fixed_batch(Wants4(), spec_of(role="probabilities"), 4, lambda told: None)
+    found = predict(np.ones((4, 3, 4, 4), np.float32))
+    assert np.isfinite(found).all() and np.allclose(np.exp(found), [[1, 0]] * 4)
+
+
+def test_peak_memory_is_of_this_process_and_grows():
+    before = worker.peak_memory_bytes()
+    block = np.ones(before // 8 + 4_000_000)
+    assert worker.peak_memory_bytes() >= before + 16_000_000
+    assert block.size
+
+
+def test_a_fresh_worker_does_not_inherit_the_memory_of_its_parent():
+    ballast = np.ones(60_000_000)  # 480 MB, which ru_maxrss would hand down
+    code = "from edgetl.bench.worker import peak_memory_bytes; print(peak_memory_bytes())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                           env=process._environment())
+    assert int(found.stdout) < 200_000_000 < ballast.nbytes
+
+
+def test_only_the_standard_library_is_imported_before_open():
+    code = "import sys, edgetl.bench.worker; print([m for m in ('numpy', 'torch', 'PIL') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                           env=process._environment())
+    assert found.stdout.strip() == "[]"
+
+
+def test_the_end_of_stdin_ends_the_worker():
+    child = subprocess.run([sys.executable, "-m", "edgetl.bench.worker"], input="", capture_output=True, text=True,
+                           env=process._environment(), timeout=60)
+    assert (child.returncode, child.stdout) == (0, "")
+
+
+def test_requests_before_open_are_answered_with_a_sentence():
+    own = process.Process(60)
+    try:
+        with pytest.raises(process.WorkerFailed, match="the session is not open"):
+            own.ask({"do": "block", "n": 20, "interval_s": None, "drop": 10})
+    finally:
+        own.close()
+    own.close()  # a second call does nothing
+
+
+def test_the_fingerprint_is_plain_json_and_names_what_it_does_not_know(monkeypatch, tmp_path):
+    monkeypatch.setattr(environment, "CPUFREQ", tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = environment.fingerprint()
+    assert json.loads(json.dumps(found)) == found
+    assert found["governor"] is None and found["frequency_khz"] is None
+    assert found["memory_bytes"] > 10**8 and 1 <= found["usable_threads"] <= os.cpu_count()
+    assert found["variables"]["OMP_NUM_THREADS"] == "1" and found["versions"]["numpy"] == np.__version__
+    (tmp_path / "scaling_governor").write_text("powersave\n")
+    (tmp_path / "scaling_cur_freq").write_text("2450000\n")
+    assert (environment.fingerprint()["governor"], environment.fingerprint()["frequency_khz"]) == ("powersave", 2450000)
