@@ -1,3 +1,41 @@
-"""edgetl: from a folder of labelled images and a large teacher to a small verified bundle on a device."""
+"""edgetl: from a folder of labelled images and a large teacher to a small verified bundle on a device.
+
+The verbs of the command line are functions here, with the recipe's fields as keyword arguments:
+
+    teacher = edgetl.finetune(data="photos", teacher="efficientnet-lite/efficientnet_lite0", out="runs/teacher")
+    student = edgetl.distill(data="photos", teacher=teacher, out="runs/student")
+    bundle = edgetl.export(run=student, out="runs/bundle")
+    report = edgetl.bench(cases=[teacher, bundle], data="photos", out="runs/report")
+    edgetl.load(bundle).predict("photo.jpg").label
+
+Each takes `listener=`, a function that hears `edgetl.events.Event`s. Importing edgetl imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+__all__ = ["__version__", "bench", "distill", "export", "finetune", "load", "run"]
+
+if TYPE_CHECKING:
+    from edgetl.pipeline import bench, distill, export, finetune, run
+    from edgetl.runtime import load
+
+_HOMES = {"finetune": "edgetl.pipeline", "distill": "edgetl.pipeline", "run": "edgetl.pipeline",
+          "load": "edgetl.runtime"}
+_ROOMS = ("bench", "export")  # packages that can be called, see edgetl.verbs
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"edgetl.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'edgetl' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,116 @@
+"""The commands, and the one place that turns failures into sentences and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from edgetl import __version__, recipe
+from edgetl.cli import (
+    bench,
+    demo,
+    distill,
+    doctor,
+    export,
+    finetune,
+    init,
+    inspect,
+    options,
+    predict,
+    run,
+    verify,
+)
+from edgetl.cli import list as listing
+from edgetl.errors import EdgetlError
+
+INTERRUPTED = 130
+RESUMABLE = ("finetune", "distill", "run", "demo")
+
+# Plain help: examples stay copyable, and the text is there in half the time that rich's takes to import.
+app = typer.Typer(name="edgetl", rich_markup_mode=None, pretty_exceptions_enable=False,
+                  help="From a folder of labelled images and a large teacher to a small verified bundle on a device.",
+                  epilog="\b\nExample:\n  edgetl init photos > recipe.toml\n  edgetl run recipe.toml --out runs/photos")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"edgetl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True,
+                                                help="Print the version and exit.")] = False) -> None:
+    pass
+
+
+def _add(body: Callable[..., None], name: str, example: str) -> None:
+    indented = "".join(f"\n  {line}" for line in example.strip().splitlines())
+    app.command(name, epilog=f"\b\nExample:{indented}")(body)
+
+
+_add(options.command(recipe.Finetune, finetune.finetune), "finetune", finetune.EXAMPLE)
+_add(options.command(recipe.Distill, distill.distill), "distill", distill.EXAMPLE)
+_add(options.command(recipe.Export, export.export), "export", export.EXAMPLE)
+_add(options.command(recipe.Bench, bench.bench), "bench", bench.EXAMPLE)
+_add(run.run, "run", run.EXAMPLE)
+_add(init.init, "init", init.EXAMPLE)
+_add(demo.demo, "demo", demo.EXAMPLE)
+_add(verify.verify, "verify", verify.EXAMPLE)
+_add(predict.predict, "predict", predict.EXAMPLE)
+_add(inspect.inspect, "inspect", inspect.EXAMPLE)
+_add(listing.list_names, "list", listing.EXAMPLE)
+_add(doctor.doctor, "doctor", doctor.EXAMPLE)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code of a command line: 0 done, 1 expected failure, 2 wrong usage, 3 a gate said no, 130 interrupted."""
+    arguments = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
+    try:
+        code = _invoke(arguments)
+        sys.stdout.flush()
+    except EdgetlError as problem:
+        return _complain(problem.message, problem.hint, problem.exit_code)
+    except typer.TyperException as problem:
+        return _complain(*_usage(problem), getattr(problem, "exit_code", 2))
+    except typer.Abort:
+        code = 1
+    except BrokenPipeError:
+        # Whoever read our output has gone (`edgetl list models | head`); Python must not flush into the closed pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        _complain("Interrupted.", _resume_hint(arguments), code)
+    return code
+
+
+def _invoke(arguments: Sequence[str]) -> int:
+    # Not standalone: typer would print and exit by itself. It returns the code of typer.Exit, and 130 for Ctrl-C.
+    code: Any = typer.main.get_command(app).main(args=[*arguments], prog_name="edgetl", standalone_mode=False)
+    return code if isinstance(code, int) else 0
+
+
+def _usage(problem: typer.TyperException) -> tuple[str, str | None]:
+    context = getattr(problem, "ctx", None)
+    hint = f"`{context.command_path} --help` shows what it takes." if context is not None else None
+    return problem.format_message(), hint
+
+
+def _resume_hint(arguments: Sequence[str]) -> str | None:
+    if not arguments or arguments[0] not in RESUMABLE:
+        return None
+    again = [one for one in arguments if one not in ("--resume", "--overwrite")]
+    return f"Continue with: edgetl {' '.join(again)} --resume"
+
+
+def _complain(message: str, hint: str | None, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+    return code

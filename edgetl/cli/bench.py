@@ -1,0 +1,28 @@
+"""`edgetl bench`."""
+
+from __future__ import annotations
+
+from edgetl.recipe import Bench
+
+EXAMPLE = "edgetl bench runs/teacher bundle --backend cpu,openvino,torch --data photos --out report"
+
+
+def bench(options: Bench, as_json: bool) -> None:
+    """Measure bundles, ONNX files and RUNs side by side.
+
+    Start-up, latency, throughput, memory, size and accuracy in one report: terminal, json, markdown, html.
+    """
+    from pathlib import Path
+
+    from edgetl import pipeline
+    from edgetl.cli import present, progress
+
+    with progress.shown() as listener:
+        made = pipeline.bench_with(options, listener)
+    if as_json:
+        from edgetl.bench import report
+
+        present.document(report.to_json(made))
+        return
+    present.report(made)
+    present.hint(f"report: {Path(options.out) / 'report.html'}")

@@ -1,0 +1,28 @@
+"""`edgetl distill`."""
+
+from __future__ import annotations
+
+from edgetl.recipe import Distill
+
+EXAMPLE = """
+edgetl distill --data photos --teacher runs/teacher --student slim:0.4 --out runs/student
+edgetl distill --data photos --teacher runs/teacher --student timm/mobilenetv4_conv_small --out runs/small
+"""
+
+
+def distill(options: Distill, as_json: bool) -> None:
+    """Teach a small student what a fine-tuned teacher knows.
+
+    Writes a RUN folder with the student, its record and, with --control, its untaught twin.
+    """
+    from edgetl import pipeline, weights
+    from edgetl.cli import present, progress
+
+    with progress.shown() as listener:
+        folder = pipeline.distill_with(options, listener)
+    record = weights.read_record(folder)
+    if as_json:
+        present.document({"run": str(folder), **record})
+        return
+    present.pairs(present.run_pairs(folder, record))
+    present.hint(f"next: edgetl export {folder} --out BUNDLE")

@@ -1,0 +1,40 @@
+"""`edgetl verify`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgetl.cli.options import Json
+
+EXAMPLE = "edgetl verify bundle --backend openvino"
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.", metavar="BUNDLE")],
+    backend: Annotated[str, typer.Option(help="Backend to check on.")] = "auto",
+    threads: Annotated[int, typer.Option(help="Threads; 0 takes what the machine allows.", min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """Check that a bundle answers here as training did.
+
+    Images to tensor, tensor to logits, for each variant within its tolerance; exit 3 when one is outside.
+    """
+    from edgetl import runtime
+    from edgetl.cli import present
+
+    report = runtime.verify(bundle, backend=backend, threads=threads)
+    if as_json:
+        present.document(dataclasses.asdict(report))
+        return
+    present.pairs({"bundle": report.bundle, "golden": f"{report.images} {report.kind}"})
+    present.table(("check", "status", "worst", "limit", "note"),
+                  [(one.name, one.status, _figure(one.measured), _figure(one.limit, one.unit), one.note)
+                   for one in report.checks], numeric=(False, False, True, True))
+
+
+def _figure(value: float | None, unit: str = "") -> str:
+    return "-" if value is None else f"{value:.3g} {unit}".rstrip()

@@ -1,0 +1,87 @@
+"""Which stages of `edgetl run` are finished and from which inputs: OUT/stages.json."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgetl import rundir
+from edgetl.errors import OutputError
+
+LEDGER = "stages.json"
+SCHEMA = 1
+
+# What makes a folder what it is, of a RUN, a bundle and a report.
+CONTENTS = (rundir.RUN, rundir.MODEL, "manifest.json", "*.onnx", "golden.npz", rundir.REPORT)
+
+FINISHED, INTERRUPTED, NEW, CHANGED = "finished", "interrupted", "new", "changed"
+
+
+def digest(path: Path) -> str | None:
+    """SHA-256 of a file, or over the files that make a RUN, a bundle or a report; None where there is nothing."""
+    if path.is_file():
+        return rundir.sha256(path.read_bytes())
+    files = sorted({file for pattern in CONTENTS for file in path.glob(pattern)})
+    if not files:
+        return None
+    whole = hashlib.sha256()
+    for file in files:
+        whole.update(f"{file.name}\0{rundir.sha256(file.read_bytes())}\n".encode())
+    return whole.hexdigest()
+
+
+class Ledger:
+    """The record of one OUT folder; written whole after each change."""
+
+    def __init__(self, out: Path, entries: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        self.path = out / LEDGER
+        self.entries: dict[str, Mapping[str, Any]] = dict(entries or {})
+
+    @classmethod
+    def read(cls, out: Path) -> Ledger:
+        """The ledger in `out`, empty where there is none.
+
+        Raises:
+            OutputError: the file is not a ledger, or is a later version's.
+        """
+        if not (out / LEDGER).exists():
+            return cls(out)
+        values = rundir.read_json(out / LEDGER, OutputError)
+        if not isinstance(values, dict) or values.get("schema") != SCHEMA or not isinstance(values.get("stages"), dict):
+            raise OutputError(f"{out / LEDGER} was not written by this version of edgetl: expected schema {SCHEMA}.",
+                              hint="Give --overwrite to start again.")
+        return cls(out, values["stages"])
+
+    def state(self, stage: str, inputs: Mapping[str, Any], folder: Path) -> str:
+        """FINISHED, INTERRUPTED (begun with these very inputs), CHANGED (other inputs or altered files) or NEW."""
+        entry = self.entries.get(stage)
+        if entry is None:
+            return NEW
+        if entry["inputs"] != inputs:
+            return CHANGED
+        if entry["made"] is None:
+            return INTERRUPTED
+        return FINISHED if digest(folder) == entry["made"] else CHANGED
+
+    def differing(self, stage: str, inputs: Mapping[str, Any]) -> tuple[str, ...]:
+        """Names of the inputs that are not what they were."""
+        before = self.entries.get(stage, {}).get("inputs", {})
+        return tuple(name for name in {**before, **inputs} if before.get(name) != inputs.get(name))
+
+    def begin(self, stage: str, inputs: Mapping[str, Any]) -> None:
+        """Records that a stage is under way."""
+        self._put(stage, inputs, None, None)
+
+    def finish(self, stage: str, inputs: Mapping[str, Any], folder: Path, objection: str | None = None) -> None:
+        """Records that a stage is finished, and what its own gate objected to."""
+        self._put(stage, inputs, digest(folder), objection)
+
+    def objections(self) -> tuple[str, ...]:
+        """What the gates of the stages object to, also of those that were kept."""
+        return tuple(entry["objection"] for entry in self.entries.values() if entry["objection"] is not None)
+
+    def _put(self, stage: str, inputs: Mapping[str, Any], made: str | None, objection: str | None) -> None:
+        self.entries[stage] = {"inputs": dict(inputs), "made": made, "objection": objection}
+        rundir.write_json(self.path, {"schema": SCHEMA, "stages": self.entries})

@@ -1,0 +1,303 @@
+"""The stages one after the other, for `edgetl run` and for Python; the only module that imports all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from edgetl import extras, rundir
+from edgetl.errors import GateFailed
+from edgetl.events import Event, Listener, ignore
+from edgetl.ledger import CHANGED, FINISHED, INTERRUPTED, NEW, Ledger, digest
+from edgetl.plan import FOLDERS, preflight, resolve, to_toml
+from edgetl.recipe import REQUIRED, Bench, Distill, Export, Finetune, Gate, Recipe, build, fields_of
+from edgetl.recipe_file import parse_recipe, read_recipe
+
+if TYPE_CHECKING:
+    from edgetl.bench.report import Report, Row
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+Stage = TypeVar("Stage", Finetune, Distill, Export, Bench)
+
+ROUNDING = 1e-6  # points; the difference of two percentages carries that much of no meaning
+
+
+def _shows(stage: type[Any]) -> Callable[[Verb], Verb]:
+    """Gives a verb the signature that its `**fields` stand for, so that help() and editors show it."""
+    def decorated(verb: Verb) -> Verb:
+        own = inspect.signature(verb)
+        fields = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=field.type,
+                                    default=inspect.Parameter.empty if field.default is REQUIRED else field.default)
+                  for name, field in fields_of(stage).items()]
+        shown = own.replace(parameters=[*fields, own.parameters["listener"]])
+        verb.__signature__ = shown  # type: ignore[attr-defined]
+        return verb
+
+    return decorated
+
+
+@_shows(Finetune)
+def finetune(*, listener: Listener = ignore, **fields: Any) -> Path:
+    """RUN folder of the fine-tuned teacher; `fields` are those of `recipe.Finetune` (`data`, `teacher`, `out`, ...).
+
+    Raises:
+        RecipeError: a field is unknown, missing or outside its limits; all problems at once.
+        EdgetlError: whatever `edgetl finetune` would say.
+    """
+    return finetune_with(_options(Finetune, fields), listener)
+
+
+@_shows(Distill)
+def distill(*, listener: Listener = ignore, **fields: Any) -> Path:
+    """RUN folder of the distilled student; `fields` are those of `recipe.Distill`; errors as in `finetune`."""
+    return distill_with(_options(Distill, fields), listener)
+
+
+@_shows(Export)
+def export(*, listener: Listener = ignore, **fields: Any) -> Path:
+    """Folder of the bundle; `fields` are those of `recipe.Export`; errors as in `finetune`."""
+    return export_with(_options(Export, fields), listener)
+
+
+@_shows(Bench)
+def bench(*, listener: Listener = ignore, **fields: Any) -> Report:
+    """The report; `fields` are those of `recipe.Bench`; errors as in `finetune`."""
+    return bench_with(_options(Bench, fields), listener)
+
+
+def finetune_with(options: Finetune, listener: Listener = ignore) -> Path:
+    """RUN folder of the fine-tuned teacher."""
+    extras.require("torch", extra="train", purpose="Fine-tuning")
+    from edgetl.train import teacher
+
+    return teacher.finetune(options, listener=listener)
+
+
+def distill_with(options: Distill, listener: Listener = ignore) -> Path:
+    """RUN folder of the distilled student."""
+    extras.require("torch", extra="train", purpose="Distillation")
+    from edgetl.train import student
+
+    return student.distill(options, listener=listener)
+
+
+def export_with(options: Export, listener: Listener = ignore) -> Path:
+    """Folder of the bundle."""
+    extras.require("torch", extra="train", purpose="Export")
+    extras.require("onnx", extra="train", purpose="Export")
+    extras.require("onnxruntime", extra="cpu", purpose="Checking what was exported")
+    from edgetl.export import bundle
+
+    return bundle.export(options, listener=listener)
+
+
+def bench_with(options: Bench, listener: Listener = ignore) -> Report:
+    """The report, written to `options.out`."""
+    from edgetl.bench import runner
+
+    return runner.bench(options, listener=listener)
+
+
+def _options(stage: type[Stage], fields: Mapping[str, Any]) -> Stage:
+    plain = {name: _plain(value) for name, value in fields.items()}
+    return build(stage, plain, where=f"edgetl.{stage.__name__.lower()}()")
+
+
+def _plain(value: Any) -> Any:
+    """Paths as text, also within a list."""
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `edgetl run` made."""
+
+    out: Path
+    teacher: Path
+    student: Path
+    bundle: Path
+    report: Path
+    kept: tuple[str, ...]  # stages that were finished before and whose inputs had not changed
+    gate: tuple[str, ...]  # what the recipe's gate and the stages' own object to; empty when they are content
+
+    def insist(self) -> None:
+        """Returns when the gate is content.
+
+        Raises:
+            GateFailed: it is not; says every objection.
+        """
+        if self.gate:
+            raise GateFailed(" ".join(self.gate), hint=f"Everything was written; the report is in {self.report}.")
+
+
+def run(recipe: Path | str | Recipe, *, out: Path | str, overrides: Sequence[str] = (), resume: bool = False,
+        overwrite: bool = False, listener: Listener = ignore) -> Outcome:
+    """The whole path into OUT/{teacher,student,bundle,report}; ends with the gate.
+
+    Args:
+        recipe: a TOML file, or what `read_recipe` made of one.
+        out: where to.
+        overrides: `stage.key=value`, laid over the file.
+        resume: keep the stages that are finished and whose inputs did not change, continue the one that was
+            interrupted, and build again what changed and everything after it.
+        overwrite: build every stage again.
+        listener: hears every event.
+
+    Raises:
+        GateFailed: see `Outcome.insist`; everything was written.
+        EdgetlError: whatever a stage says.
+    """
+    outcome = walk(recipe, out=out, overrides=overrides, resume=resume, overwrite=overwrite, listener=listener)
+    outcome.insist()
+    return outcome
+
+
+def walk(recipe: Path | str | Recipe, *, out: Path | str, overrides: Sequence[str] = (), resume: bool = False,
+         overwrite: bool = False, listener: Listener = ignore) -> Outcome:
+    """As `run`, but the gate's objections are only recorded."""
+    out = Path(out)
+    read = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe), overrides)
+    plan = resolve(read, out)
+    rundir.claim(out, resume=resume, overwrite=overwrite)
+    preflight(plan)
+    with rundir.explained(out):
+        out.mkdir(parents=True, exist_ok=True)
+        rundir.write_text(out / rundir.RECIPE, to_toml(plan))
+    ledger = Ledger.read(out) if resume else Ledger(out)
+    walker = _Walker(out, ledger, overwrite=overwrite, listener=listener)
+    walker.stage("finetune", plan.finetune, finetune_with, parents=())
+    walker.stage("distill", plan.distill, distill_with, parents=("finetune",))
+    walker.stage("export", plan.export, export_with, parents=("distill",))
+    walker.stage("bench", plan.bench, bench_with, parents=("finetune", "distill", "export"))
+    folders = {name: out / name for name in FOLDERS.values()}
+    gate = (*ledger.objections(), *objections(plan.gate, out))
+    return Outcome(out=out, **folders, kept=tuple(walker.kept), gate=gate)
+
+
+def demo_recipe(overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of `edgetl demo`, which comes with the package.
+
+    Raises:
+        RecipeError: an override is wrong.
+    """
+    text = resources.files("edgetl").joinpath("demo.toml").read_text(encoding="utf-8")
+    return parse_recipe(text, overrides, where="the demo's recipe")
+
+
+class _Walker:
+    """Goes from stage to stage and passes by those that need no work."""
+
+    def __init__(self, out: Path, ledger: Ledger, *, overwrite: bool, listener: Listener) -> None:
+        self.out, self.ledger, self.overwrite, self.listener = out, ledger, overwrite, listener
+        self.kept: list[str] = []
+        self.fingerprints: dict[str, str] = {}
+
+    def stage(self, name: str, options: Stage, work: Callable[[Stage, Listener], object], *,
+              parents: Sequence[str]) -> None:
+        """Does one stage's work unless it is done."""
+        folder = self.out / FOLDERS[name]
+        inputs = self._inputs(options, parents)
+        state = self.ledger.state(name, inputs, folder)
+        if state == FINISHED:
+            self.kept.append(name)
+            self._note(name, f"{folder} is finished and its inputs did not change; it is kept.")
+            return
+        if state == CHANGED:
+            reasons = ", ".join(self.ledger.differing(name, inputs)) or "the files in its folder"
+            self._note(name, f"{folder} is built again; changed: {reasons}.")
+        before = digest(folder)
+        self.ledger.begin(name, inputs)
+        objection = None
+        try:
+            work(self._permitted(options, state), self.listener)
+        except GateFailed as problem:
+            # A gate says no after the work is done: the walk goes on with what was made and ends with exit code 3.
+            if digest(folder) in (None, before):
+                raise
+            objection = problem.message
+        self.ledger.finish(name, inputs, folder, objection)
+
+    def _permitted(self, options: Stage, state: str) -> Stage:
+        """The options with leave to continue what was interrupted, or to replace what no longer holds.
+
+        A folder that the ledger does not know is somebody else's: without --overwrite the stage itself refuses it.
+        """
+        if state == INTERRUPTED and not isinstance(options, Export | Bench):
+            return dataclasses.replace(options, resume=True)
+        return dataclasses.replace(options, overwrite=self.overwrite or state != NEW)
+
+    def _inputs(self, options: Stage, parents: Sequence[str]) -> dict[str, Any]:
+        """Everything that decides a stage's result, as plain JSON: options, the data, files and the stages before."""
+        fields = fields_of(type(options))
+        said = {name: getattr(options, name) for name, field in fields.items()
+                if not field.metadata["given"] and name != "data"}  # the images count, not where they lie
+        files = {f"content of {name}": digest(Path(value)) for name, value in said.items()
+                 if fields[name].metadata["path"] and value is not None and Path(value).exists()}
+        before = {FOLDERS[parent]: digest(self.out / FOLDERS[parent]) for parent in parents}
+        images = {} if options.data is None else {"images": self._fingerprint(options.data)}
+        plain: dict[str, Any] = json.loads(json.dumps({**said, **files, **before, **images}))
+        return plain
+
+    def _fingerprint(self, data: str) -> str:
+        from edgetl import splits
+        from edgetl.datasets import open_data
+
+        if data not in self.fingerprints:
+            opened = open_data(data)
+            self.fingerprints[data] = splits.fingerprint_of(opened, splits.content_digests(opened))
+        return self.fingerprints[data]
+
+    def _note(self, stage: str, text: str) -> None:
+        self.listener(Event(stage, "note", {"text": text}))
+
+
+def objections(gate: Gate, out: Path) -> tuple[str, ...]:
+    """What the `[gate]` table objects to, in sentences; accuracies are those of the report's test split."""
+    if gate.min_teacher_accuracy is None and gate.max_student_drop is None:
+        return ()
+    from edgetl.bench import report
+
+    rows = report.read(out / FOLDERS["bench"]).rows
+    teacher = _accuracies(rows, out / FOLDERS["finetune"], None)
+    found = []
+    if gate.min_teacher_accuracy is not None and min(teacher) < gate.min_teacher_accuracy:
+        found.append(f"The teacher is right on {min(teacher):.1f} % of the test images; the recipe asks for "
+                     f"{gate.min_teacher_accuracy:g} %.")
+    if gate.max_student_drop is not None:
+        default = _default_variant(out / FOLDERS["export"])
+        student = min(_accuracies(rows, out / FOLDERS["export"], default))
+        drop = max(teacher) - student
+        if drop > gate.max_student_drop + ROUNDING:
+            found.append(f"The bundle's default variant {default} is right on {student:.1f} % of the test images, "
+                         f"{drop:.1f} points below the teacher; the recipe allows {gate.max_student_drop:g}.")
+    return tuple(found)
+
+
+def _default_variant(bundle: Path) -> str:
+    from edgetl.runtime import manifest
+
+    file = bundle / manifest.MANIFEST
+    return manifest.from_json(file.read_text(encoding="utf-8"), where=str(file)).variants[0].name
+
+
+def _accuracies(rows: Sequence[Row], folder: Path, variant: str | None) -> list[float]:
+    """Percent right of a folder (and variant) on every backend that it was measured on.
+
+    Raises:
+        GateFailed: it was measured on none, so the gate cannot be passed.
+    """
+    found = [100 * row.accuracy.accuracy for row in rows
+             if Path(row.source) == folder and variant in (None, row.variant) and row.accuracy is not None]
+    if not found:
+        what = f"the variant {variant} of the bundle" if variant else f"the {folder.name}"
+        raise GateFailed(f"The report has no accuracy of {what}, which the recipe's [gate] needs.",
+                         hint="[bench] must name a backend that opens it, and data to measure on.")
+    return found
