@@ -1,0 +1,124 @@
+"""`python -m edgetl.runtime`: predict, info and verify on a device that has only numpy, Pillow and a backend."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from edgetl.errors import EdgetlError, InputError
+from edgetl.runtime import load, verify
+
+INTERRUPTED = 130
+EXAMPLES = """examples:
+  python -m edgetl.runtime predict BUNDLE photo.jpg
+  python -m edgetl.runtime predict BUNDLE *.jpg --json --top 3
+  python -m edgetl.runtime info BUNDLE
+  python -m edgetl.runtime verify BUNDLE --backend cpu
+
+exit codes: 0 done, 1 expected failure, 2 wrong usage, 3 verify says no, 130 interrupted"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the three verbs."""
+    parser = argparse.ArgumentParser("python -m edgetl.runtime", description="Runs a bundle.", epilog=EXAMPLES,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for name, run, text in (("predict", _predict, "labels of images"), ("info", _info, "what would run, and why"),
+                            ("verify", _verify, "whether this machine gives what training gave")):
+        verb = verbs.add_parser(name, help=text, description=text.capitalize() + ".")
+        verb.set_defaults(run=run)
+        verb.add_argument("bundle", metavar="BUNDLE", help="folder that `edgetl export` wrote")
+        if name == "predict":
+            verb.add_argument("images", metavar="IMAGE", nargs="+", help="image files")
+            verb.add_argument("--top", type=_count, default=1, help="labels shown for each image (default: 1)")
+        if name != "verify":
+            verb.add_argument("--variant", default="auto", help="one of the bundle's graphs (default: auto)")
+        verb.add_argument("--backend", default="auto", help="how to open the graph (default: auto)")
+        verb.add_argument("--threads", type=int, default=0, help="0 takes what the machine allows (default)")
+        verb.add_argument("--json", action="store_true", help="one JSON object a line")
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("expected at least 1")
+    return value
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    """Every image is tried; one that cannot be used is told on stderr, and the exit code is 1 at the end."""
+    failed = 0
+    with load(arguments.bundle, arguments.backend, arguments.variant, arguments.threads) as classifier:
+        for image in arguments.images:
+            try:
+                found = classifier.predict(image, top=arguments.top)
+            except InputError as problem:
+                failed = _tell(problem)
+                continue
+            if arguments.json:
+                print(json.dumps({"image": image, **dataclasses.asdict(found)}))
+            else:
+                print("\t".join([image, *(f"{label} {score:.4f}" for label, score in found.top)]))
+    return failed
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    with load(arguments.bundle, arguments.backend, arguments.variant, arguments.threads) as classifier:
+        told = classifier.info()
+    if arguments.json:
+        print(json.dumps(told))
+    else:
+        _print_table(told)
+    return 0
+
+
+def _print_table(values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        print(f"{name:12} {json.dumps(value) if isinstance(value, dict | list) else value}")
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    report = verify(arguments.bundle, arguments.backend, arguments.threads)
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(report)))
+        return 0
+    for check in report.checks:
+        figures = "" if check.measured is None else f" {check.measured:.3g} of {check.limit:.3g} {check.unit};"
+        print(f"{check.status:8} {check.name}:{figures} {check.note}")
+    return 0
+
+
+def _tell(problem: EdgetlError) -> int:
+    """Prints the sentence and the hint; returns the exit code."""
+    print(f"error: {problem.message}", file=sys.stderr)
+    if problem.hint:
+        print(f"hint: {problem.hint}", file=sys.stderr)
+    return problem.exit_code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code of one call; see `EXAMPLES`."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except EdgetlError as problem:
+        return _tell(problem)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has had enough. Without this, Python complains when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""Shows that a bundle gives, on this machine, what training gave.
+
+The manifest has no digest of its own; the golden file catches what was changed in its preprocessing, as far as the
+golden images show it. golden.npz holds encoded images `source_000`, ... (uint8), what training's evaluation made of
+them (`tensor`, float32 [G, C, H, W]) and the logits of the model in torch (`logits`, float32 [G, K]). Two steps are
+compared, bytes -> tensor and tensor -> logits.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.errors import BackendUnavailable, BundleError, GateFailed
+from edgetl.runtime.bundle import COPY_AGAIN, Bundle, open_bundle
+from edgetl.runtime.choice import AUTO, choose
+from edgetl.runtime.classifier import open_variant
+from edgetl.runtime.manifest import GOLDEN, Variant
+from edgetl.runtime.preprocess import Preprocess, prepare
+
+# In grey levels (1/255 of the range). JPEG decoders may round a pixel differently by one level, so one is allowed
+# anywhere (and half a level for arithmetic); but few pixels are, so a channel's mean stays far below. A wrong filter,
+# crop, colour order, mean or std shifts many pixels, and the mean tells: `mean` off by 0.001 already exceeds it.
+PIXEL_LIMIT = 1.5
+MEAN_LIMIT = 0.25
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison that was made, or could not be made here."""
+
+    name: str
+    status: str  # "passed" | "skipped"
+    measured: float | None = None  # the worst difference
+    limit: float | None = None
+    unit: str = ""  # of both
+    note: str = ""  # why it was skipped, or what was compared
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Every check of a bundle; a check that fails raises instead."""
+
+    bundle: str
+    images: int  # golden images
+    kind: str  # "photos" | "synthetic"
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The content of golden.npz."""
+
+    sources: tuple[bytes, ...]
+    tensor: NDArray[np.float32]  # [G, C, H, W]
+    logits: NDArray[np.float32]  # [G, K]
+
+
+def verify(bundle: str | os.PathLike[str], backend: str = AUTO, threads: int = 0) -> VerifyReport:
+    """Checks of every file's digest, of the preprocessing, and of the logits of every variant that can run here.
+
+    Args:
+        bundle: folder of the bundle.
+        backend: "auto" takes for each variant the first of its backends that can run here.
+        threads: 0 takes what the cgroup quota and the affinity allow.
+
+    Raises:
+        BundleError: a file is missing or altered, or there is no golden file.
+        GateFailed: the preprocessing or a variant's logits differ from training's; says by how much.
+        BackendUnavailable: no variant can run here.
+    """
+    opened = open_bundle(bundle)
+    checks = [_check_file(opened, one) for one in opened.manifest.variants]
+    golden = read_golden(opened)
+    checks.append(Check(GOLDEN, "passed", note="size and SHA-256 as in the manifest"))
+    checks.append(check_preprocess(golden, opened.manifest.preprocess))
+    variants = [_check_variant(opened, one, golden, backend, threads) for one in opened.manifest.variants]
+    if all(one.status == "skipped" for one in variants):
+        raise BackendUnavailable(f"No variant of '{opened.manifest.name}' can be verified here: "
+                                 + "; ".join(one.note for one in variants))
+    kind = str(opened.manifest.golden["kind"])
+    return VerifyReport(str(opened.folder), len(golden.sources), kind, (*checks, *variants))
+
+
+def _check_file(bundle: Bundle, variant: Variant) -> Check:
+    bundle.read(variant.file, variant.sha256, variant.size_bytes)
+    return Check(variant.file, "passed", note="size and SHA-256 as in the manifest")
+
+
+def read_golden(bundle: Bundle) -> Golden:
+    """The golden file of a bundle, its digest compared first.
+
+    Raises:
+        BundleError: there is none, it was altered, or it does not hold what it should.
+    """
+    entry = bundle.manifest.golden
+    if not entry:
+        raise BundleError(f"{bundle.folder} has no golden file, so it cannot be verified.",
+                          hint="Export the bundle again with `edgetl export`.")
+    data = bundle.read(entry["file"], entry["sha256"], entry["size_bytes"])
+    where = bundle.folder / entry["file"]
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as problem:
+        raise BundleError(f"{where} is not a file of plain arrays: {problem}", hint=COPY_AGAIN) from problem
+    names = [f"source_{index:03d}" for index in range(entry["count"])]
+    if set(found) != {*names, "tensor", "logits"}:
+        raise BundleError(f"{where} holds {sorted(found)}; expected {[*names, 'tensor', 'logits']}.", hint=COPY_AGAIN)
+    for name, width in (("tensor", 4), ("logits", 2)):
+        if found[name].dtype != np.float32 or found[name].ndim != width or len(found[name]) != len(names):
+            raise BundleError(f"{where}: '{name}' is {found[name].dtype} {list(found[name].shape)}; expected float32 "
+                              f"with {width} axes and {len(names)} images.", hint=COPY_AGAIN)
+    return Golden(tuple(found[name].tobytes() for name in names), found["tensor"], found["logits"])
+
+
+def _differs(what: str) -> GateFailed:
+    return GateFailed(f"The preprocessing differs from training's: {what}.",
+                      hint="The 'preprocess' of manifest.json was changed, or another Pillow decodes these images "
+                           "otherwise; predictions would be wrong without any error.")
+
+
+def check_preprocess(golden: Golden, preprocess: Preprocess) -> Check:
+    """Bytes -> tensor: the greatest difference of any pixel, in grey levels.
+
+    Raises:
+        GateFailed: more than PIXEL_LIMIT anywhere, or more than MEAN_LIMIT on average over a channel.
+    """
+    if golden.tensor.shape[1:] != preprocess.input_shape:
+        raise _differs(f"training made arrays of shape {list(golden.tensor.shape[1:])}, the manifest makes "
+                       f"{list(preprocess.input_shape)}")
+    shape, across = ((-1, 1, 1), (1, 2)) if preprocess.layout == "NCHW" else ((-1,), (0, 1))
+    levels = (np.asarray(preprocess.std) / preprocess.scale).reshape(shape)
+    worst = 0.0
+    for index, source in enumerate(golden.sources):
+        found = prepare(source, preprocess, name=f"source_{index:03d} of {GOLDEN}")
+        apart = np.abs(found.astype(np.float64) - golden.tensor[index]) * levels
+        greatest, mean = float(apart.max()), float(apart.mean(axis=across).max())
+        if not (greatest <= PIXEL_LIMIT and mean <= MEAN_LIMIT):
+            likely = _likely(found, golden.tensor[index], preprocess)
+            raise _differs(f"golden image {index} is {mean:.3g} grey levels away on average and {greatest:.3g} at "
+                           f"most, expected {MEAN_LIMIT} and {PIXEL_LIMIT}; {likely}")
+        worst = max(worst, greatest)
+    return Check("preprocess", "passed", worst, PIXEL_LIMIT, "grey levels", "bytes -> tensor")
+
+
+def _likely(found: NDArray[np.float32], stored: NDArray[np.float32], preprocess: Preprocess) -> str:
+    """What kind of difference it is, by what would undo it: the other channel order, or a straight line per channel."""
+    if preprocess.layout != "NCHW":
+        found, stored = found.transpose(2, 0, 1), stored.transpose(2, 0, 1)
+    if _alike(found, stored):
+        return "mean, std or scale differ"
+    if len(found) == 3 and _alike(found[::-1], stored):
+        return "red and blue are swapped"
+    return "decoding, resizing or cropping differ"
+
+
+def _alike(found: NDArray[np.float32], stored: NDArray[np.float32]) -> bool:
+    """Whether every channel of one is a straight line of the other's."""
+    for one, other in zip(found, stored, strict=True):
+        flat = np.stack([one.ravel(), np.ones(one.size)], axis=1)
+        line, *_ = np.linalg.lstsq(flat, other.ravel(), rcond=None)
+        if np.abs(flat @ line - other.ravel()).mean() > 0.002 * (np.ptp(other) + 1e-6):
+            return False
+    return True
+
+
+def _check_variant(bundle: Bundle, variant: Variant, golden: Golden, backend: str, threads: int) -> Check:
+    try:
+        choice = choose(bundle.manifest, backend, variant.name)
+    except BackendUnavailable as problem:
+        return Check(variant.name, "skipped", note=problem.message)
+    session = open_variant(bundle, choice, threads=threads)
+    output = next(one.name for one in variant.outputs if one.role == "logits")
+    try:
+        logits = session.run({variant.inputs[0].name: golden.tensor})[output]
+    finally:
+        session.close()
+    apart = np.abs(logits.astype(np.float64) - golden.logits).max(axis=1)
+    worst = int(np.argmax(apart))
+    same = int((logits.argmax(axis=1) == golden.logits.argmax(axis=1)).sum())
+    if not apart[worst] <= variant.tolerance:  # written so that NaN fails
+        raise GateFailed(f"Variant '{variant.name}' on '{choice.backend}' gives other logits than training did: golden "
+                         f"image {worst} is {apart[worst]:.3g} away, expected at most {variant.tolerance:.3g}; "
+                         f"{same} of {len(logits)} top-1 answers agree.",
+                         hint="Use another variant or backend, or export the bundle again for this machine.")
+    return Check(variant.name, "passed", float(apart[worst]), variant.tolerance, "logit",
+                 f"tensor -> logits on {choice.backend}; {same} of {len(logits)} top-1 answers agree")

@@ -1,0 +1,177 @@
+"""The manifest comes back as it was written, and whatever is wrong with one is said in one sentence."""
+
+import copy
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_bundle import LABELS, PREPROCESS, make_graph, make_variant
+
+from edgetl.errors import BundleError
+from edgetl.runtime.manifest import SCHEMA, Manifest, from_json, to_json
+
+GRAPH = make_graph()
+CALIBRATED = make_variant(
+    "x86-vnni.int8",
+    GRAPH,
+    "graphs/int8.onnx",
+    requires=("vnni",),
+    precision="int8",
+    calibration={"images": 256},
+    status="measured",
+    evaluations=({"backend": "cpu", "n": 10, "accuracy": 0.9},),
+    tolerance=2.0,
+)
+GOLDEN = {"file": "golden.npz", "sha256": "0" * 64, "size_bytes": 5, "count": 2, "kind": "photos"}
+WHOLE = Manifest(
+    SCHEMA,
+    "söme name",
+    "classify",
+    LABELS,
+    PREPROCESS,
+    (make_variant("fp32", GRAPH, "fp32.onnx"), CALIBRATED),
+    golden=GOLDEN,
+    provenance={"teacher": "x"},
+)
+
+
+def values() -> dict:
+    return json.loads(to_json(WHOLE))
+
+
+def changed(*keys, value) -> str:
+    whole = values()
+    place = whole
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    return json.dumps(whole)
+
+
+def test_what_is_written_comes_back_equal():
+    assert from_json(to_json(WHOLE), where="here") == WHOLE
+
+
+def test_unknown_fields_are_ignored():
+    later = changed("later", value=1)
+    assert from_json(later, where="here") == WHOLE
+    assert from_json(changed("variants", 0, "later", value=[1]), where="here") == WHOLE
+
+
+def test_too_new_and_too_old_get_different_sentences():
+    with pytest.raises(BundleError, match="newer") as new:
+        from_json(changed("schema", value=SCHEMA + 1), where="here")
+    assert "Update edgetl" in new.value.hint
+    with pytest.raises(BundleError, match="older") as old:
+        from_json(changed("schema", value=SCHEMA - 1), where="here")
+    assert "Export" in old.value.hint
+
+
+def test_the_future_is_recognised_even_when_nothing_else_fits():
+    with pytest.raises(BundleError, match="newer"):
+        from_json('{"schema": 99}', where="here")
+
+
+def test_an_unknown_requirement_is_refused():
+    with pytest.raises(BundleError, match="'requires' names 'quantum'"):
+        from_json(changed("variants", 1, "requires", value=["quantum"]), where="here")
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../fp32.onnx", "a/../../b", "", "C:x", "a\\..\\b", "a\0b", "."])
+@pytest.mark.parametrize("keys", [("variants", 0, "file"), ("golden", "file")])
+def test_paths_that_leave_the_bundle(path, keys):
+    with pytest.raises(BundleError, match="leaves the bundle"):
+        from_json(changed(*keys, value=path), where="here")
+
+
+@pytest.mark.parametrize(
+    "keys, value, says",
+    [
+        (("schema",), "1", "'schema' is '1', expected a whole number"),
+        (("schema",), True, "'schema' is True"),
+        (("name",), 3, "'name' is 3, expected a text"),
+        (("task",), "detect", "'task' is 'detect', expected one of classify"),
+        (("labels",), [], "'labels'"),
+        (("labels",), ["a", "a", "b"], "twice"),
+        (("labels",), ["a", "b"], "there are 2 labels"),
+        (("preprocess",), None, "'preprocess'"),
+        (("preprocess", "std"), [1, 1], "preprocess: 'std'"),
+        (("variants",), [], "at least 1 tables"),
+        (("variants", 1, "name"), "fp32", "two variants are named 'fp32'"),
+        (("variants", 1, "sha256"), "A" * 64, r"variants\[1\]: 'sha256'"),
+        (("variants", 0, "size_bytes"), -1, "'size_bytes' is -1"),
+        (("variants", 0, "precision"), "half", "'precision' is 'half'"),
+        (("variants", 0, "tolerance"), float("nan"), "'tolerance' is nan"),
+        (("variants", 0, "backends"), [], "'backends'"),
+        (("variants", 0, "status"), "fine", "'status' is 'fine'"),
+        (("variants", 0, "inputs"), [3], "'inputs'"),
+        (("variants", 0, "inputs", 0, "shape"), ["M", 3], "'shape'"),
+        (("variants", 0, "inputs", 0, "dtype"), "float16", r"variants\[0\]: inputs\[0\]: 'dtype'"),
+        (("variants", 0, "inputs", 0, "role"), "picture", "'role'"),
+        (("variants", 0, "inputs", 0, "layout"), "CHW", "'layout'"),
+        (("golden", "count"), 0, "golden: 'count' is 0"),
+        (("golden", "kind"), "drawings", "'kind' is 'drawings'"),
+    ],
+)
+def test_every_wrong_field_is_named(keys, value, says):
+    with pytest.raises(BundleError, match=says) as caught:
+        from_json(changed(*keys, value=value), where="B/manifest.json")
+    assert caught.value.message.startswith("B/manifest.json")
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "7", '"x"', "[" * 100_000])
+def test_what_is_no_manifest(text):
+    with pytest.raises(BundleError, match="here"):
+        from_json(text, where="here")
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["..", "N", "fp32"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def places(node, path=()):
+    yield path
+    if isinstance(node, dict | list):
+        for key in node if isinstance(node, dict) else range(len(node)):
+            yield from places(node[key], (*path, key))
+
+
+PLACES = [path for path in places(values()) if path]
+
+
+@settings(deadline=None, max_examples=200)
+@given(where=st.sampled_from(PLACES), value=ANYTHING, remove=st.booleans())
+def test_any_change_is_a_manifest_or_a_sentence(where, value, remove):
+    whole = copy.deepcopy(values())
+    place = whole
+    for key in where[:-1]:
+        place = place[key]
+    if remove:
+        del place[where[-1]]
+    else:
+        place[where[-1]] = value
+    try:
+        made = from_json(json.dumps(whole), where="here")
+    except BundleError:
+        return
+    assert isinstance(made, Manifest)
+    if "NaN" not in to_json_or_nan(made):
+        assert from_json(to_json(made), where="here") == made
+
+
+def to_json_or_nan(made: Manifest) -> str:
+    """The JSON, or "NaN" where a free field (provenance) holds what JSON cannot."""
+    try:
+        return to_json(made)
+    except ValueError:
+        return "NaN"
