@@ -1,0 +1,135 @@
+"""The project around the package: README, Makefile and the CI script say what is so."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import edgetl
+from edgetl import plugins, recipe
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+def packages(extra: str) -> list[str]:
+    """Names of the packages of an extra; those of `edgetl[a,b]` by the names of the extras."""
+    found = []
+    for requirement in EXTRAS[extra]:
+        own = re.fullmatch(r"edgetl\[(.*)\]", requirement)
+        found += own[1].split(",") if own else [re.split(r"[<>=!~\[]", requirement)[0]]
+    return found
+
+
+def readme_table(first_column: str) -> dict[str, str]:
+    """Second cell by first cell of the README's table whose head begins with `first_column`."""
+    rows = README.split(f"| {first_column} |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    return {row[0].strip("`"): row[1] for row in cells}
+
+
+def test_the_readme_lists_every_extra_with_its_packages() -> None:
+    table = readme_table("extra")
+    assert list(table) == list(EXTRAS)
+    for extra, cell in table.items():
+        assert cell.replace("`", "").split(", ") == packages(extra), extra
+
+
+def test_the_readme_names_every_data_set() -> None:
+    data = README.split("## Data", 1)[1].split("## ", 1)[0]
+    for name in set(plugins.names("datasets")) - {"folder"}:
+        assert f"`{name}`" in data or f"`{name}:" in data, name
+
+
+def test_the_readme_uses_flags_that_exist() -> None:
+    known = {name.replace("_", "-") for stage in recipe.STAGES.values() for name in recipe.fields_of(stage)} | {"out"}
+    blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", README, re.S | re.M))
+    lines = [shlex.split(line, comments=True) for line in blocks.splitlines() if line.startswith("edgetl ")]
+    assert len(lines) >= 6
+    used = {word[2:] for line in lines for word in line if word.startswith("--")}
+    used |= set(re.findall(r"`--([a-z-]+)", README))
+    assert used - {"data", "help"} <= known | {"json", "csv"}
+
+
+def test_the_readme_names_every_command() -> None:
+    typer = pytest.importorskip("typer")
+    from edgetl.cli.app import app
+
+    table = "\n".join(readme_table("command"))
+    assert set(re.findall(r"[a-z-]+", table)) == set(typer.main.get_command(app).commands)
+
+
+def test_the_base_package_needs_numpy_only() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert [re.split(r"[<>=]", one)[0] for one in project["dependencies"]] == ["numpy"]
+
+
+def test_ci_resolves_every_extra_that_dev_does_not_install() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    loop = re.search(r"for extra in (.*); do", script)
+    assert loop is not None
+    contained = {"dev", "demo", *packages("demo")}
+    assert set(loop[1].split()) >= set(EXTRAS) - contained - {"tensorrt"}
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+class TestMakefile:
+    """`make -n` in a copy: what would be done."""
+
+    @pytest.fixture
+    def copy(self, tmp_path: Path) -> Path:
+        for name in ("Makefile", "pyproject.toml"):
+            shutil.copy(ROOT / name, tmp_path / name)
+        return tmp_path
+
+    def planned(self, folder: Path, target: str) -> str:
+        result = subprocess.run(["make", "-n", target], cwd=folder, capture_output=True, text=True, check=True)
+        return result.stdout
+
+    def test_a_fresh_clone_is_installed(self, copy: Path) -> None:
+        assert '--editable ".[demo]"' in self.planned(copy, "demo")
+        plan = self.planned(copy, "test")
+        assert '--editable ".[dev]"' in plan
+        assert plan.index("pip install") < plan.index("ruff check") < plan.index("mypy") < plan.index("pytest")
+
+    @pytest.mark.parametrize(("stamp", "target"), [("dev", "test"), ("dev", "demo"), ("demo", "demo")])
+    def test_a_second_run_installs_nothing(self, copy: Path, stamp: str, target: str) -> None:
+        (copy / ".venv").mkdir()
+        (copy / ".venv" / f".installed-{stamp}").touch()
+        assert "pip install" not in self.planned(copy, target)
+
+    def test_a_changed_pyproject_is_installed_again(self, copy: Path) -> None:
+        (copy / ".venv").mkdir()
+        stamp = copy / ".venv" / ".installed-dev"
+        stamp.touch()
+        os.utime(stamp, (1, 1))
+        assert "pip install" in self.planned(copy, "demo")
+        assert "pip install" in self.planned(copy, "test")
+
+
+def test_the_python_version_is_checked(tmp_path: Path) -> None:
+    old = tmp_path / "python3"
+    old.write_text('#!/bin/sh\ncase "$2" in *print*) echo 3.9;; *) exit 1;; esac\n')
+    old.chmod(0o755)
+    script = [shutil.which("sh") or "sh", str(ROOT / "deploy" / "make-venv.sh")]
+    cases = {str(old): "is Python 3.9, expected 3.11 or newer", "no-python": "There is no 'no-python'"}
+    for python, expected in cases.items():
+        result = subprocess.run(script, env={**os.environ, "PYTHON": python, "VENV": str(tmp_path / "venv")},
+                                capture_output=True, text=True, check=False)
+        assert result.returncode == 1
+        assert expected in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+        assert not (tmp_path / "venv").exists()
+
+
+def test_the_version_is_one() -> None:
+    assert f"## {edgetl.__version__}" in (ROOT / "CHANGELOG.md").read_text()
