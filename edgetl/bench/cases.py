@@ -60,9 +60,7 @@ def find(options: recipe.Bench) -> tuple[Case, ...]:
         BundleError: a bundle is incomplete or altered.
     """
     for backend in options.backend:
-        # Only asked by name: importing a backend here would bring its library into the parent.
-        if "." not in backend and backend.replace("_", "-") not in plugins.names("backends"):
-            raise UnknownName("backend", backend, plugins.names("backends"))
+        plugins.require("backends", backend)  # not loaded: that may bring its library into the parent
     titles = _titles([Path(one) for one in options.cases])
     subjects = [subject for path, title in titles.items() for subject in _subjects(path, title, options)]
     threads, batches = whole_numbers("threads", options.threads, low=0), whole_numbers("batch", options.batch, low=1)
@@ -119,6 +117,7 @@ def _of_bundle(path: Path, title: str, options: recipe.Bench) -> Iterator[Subjec
     unknown = [name for name in options.variant if name not in names]
     if unknown:
         raise UnknownName(f"variant of {path}", unknown[0], names)
+    run = _mapping(bundle.provenance.get("run"))
     for variant in bundle.variants:
         if options.variant and variant.name not in options.variant:
             continue
@@ -128,8 +127,8 @@ def _of_bundle(path: Path, title: str, options: recipe.Bench) -> Iterator[Subjec
         for backend in options.backend:
             if backend in variant.backends:
                 yield Subject(f"{title} {variant.name} {backend}", path, "bundle", backend, graph, spec, variant.name,
-                              variant.precision, _parameters(bundle.provenance), bundle.labels, bundle.preprocess,
-                              variant.embeds_preprocess, variant.requires, _mapping(bundle.provenance.get("data")))
+                              variant.precision, _parameters(run), bundle.labels, bundle.preprocess,
+                              variant.embeds_preprocess, variant.requires, _mapping(run.get("data")))
 
 
 def _check_digest(graph: Path, sha256: str) -> None:

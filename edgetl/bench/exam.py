@@ -117,7 +117,7 @@ def _compared(found: Evaluation, reference: Evaluation) -> dict[str, Any]:
     pair = evaluate.compare(found, reference)
     # evaluate counts points that the model loses; a report says what it gains, as a share.
     return {"agreement": pair.agreement, "only_case_right": pair.gained, "only_reference_right": pair.lost,
-            "difference": -pair.drop_points / 100, "difference_low": -pair.drop_high / 100,
+            "difference": (pair.gained - pair.lost) / pair.n, "difference_low": -pair.drop_high / 100,
             "difference_high": -pair.drop_low / 100}
 
 

@@ -6,12 +6,11 @@ import base64
 import html
 import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from edgetl.bench import plots
 from edgetl.bench.report import Accuracy, Report, Row
 from edgetl.bench.style import STYLE
-from edgetl.bench.tables import Table, answers, failures, notes, percent, significant, startup, summary
+from edgetl.bench.tables import Table, answers, failures, percent, remarks, shown, significant, startup, summary
 from edgetl.datasets import Item
 from edgetl.runtime.preprocess import Preprocess, decode
 
@@ -60,7 +59,7 @@ def page(report: Report, pictures: Mapping[str, bytes]) -> str:
         (f"Worst mistakes of {focus.case}" if focus else "", _mistakes(graded, pictures)),
         ("How this was measured", _method(report)),
         ("Machine and versions", _machine(report)),
-        ("Notes", _list(notes(report))),
+        ("Notes", _list(remarks(report))),
     ]
     body = "\n".join(f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>"
                      for title, content in sections if content)
@@ -82,7 +81,7 @@ def _focus(report: Report) -> Row | None:
 
 
 def _lead(report: Report) -> str:
-    """The result in a sentence or two."""
+    """The result in a sentence or two, and what may be wrong with it."""
     measured = sum(row.measured for row in report.rows)
     machine = report.environment.get("cpu") or report.environment.get("machine")
     parts = [f"{measured} of {len(report.rows)} cases measured on {escape(str(machine))}."]
@@ -93,7 +92,8 @@ def _lead(report: Report) -> str:
         gap = focus.accuracy.difference
         points = "" if gap is None else f" ({gap * 100:+.1f} points)"
         parts.append(f"<strong>{escape(focus.case)}</strong> {speed}{' and ' if speed else ''}{right}{points}.")
-    return f'<p class="lead">{" ".join(parts)}</p>'
+    warnings = f'<aside aria-label="Warnings">{_list(report.notes)}</aside>' if report.notes else ""
+    return f'<p class="lead">{" ".join(parts)}</p>{warnings}'
 
 
 def _speed(focus: Row, reference: str | None) -> str:
@@ -198,7 +198,8 @@ def _method(report: Report) -> str:
         "(time per image against the reference's) from a bootstrap over rounds and calls; intervals of accuracies are "
         "Wilson's, those of differences are paired (Tango).",
         "A percentile is shown only where the number of samples bounds it at 99 % confidence.",
-        f"Import, load and first call: {options['starts']} fresh processes; the files are in the page cache.",
+        f"Import, load and first call: {options['starts']} fresh processes, the files in the page cache. Import is the "
+        "runtime and the backend's library; load is all from there to an open session, with the model's own code.",
         "Accuracy was measured on the very sessions that were timed, on the test split, after the timing.",
         *_data_line(report),
     ]
@@ -208,25 +209,15 @@ def _method(report: Report) -> str:
 def _data_line(report: Report) -> list[str]:
     if report.data is None:
         return []
-    rule = ", ".join(f"{name} {value}" for name, value in report.data.rule.items())
+    rule = ", ".join(f"{name} {shown(value)}" for name, value in report.data.rule.items())
     return [f"Data: {report.data.source}, {report.data.n} test images, fingerprint {report.data.fingerprint[:16]}; "
             f"split: {rule}."]
 
 
 def _machine(report: Report) -> str:
-    lines = "".join(f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(_shown(value))}</dd>"
+    lines = "".join(f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(shown(value))}</dd>"
                     for name, value in report.environment.items())
     return f"<dl>{lines}</dl>"
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "not known"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_shown(one)}" for name, one in value.items()) or "none"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    return str(value)
 
 
 def _list(lines: Sequence[str]) -> str:

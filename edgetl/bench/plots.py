@@ -19,7 +19,7 @@ INK = "#010203"  # drawn by matplotlib, replaced by `currentColor`: the colour o
 WIDTH_IN = 5.0  # 360 points: on a phone a point is about a pixel, so 10-point letters can be read
 # Okabe and Ito's palette, told apart with colour-blind eyes, less its black; its blue is lighter, to be seen on black.
 COLORS = ("#1F8AD0", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-SHAPES = ("o", "s", "^", "D", "v", "P")
+SHAPES = ("o", "s", "D", "h", "p", "8")  # all have room for a number
 STYLE: Any = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False,
     "axes.spines.right": False, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK,

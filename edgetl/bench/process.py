@@ -122,11 +122,11 @@ class Process:
             self._child.kill()
             self._child.wait()
 
-    def close(self) -> None:
-        """Asks the worker to end, and ends it when it does not; raises nothing."""
+    def close(self, *, at_once: bool = False) -> None:
+        """Asks the worker to end, and ends it when it does not, or `at_once`; raises nothing."""
         # Whoever is gone already is what was wanted; what was measured of it stays.
         with contextlib.suppress(WorkerFailed):
-            if self._child.poll() is None:
+            if not at_once and self._child.poll() is None:
                 self._send({"do": "close"})
                 self._wait()
         self.kill()

@@ -87,11 +87,14 @@ def _measure(trials: Sequence[Trial], options: recipe.Bench, paper: Exam | None,
 
 @contextlib.contextmanager
 def _closing(trials: Sequence[Trial]) -> Iterator[None]:
+    """Leaves no worker behind; after Ctrl-C or a bug none is waited for."""
+    finished = False
     try:
         yield
+        finished = True
     finally:
         for trial in trials:
-            trial.close()
+            trial.close(at_once=not finished)
 
 
 def _start(trials: Sequence[Trial], options: recipe.Bench, order: np.random.Generator, listener: Listener) -> None:

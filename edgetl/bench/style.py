@@ -14,6 +14,7 @@ main { max-width: 72rem; margin: 0 auto; padding: 1rem 1rem 4rem; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0; }
 h2 { font-size: 1.2rem; line-height: 1.3; margin: 2.2rem 0 .6rem; overflow-wrap: anywhere; }
 .lead { font-size: 1.1rem; max-width: 46rem; }
+aside { border-left: .25rem solid rgb(var(--miss)); background: var(--band); padding: .1rem 1rem; max-width: 46rem; }
 li, dd, p { max-width: 46rem; overflow-wrap: anywhere; }
 ul { padding-left: 1.2rem; }
 .wide { overflow-x: auto; }

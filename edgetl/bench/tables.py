@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edgetl.bench import stats
 from edgetl.bench.report import Accuracy, Report, Row
@@ -103,18 +104,29 @@ def failures(report: Report) -> Table:
 def markdown(report: Report) -> str:
     """The report as GitHub-flavoured markdown."""
     parts = ["# Benchmark", *(_markdown_table(table) for table in tables(report))]
-    machine = [f"{name}: {value}" for name, value in report.environment.items()]
-    for title, lines in (("Notes", notes(report)), ("Machine", machine)):
+    machine = [f"{name}: {shown(value)}" for name, value in report.environment.items()]
+    for title, lines in (("Notes", [*report.notes, *remarks(report)]), ("Machine", machine)):
         if lines:
             parts.append(f"## {title}\n\n" + "\n".join(f"- {_one_line(line)}" for line in lines))
     return "\n\n".join(parts) + "\n"
 
 
-def notes(report: Report) -> list[str]:
-    """What a reader must know beside the figures: remarks, why an accuracy is missing, the data's licence."""
+def remarks(report: Report) -> list[str]:
+    """What a reader must know beside the figures and the warnings: why an accuracy is missing, the data's licence."""
     reasons = [f"{row.case}: no accuracy, {row.accuracy_reason}" for row in report.rows
                if row.measured and row.accuracy_reason]
-    return [*report.notes, *reasons, *(report.data.notes if report.data else ())]
+    return [*reasons, *(report.data.notes if report.data else ())]
+
+
+def shown(value: Any) -> str:
+    """A value of the environment in words; what a nested table does not know is left out."""
+    if value is None:
+        return "not known"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {shown(one)}" for name, one in value.items() if one is not None) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)
 
 
 def _markdown_table(table: Table) -> str:

@@ -79,10 +79,10 @@ class Trial:
             self.reason = problem.message
             self.close()
 
-    def close(self) -> None:
+    def close(self, *, at_once: bool = False) -> None:
         """Ends the process, if there is one."""
         if self.process is not None:
-            self.process.close()
+            self.process.close(at_once=at_once)
         self.process = None
 
     def measurement(self) -> report.Measurement:

@@ -45,7 +45,7 @@ def make_tiny(folder: Path, *backends: str, data: dict | None = None) -> Path:
     """A bundle whose one variant runs on these backends."""
     bundle = make_bundle(folder, labels=LABELS)
     edit_manifest(bundle, "variants", 0, "backends", value=list(backends))
-    edit_manifest(bundle, "provenance", value={"data": data or {}, "parameters": 127})
+    edit_manifest(bundle, "provenance", value={"run": {"data": data or {}, "parameters": 127}})
     return bundle
 
 
@@ -283,3 +283,18 @@ def test_a_run_is_measured_in_torch_beside_its_plain_onnx_file(tmp_path):
     assert graph.measured and graph.speedup.value > 1
     assert graph.measurement.arrival == "paced 1ms" and graph.late_calls is not None
     assert found.notes == () or all("busy" in note for note in found.notes)
+
+
+def test_ctrl_c_leaves_no_worker_and_no_folder_behind(tmp_path):
+    import psutil
+
+    def interrupt(event):
+        if event.kind == "begin" and event.values["what"] == "measuring":
+            assert psutil.Process().children()
+            raise KeyboardInterrupt
+
+    bundle = make_tiny(tmp_path / "tiny", "benchfakes.fine")
+    with pytest.raises(KeyboardInterrupt):
+        runner.bench(options(tmp_path, bundle), listener=interrupt)
+    assert not [child for child in psutil.Process().children() if "edgetl.bench.worker" in child.cmdline()]
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny"}
