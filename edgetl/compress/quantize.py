@@ -53,11 +53,13 @@ def quantize(graph: bytes, scheme: Mapping[str, Any], reader: Reader, *, method:
         given, prepared, written = (Path(folder) / f"{name}.onnx" for name in ("fp32", "prepared", "int8"))
         given.write_bytes(graph)
         quant_pre_process(given, prepared, skip_symbolic_shape=True)
+        sizes = shape_arithmetic(ready := onnx.load(prepared))
+        onnx.save(ready, prepared)  # now every node has the name by which it can be left out
         quantization.quantize_static(
             prepared, written, reader, quant_format=quantization.QuantFormat.QDQ, calibrate_method=calibration,
             activation_type=_type(scheme["activations"]), weight_type=_type(scheme["weights"]),
             per_channel=scheme["per_channel"], reduce_range=scheme["reduce_range"],
-            nodes_to_exclude=shape_arithmetic(onnx.load(prepared)),
+            nodes_to_exclude=sizes,
             # One batch at a time: a histogram of all activations of all images does not fit into memory.
             extra_options={**options, "CalibStridedMinMax": 1})
         model = onnx.load(written)

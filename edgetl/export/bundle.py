@@ -1,0 +1,153 @@
+"""The bundle: every variant that passed, the manifest, the golden images and the model card, in one folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgetl import datasets, rundir, splits, weights
+from edgetl.errors import DataError, EdgetlError, GateFailed
+from edgetl.events import Event, Listener, ignore
+from edgetl.export import card, golden, graph, variants
+from edgetl.export.variants import Built, Rejected, Stock
+from edgetl.recipe import Export, to_toml
+from edgetl.runtime import manifest as manifests
+from edgetl.runtime.manifest import Manifest
+from edgetl.runtime.verify import verify
+from edgetl.targets import Target
+
+CARD = "README.md"
+RECORD_KEPT = ("model", "stage", "data", "metrics", "options", "choices", "environment", "teacher", "student", "kept",
+               "parameters")
+
+
+def export(options: Export, *, listener: Listener = ignore) -> Path:
+    """The bundle folder of a RUN: fp32 always, and INT8 for each target where its accuracy holds.
+
+    Calibration uses training images, every choice validation images, and the test images are for the report.
+
+    Args:
+        options: the recipe.
+        listener: told what is done, found and refused.
+
+    Raises:
+        EdgetlError: the RUN cannot be read, or its data are not known.
+        DataError: the data are not those that the RUN was trained with, or an image cannot be read.
+        OutputError: the bundle exists already or cannot be written.
+        GateFailed: the graph does not answer as the torch model (nothing is kept), or a variant lost more than is
+            allowed (the bundle is kept without it).
+    """
+    run = weights.load(Path(options.run))
+    targets = variants.choose_targets(options)
+    graph.require_packages()
+    out = Path(options.out)
+    rundir.claim(out, resume=False, overwrite=options.overwrite)
+    stock = prepare(options, run, listener)
+    ordered, rejected = build(stock, targets)
+    write(out, describe(stock, run, ordered, rejected), ordered, stock)
+    if rejected:
+        raise GateFailed("; ".join(one.sentence for one in rejected) + f". {out} was written without it.",
+                         hint="Use fp32, give more --calibration-images, or another --max-drop and --min-agreement.")
+    return out
+
+
+def prepare(options: Export, run: weights.Run, listener: Listener) -> Stock:
+    """Data, fp32 graph and golden images of a RUN.
+
+    Raises:
+        EdgetlError: neither --data nor the RUN says which data.
+        DataError: the data are not the RUN's.
+        GateFailed: the graph does not answer as the torch model does.
+    """
+    recorded = run.record.get("data") or {}
+    source = options.data or recorded.get("source")
+    if not source:
+        raise EdgetlError(f"{run.folder} does not say which data it was trained on.", hint="Give them with --data.")
+    data = datasets.open_data(source)
+    if data.labels != run.labels:
+        raise DataError(f"{source} has the classes {list(data.labels)}; {run.folder} knows {list(run.labels)}.",
+                        hint="Give the data that the RUN was trained on.")
+    parts = splits.resolve(data, options, recorded=recorded.get("rule"), listener=listener)
+    if "fingerprint" in recorded:
+        splits.require_same_data(parts, recorded["fingerprint"], recorded_by=str(run.folder))
+    exported = graph.export(run.network, run.labels, listener=listener)
+    pictures = golden.make(options.golden_kind, options.golden, options.seed, items=parts.train, data=data,
+                           preprocess=run.network.preprocess, answers=graph.answers_of(run.network.module))
+    stock = Stock(options, run.network, data, parts, pictures, exported, listener)
+    stock.note(f"fp32 graph by the {exported.exporter} exporter: logits differ from torch by at most "
+               f"{exported.parity.difference:.2g} (allowed {exported.parity.limit:.2g}).")
+    return stock
+
+
+def build(stock: Stock, targets: Sequence[Target]) -> tuple[tuple[Built, ...], tuple[Rejected, ...]]:
+    """The variants in the order of preference, and those that were refused."""
+    steps = _Steps(stock.listener, 2 + len(targets))
+    built: list[Built] = [variants.build_fp32(stock)]
+    steps.advance()
+    rejected: list[Rejected] = []
+    wanted = [target for target in targets if "int8" in stock.options.precision and "int8" in target.precisions]
+    if "int8" in stock.options.precision and not wanted:
+        stock.warn("No target with INT8 fits this machine; only fp32 is exported. Name one with --target.")
+    for target in wanted:
+        one = variants.build_int8(stock, target, built[0])
+        if isinstance(one, Rejected):
+            rejected.append(one)
+            stock.warn(f"{one.sentence}. It is left out.")
+        else:
+            built.append(one)
+        steps.advance()
+    ordered = variants.measure(stock, built)
+    steps.advance()
+    steps.end()
+    return ordered, tuple(rejected)
+
+
+class _Steps:
+    """Progress of an export in whole steps."""
+
+    def __init__(self, listener: Listener, total: int) -> None:
+        self._listener, self._done = listener, 0
+        listener(Event("export", "begin", {"what": "export", "total": total, "unit": "steps"}))
+
+    def advance(self) -> None:
+        self._done += 1
+        self._listener(Event("export", "advance", {"done": self._done}))
+
+    def end(self) -> None:
+        self._listener(Event("export", "end", {"what": "export"}))
+
+
+def describe(stock: Stock, run: weights.Run, ordered: Sequence[Built], rejected: Sequence[Rejected]) -> Manifest:
+    """The manifest; its `golden` is filled in when the file is written."""
+    exported = stock.exported
+    provenance = {
+        "run": {key: run.record[key] for key in RECORD_KEPT if key in run.record},
+        "model_sha256": rundir.sha256((run.folder / rundir.MODEL).read_bytes()),
+        "export": {"exporter": exported.exporter, "fallback_reason": exported.reason,
+                   "parity": exported.parity.to_json(), "seed": stock.options.seed,
+                   "max_drop": stock.options.max_drop, "min_agreement": stock.options.min_agreement,
+                   "data_fingerprint": stock.splits.fingerprint, "environment": rundir.environment()},
+        "rejected": [{"name": one.name, "sentence": one.sentence, "rungs": list(one.rungs)} for one in rejected],
+        "notes": list(stock.data.notes),
+    }
+    return Manifest(schema=manifests.SCHEMA, name=stock.options.name or Path(stock.options.out).resolve().name,
+                    task="classify", labels=run.labels, preprocess=run.network.preprocess,
+                    variants=tuple(one.variant for one in ordered), provenance=provenance)
+
+
+def write(out: Path, manifest: Manifest, ordered: Sequence[Built], stock: Stock) -> None:
+    """Writes the whole bundle, verified, or nothing: graphs, golden images, manifest, model card and recipe."""
+    pictures = golden.to_npz(stock.golden)
+    entry: dict[str, Any] = {"file": manifests.GOLDEN, "sha256": rundir.sha256(pictures), "size_bytes": len(pictures),
+                             "count": len(stock.golden.sources), "kind": stock.golden.kind}
+    whole = dataclasses.replace(manifest, golden=entry)
+    files = {one.variant.file: one.graph for one in ordered}
+    files |= {manifests.GOLDEN: pictures, manifests.MANIFEST: manifests.to_json(whole).encode(),
+              CARD: card.card(whole).encode(), rundir.RECIPE: f"[export]\n{to_toml(stock.options)}".encode()}
+    with rundir.building(out, overwrite=stock.options.overwrite) as folder:
+        for name, content in files.items():
+            rundir.write_bytes(folder / name, content)
+        # What is handed out has been read back and has answered as the torch model did.
+        verify(folder, threads=stock.options.threads)

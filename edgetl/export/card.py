@@ -1,0 +1,100 @@
+"""The model card of a bundle: what it is, how right and how fast, and how to run it; all of it from the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgetl.runtime.manifest import Manifest, Variant
+from edgetl.runtime.preprocess import Preprocess
+
+RESIZE = {
+    "shortest": "the short side is resized to {resized} pixels, then the centre {height} x {width} is cut out",
+    "squash": "resized to {height} x {width} without regard to the aspect ratio",
+    "letterbox": "resized to fit into {height} x {width} with its aspect ratio, the rest filled",
+}
+
+
+def card(manifest: Manifest) -> str:
+    """The card as markdown."""
+    parts = [_head(manifest), _variants(manifest), _preprocessing(manifest.preprocess), _run(manifest),
+             _origin(manifest), _rejected(manifest)]
+    return "\n".join(part for part in parts if part)
+
+
+def _head(manifest: Manifest) -> str:
+    shown = ", ".join(f"`{label}`" for label in manifest.labels[:50])
+    more = f" and {len(manifest.labels) - 50} more" if len(manifest.labels) > 50 else ""
+    run = manifest.provenance.get("run", {})
+    parameters = f" with {run['parameters']:,} parameters" if run.get("parameters") else ""
+    model = run.get("model", "unknown model")
+    return (f"# {manifest.name}\n\nAn image classifier ({model}{parameters}) as a bundle of "
+            f"edgetl.\n\n{len(manifest.labels)} labels: {shown}{more}\n")
+
+
+def _variants(manifest: Manifest) -> str:
+    rows = ["## Variants", "",
+            "The first is the default. Intervals bound 95 %; agreement is with fp32 on the same images; latency is the "
+            "median of one image on one thread, back to back.", "",
+            "| variant | precision | runs on | size | split | images | accuracy | interval | agreement | latency |",
+            "|---|---|---|---|---|---|---|---|---|---|"]
+    rows += [_row(variant, found) for variant in manifest.variants for found in variant.evaluations]
+    machines = sorted({str(found["machine"]) for variant in manifest.variants for found in variant.evaluations})
+    needs = [f"`{variant.name}` needs a processor with {', '.join(variant.requires)}." for variant in manifest.variants
+             if variant.requires]
+    measured = f"Measured with ONNX Runtime on: {', '.join(machines)}." if machines else "Not measured."
+    return "\n".join([*rows, "", " ".join([measured, *needs]), ""])
+
+
+def _row(variant: Variant, found: Mapping[str, Any]) -> str:
+    agreement = found.get("agreement")
+    same = "-" if agreement is None else f"{100 * agreement:.2f} %"
+    return (f"| {variant.name} | {variant.precision} | {', '.join(variant.backends)} "
+            f"| {variant.size_bytes / 1e6:.2f} MB | {found['split']} | {found['n']} | {100 * found['accuracy']:.2f} % "
+            f"| {100 * found['accuracy_low']:.2f} to {100 * found['accuracy_high']:.2f} | {same} "
+            f"| {1e3 * found['latency_s']:.2f} ms |")
+
+
+def _preprocessing(preprocess: Preprocess) -> str:
+    height, width = preprocess.size_hw
+    resized = round(min(height, width) / preprocess.crop_fraction)
+    resize = RESIZE[preprocess.resize_mode].format(resized=resized, height=height, width=width)
+    turned = "turned as its EXIF orientation says, " if preprocess.exif else ""
+    return (f"## Preprocessing\n\nAn image is {turned}read as {preprocess.color}, and {resize} "
+            f"({preprocess.interpolation}{', antialiased' if preprocess.antialias else ''}). A pixel value p becomes "
+            f"(p * {preprocess.scale:.6g} - mean) / std with mean {list(preprocess.mean)} and std "
+            f"{list(preprocess.std)}; the layout is {preprocess.layout}. Transparent pixels "
+            f"show {list(preprocess.alpha_background)}. "
+            "The runtime does all of this.\n")
+
+
+def _run(manifest: Manifest) -> str:
+    return ("## Use\n\n```sh\npip install \"edgetl[cpu]\"\npython -m edgetl.runtime predict . IMAGE...\n```\n\n"
+            "```python\nimport edgetl.runtime\n\nclassifier = edgetl.runtime.load(\".\")\n"
+            "print(classifier.predict(\"photo.jpg\").label)\n```\n")
+
+
+def _origin(manifest: Manifest) -> str:
+    run, made = manifest.provenance.get("run", {}), manifest.provenance.get("export", {})
+    data = run.get("data", {})
+    lines = ["## Origin", ""]
+    if data.get("name"):
+        lines.append(f"- data: {data['name']}, fingerprint {str(data.get('fingerprint', ''))[:16]}")
+    lines += [f"- {note}" for note in manifest.provenance.get("notes", ())]
+    lines += [f"- trained by: {run['stage']}"] if run.get("stage") else []
+    teacher = run.get("teacher")
+    lines += [f"- teacher: {teacher['model']}"] if isinstance(teacher, Mapping) and teacher.get("model") else []
+    if made:
+        reason = f" ({made['fallback_reason']})" if made.get("fallback_reason") else ""
+        lines.append(f"- exported by: {made['exporter']}{reason}, greatest difference to torch "
+                     f"{made['parity']['difference']:.2g}")
+        lines.append("- versions: " + ", ".join(f"{name} {version}" for name, version
+                                                in made["environment"]["versions"].items()))
+    kind = {"photos": "photos from the training split", "synthetic": "synthetic pictures"}
+    lines.append(f"- golden images: {manifest.golden['count']} {kind[manifest.golden['kind']]}")
+    return "\n".join([*lines, ""])
+
+
+def _rejected(manifest: Manifest) -> str:
+    refused = manifest.provenance.get("rejected", ())
+    return "\n".join(["## Left out", "", *(f"- {one['sentence']}." for one in refused), ""]) if refused else ""

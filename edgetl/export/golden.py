@@ -1,0 +1,90 @@
+"""The golden images: encoded files, the tensors they must become, and what the torch model said to them.
+
+With them a device proves, without labels and without torch, that it decodes, resizes, normalises and computes as the
+training's own evaluation did.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl import evaluate
+from edgetl.compress.calibrate import choose
+from edgetl.datasets import DataSet, Item
+from edgetl.runtime.preprocess import Preprocess, decode, normalize, resize
+
+MODES = ("RGB", "L", "RGBA", "P", "RGB", "CMYK", "LA", "RGB")  # CMYK is written as JPEG, the others as PNG
+
+
+@dataclass(frozen=True)
+class Golden:
+    """G images on their whole way from file to logits."""
+
+    kind: str  # "photos" | "synthetic"
+    sources: tuple[bytes, ...]
+    tensor: NDArray[np.float32]  # [G, C, H, W]
+    logits: NDArray[np.float32]  # [G, K], by torch
+
+
+def make(kind: str, count: int, seed: int, *, items: Sequence[Item], data: DataSet, preprocess: Preprocess,
+         answers: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Golden:
+    """The golden images of a model.
+
+    Args:
+        kind: "photos" takes them from `items`, "synthetic" draws them.
+        count: number of images.
+        seed: of the choice.
+        items: TRAINING images, each class by its share: no test image may leave with a bundle.
+        data: what reads `items`.
+        preprocess: from file to tensor.
+        answers: the torch model, images [N, C, H, W] -> logits [N, K].
+
+    Raises:
+        DataError: there is no image to choose from, or one cannot be read.
+    """
+    if kind == "synthetic":
+        sources = synthetic(count, seed)
+        pixels = [resize(decode(source, preprocess), preprocess) for source in sources]
+    else:
+        chosen = choose(items, count, seed)
+        pixels = [evaluate.pixels_of(item, data.read, preprocess) for item in chosen]
+        sources = tuple(map(data.read, chosen))
+    tensor = normalize(np.stack(pixels), preprocess)
+    return Golden(kind, sources, tensor, answers(tensor))
+
+
+def synthetic(count: int, seed: int) -> tuple[bytes, ...]:
+    """Pictures that show nobody anything: blocks of colour in several sizes and modes, the same for the same seed.
+
+    Coloured, not noise, and not symmetric, so that a swapped channel, a mirrored axis or another resize is seen.
+    """
+    chance = np.random.default_rng(seed)
+    return tuple(_picture(MODES[place % len(MODES)], chance) for place in range(count))
+
+
+def _picture(mode: str, chance: np.random.Generator) -> bytes:
+    from PIL import Image
+
+    height, width = (int(side) for side in chance.integers(40, 400, size=2))
+    blocks = chance.integers(0, 256, size=(int(chance.integers(2, 7)), int(chance.integers(2, 7)), 3), dtype=np.uint8)
+    picture = Image.fromarray(blocks).resize((width, height), Image.Resampling.BILINEAR)
+    buffer = io.BytesIO()
+    if mode in ("RGBA", "LA"):
+        picture.putalpha(Image.linear_gradient("L").resize((width, height)))
+    picture.convert(mode).save(buffer, "jpeg" if mode == "CMYK" else "png")
+    return buffer.getvalue()
+
+
+def to_npz(golden: Golden) -> bytes:
+    """golden.npz: `source_000`, ... (the files' bytes), `tensor` and `logits`."""
+    sources = {f"source_{place:03d}": np.frombuffer(source, np.uint8) for place, source in enumerate(golden.sources)}
+    arrays: dict[str, Any] = {**sources, "tensor": golden.tensor, "logits": golden.logits}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()

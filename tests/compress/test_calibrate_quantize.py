@@ -1,0 +1,177 @@
+"""Calibration images and INT8 graphs: which, from where, and what the engine makes of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from edgetl.compress import calibrate, quantize, surgery
+from edgetl.datasets import Item
+from edgetl.errors import DataError, RecipeError
+from edgetl.runtime.preprocess import Preprocess
+from edgetl.runtime.session import GraphSpec, TensorSpec, open_session
+from edgetl.targets.x86_vnni import TARGET
+
+SQUARE = Preprocess(size_hw=(8, 8), resize_mode="squash")
+SPEC = GraphSpec((TensorSpec("image", "image", "float32", ("N", 3, 8, 8), "NCHW"),),
+                 (TensorSpec("logits", "logits", "float32", ("N", 4), "NC"),), "int8")
+
+
+def items(*sizes: int) -> list[Item]:
+    return [Item(f"{label}/{place:03d}.png", label) for label, size in enumerate(sizes) for place in range(size)]
+
+
+def test_choice_keeps_the_shares_of_the_classes() -> None:
+    chosen = calibrate.choose(items(60, 30, 10), 20, seed=0)
+    assert Counter(item.label for item in chosen) == {0: 12, 1: 6, 2: 2}
+    assert list(chosen) == sorted(chosen, key=lambda item: item.key)
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(1, 40), st.integers(0, 5))
+@settings(deadline=None, max_examples=40)
+def test_choice_is_the_seeds_and_takes_nothing_twice(sizes, count, seed) -> None:
+    given_items = items(*sizes)
+    chosen = calibrate.choose(given_items, count, seed)
+    assert chosen == calibrate.choose(given_items, count, seed)
+    assert len(set(chosen)) == len(chosen) == min(count, len(given_items))
+    counts = Counter(item.label for item in chosen)
+    for label, size in enumerate(sizes):  # within one image of the class's share
+        assert abs(counts[label] - size * len(chosen) / len(given_items)) <= 1
+
+
+def test_another_seed_chooses_others_and_nothing_is_refused() -> None:
+    assert calibrate.choose(items(50), 10, 0) != calibrate.choose(items(50), 10, 1)
+    with pytest.raises(DataError, match="no training image"):
+        calibrate.choose([], 3, 0)
+
+
+def png(item: Item) -> bytes:
+    import io
+
+    from PIL import Image
+
+    pixels = np.random.default_rng(int(item.key[2:5])).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def test_reader_streams_every_image_once_and_goes_back() -> None:
+    read = []
+
+    def spy(item: Item) -> bytes:
+        read.append(item.key)
+        return png(item)
+
+    reader = calibrate.Reader(items(7), spy, SQUARE, name="image", batch=3)
+    assert len(reader) == 3
+    first = reader.get_next()
+    assert first is not None and first["image"].shape == (3, 3, 8, 8) and len(read) == 3  # no more than is needed
+    assert [len(batch["image"]) for batch in iter(reader.get_next, None)] == [3, 1] and reader.get_next() is None
+    reader.set_range(start_index=1, end_index=2)
+    again = reader.get_next()
+    assert again is not None and len(again["image"]) == 3 and reader.get_next() is None
+    assert read[-3:] == [item.key for item in items(7)[3:6]]
+
+
+def cnn(*, sizes: bool = False) -> bytes:
+    """conv, relu6, depthwise conv, relu6, sum, pool, gemm; `sizes` computes a Reshape's numbers in the graph."""
+    chance = np.random.default_rng(0)
+    shapes = {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (8, 1, 3, 3), "b2": (8,), "w3": (4, 8), "b3": (4,)}
+    constants = {name: chance.normal(0, 0.4, shape).astype(np.float32) for name, shape in shapes.items()}
+    constants |= {"zero": np.float32(0), "six": np.float32(6)}
+    nodes = [helper.make_node("Conv", ["image", "w1", "b1"], ["c1"], pads=[1] * 4),
+             helper.make_node("Clip", ["c1", "zero", "six"], ["r1"]),
+             helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"], pads=[1] * 4, group=8),
+             helper.make_node("Clip", ["c2", "zero", "six"], ["r2"]),
+             helper.make_node("Add", ["r1", "r2"], ["sum"]),
+             helper.make_node("GlobalAveragePool", ["sum"], ["pool"])]
+    if sizes:
+        constants |= {"first": np.array([0]), "rest": np.array([8.0], np.float32)}
+        nodes += [helper.make_node("Shape", ["pool"], ["shape"]), helper.make_node("Gather", ["shape", "first"], ["n"]),
+                  helper.make_node("Cast", ["n"], ["n_float"], to=TensorProto.FLOAT),
+                  helper.make_node("Concat", ["n_float", "rest"], ["sides_float"], axis=0),
+                  helper.make_node("Mul", ["sides_float", "one"], ["same"]),
+                  helper.make_node("Cast", ["same"], ["sides"], to=TensorProto.INT64),
+                  helper.make_node("Reshape", ["pool", "sides"], ["flat"])]
+        constants["one"] = np.float32(1)
+    else:
+        nodes.append(helper.make_node("Flatten", ["pool"], ["flat"]))
+    nodes.append(helper.make_node("Gemm", ["flat", "w3", "b3"], ["logits"], transB=1))
+    graph = helper.make_graph(nodes, "cnn", [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 8, 8])],
+                              [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 4])],
+                              [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    helper.set_model_props(model, {"edgetl.labels": '["a", "b", "c", "d"]'})
+    return model.SerializeToString()
+
+
+def reader() -> calibrate.Reader:
+    return calibrate.Reader(items(20), png, SQUARE)
+
+
+def logits(graph: bytes, n: int = 40) -> np.ndarray:
+    images = np.concatenate([batch["image"] for batch in iter(reader().get_next, None)] * 2)[:n]
+    return open_session("cpu", graph, SPEC, threads=1).run({"image": images})["logits"]
+
+
+@pytest.mark.parametrize("method", TARGET.quantize["methods"])
+def test_int8_is_near_fused_whole_and_keeps_its_face(method: str, capfd: pytest.CaptureFixture[str]) -> None:
+    fp32 = cnn()
+    made = quantize.quantize(fp32, TARGET.quantize, reader(), method=method)
+    expected, found = logits(fp32), logits(made)
+    assert np.abs(expected - found).max() < 0.05 * np.abs(expected).max()
+    assert not np.array_equal(expected, found)
+    kernels = quantize.fused(made)
+    assert kernels["float_nodes"] == 0 and kernels["integer_nodes"] == 5 and kernels["converting_nodes"] == 1
+    model = onnx.load_from_string(made)
+    assert [(one.domain, one.version) for one in model.opset_import] == [("", 18)]
+    assert {one.key: one.value for one in model.metadata_props} == {"edgetl.labels": '["a", "b", "c", "d"]'}
+    assert capfd.readouterr() == ("", "")  # stdout is for results, and nothing in the graph is worth a warning
+
+
+def test_the_scheme_of_the_target_is_in_the_graph() -> None:
+    model = onnx.load_from_string(quantize.quantize(cnn(), TARGET.quantize, reader(), method="min-max"))
+    constants = {one.name: one for one in model.graph.initializer}
+    rounded = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert rounded and all(constants[node.input[2]].data_type == TensorProto.UINT8 for node in rounded)
+    weights = [constants[node.input[0]] for node in model.graph.node
+               if node.op_type == "DequantizeLinear" and node.input[0] in constants]
+    assert {one.data_type for one in weights} == {TensorProto.INT8, TensorProto.INT32}
+    per_channel = {len(numpy_helper.to_array(constants[node.input[1]]).ravel()) for node in model.graph.node
+                   if node.op_type == "DequantizeLinear" and node.input[0].startswith("w1")}
+    assert per_channel == {8}
+    assert "Clip" not in {node.op_type for node in model.graph.node}  # its bounds are the range of the integers
+
+
+def test_logits_stay_float() -> None:
+    graph = onnx.load_from_string(quantize.quantize(cnn(), TARGET.quantize, reader(), method="min-max")).graph
+    assert [node.op_type for node in graph.node if "logits" in node.output] == ["Gemm"]
+    assert "logits_scale" not in {one.name for one in graph.initializer}
+
+
+def test_numbers_that_are_sizes_are_not_rounded() -> None:
+    fp32 = cnn(sizes=True)
+    assert len(surgery.shape_arithmetic(onnx.load_from_string(fp32))) == 6
+    made = quantize.quantize(fp32, TARGET.quantize, reader(), method="min-max")
+    for n in (1, 7, 33):
+        assert logits(made, n).shape == (n, 4)
+    assert quantize.fused(made)["float_nodes"] == 0
+
+
+def test_what_the_engine_does_not_fuse_is_counted() -> None:
+    kernels = quantize.fused(cnn())
+    assert kernels["integer_nodes"] == kernels["converting_nodes"] == 0
+    assert kernels["float_nodes"] >= 4 and sum(kernels["float_kernels"].values()) == kernels["float_nodes"]
+
+
+@pytest.mark.parametrize("method", ["entropy", "percentile", "percentile-12", "percentile-x", ""])
+def test_an_unknown_method_is_refused(method: str) -> None:
+    with pytest.raises(RecipeError, match="no calibration method"):
+        quantize.quantize(cnn(), TARGET.quantize, reader(), method=method)

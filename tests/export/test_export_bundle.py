@@ -1,0 +1,288 @@
+"""A RUN to a bundle on a network of a few thousand weights and photos made on the spot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import write_photos
+from PIL import Image
+
+import edgetl.runtime
+from edgetl import datasets, evaluate, models, rundir, splits, weights
+from edgetl.errors import BackendUnavailable, DataError, EdgetlError, GateFailed, OutputError, RecipeError, UnknownName
+from edgetl.export import bundle, golden, variants
+from edgetl.export.bundle import export
+from edgetl.recipe import Export, build
+from edgetl.runtime import manifest as manifests
+from edgetl.runtime import processor
+from edgetl.targets.x86_vnni import TARGET
+
+VNNI = not processor.missing(("vnni",))
+needs_vnni = pytest.mark.skipif(not VNNI, reason="this processor has no VNNI")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("data") / "photos", classes=3, images=30)
+
+
+@pytest.fixture(scope="module")
+def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that has seen the photos a few times: enough for logits that are far apart."""
+    data = datasets.open_data(str(photos))
+    parts = splits.resolve(data, options("", ""))
+    network = models.create("timm/test_resnet", classes=3, pretrained=False, image_size=32)
+    images, labels, _ = next(evaluate.prepared(parts.train, data.read, network.preprocess, len(parts.train)))
+    adam = torch.optim.Adam(network.module.parameters(), 1e-2)
+    network.module.train()
+    for _ in range(12):
+        adam.zero_grad()
+        torch.nn.functional.cross_entropy(network.module(torch.from_numpy(images)), torch.from_numpy(labels)).backward()
+        adam.step()
+    folder = tmp_path_factory.mktemp("runs") / "student"
+    folder.mkdir()
+    weights.save(folder, network, {"labels": list(data.labels), "stage": "finetune", "data": {
+        "source": str(photos), "name": data.name, "fingerprint": parts.fingerprint, "rule": dict(parts.rule),
+        "notes": ["photos made by a test"]}})
+    return folder
+
+
+def options(run: Path | str, out: Path | str, **values: Any) -> Export:
+    plain = {"run": str(run), "out": str(out), "threads": 1, "calibration_images": 16, "golden": 4}
+    return build(Export, {**plain, **values}, where="test")
+
+
+@pytest.fixture(scope="module")
+def made(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    precision = ("fp32", "int8") if VNNI else ("fp32",)
+    values = {"max_drop": 15.0, "min_agreement": 80.0}  # nine validation images
+    return export(options(run, tmp_path_factory.mktemp("out") / "bundle", precision=precision, **values))
+
+
+def manifest_of(folder: Path) -> manifests.Manifest:
+    return manifests.from_json((folder / manifests.MANIFEST).read_text(), where=str(folder))
+
+
+def test_the_bundle_opens_verifies_and_predicts(made: Path, photos: Path, run: Path) -> None:
+    report = edgetl.runtime.verify(made, backend="cpu")
+    assert report.images == 4 and report.kind == "photos"
+    classifier = edgetl.runtime.load(made, backend="cpu", variant="fp32")
+    photo = next(iter(sorted((photos / "amber").iterdir())))
+    network = weights.load(run).network
+    pixels = evaluate.images([datasets.Item("photo", 0)], lambda item: photo.read_bytes(), network.preprocess)
+    with torch.inference_mode():
+        expected = network.module(torch.from_numpy(next(pixels))).numpy()
+    assert np.allclose(classifier.logits([photo]), expected, atol=1e-4)
+
+
+def test_the_manifest_tells_what_is_in_the_files(made: Path) -> None:
+    manifest = manifest_of(made)
+    names = {variant.name for variant in manifest.variants}
+    assert names == ({"fp32", "x86-vnni.int8"} if VNNI else {"fp32"})
+    for variant in manifest.variants:
+        content = (made / variant.file).read_bytes()
+        assert (variant.sha256, variant.size_bytes) == (rundir.sha256(content), len(content))
+        assert variant.status == "measured" and 0 < variant.tolerance < 10
+        assert [row["split"] for row in variant.evaluations] == ["val", "test"]
+        for row in variant.evaluations:
+            assert row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"]
+            assert row["latency_s"] > 0 and row["machine"] and row["backend"] == "cpu"
+        assert [one.version for one in onnx.load_from_string(content).opset_import] == [variant.opset]
+    assert sorted(path.name for path in made.iterdir()) == sorted(
+        [*(variant.file for variant in manifest.variants), "README.md", "golden.npz", "manifest.json", "recipe.toml"])
+    told = manifest.provenance
+    assert told["export"]["exporter"] == "dynamo" and told["export"]["fallback_reason"] is None
+    assert told["run"]["data"]["rule"] and told["notes"] is not None
+
+
+@needs_vnni
+def test_int8_says_how_it_was_made(made: Path) -> None:
+    variant = next(one for one in manifest_of(made).variants if one.precision == "int8")
+    assert variant.requires == ("vnni",) and variant.backends == ("cpu", "openvino")
+    calibration = variant.calibration
+    assert calibration is not None and calibration["split"] == "train" and calibration["images"] == 16
+    assert calibration["rungs"][-1]["passed"] and calibration["rungs"][-1]["method"] == calibration["method"]
+    assert calibration["fused"]["integer_nodes"] > 5 and calibration["fused"]["float_nodes"] == 0
+    assert all(row["agreement"] is not None for row in variant.evaluations)
+
+
+def test_golden_photos_are_training_photos_with_torchs_logits(made: Path, run: Path, photos: Path) -> None:
+    data = datasets.open_data(str(photos))
+    trained_on = {data.read(item) for item in splits.resolve(data, options("", "")).train}
+    arrays = np.load(made / "golden.npz")
+    assert all(arrays[f"source_{place:03d}"].tobytes() in trained_on for place in range(4))
+    with torch.inference_mode():
+        logits = weights.load(run).network.module(torch.from_numpy(arrays["tensor"])).numpy()
+    assert np.array_equal(arrays["logits"], logits)
+
+
+def test_the_card_has_the_figures(made: Path) -> None:
+    text = (made / "README.md").read_text()
+    row = manifest_of(made).variants[0].evaluations[1]
+    for part in (f"{100 * row['accuracy']:.2f} %", f"{1e3 * row['latency_s']:.2f} ms", row["machine"], "`amber`",
+                 "python -m edgetl.runtime predict", "photos from the training split"):
+        assert part in text, part
+
+
+class Spy:
+    """Stands for `evaluate.evaluate` and `calibrate.Reader`: which images were used, in which order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, parts: splits.Splits) -> None:
+        self.where = {item.key: split for split in ("train", "val", "test") for item in parts.of(split)}
+        self.uses: list[tuple[str, set[str]]] = []
+        evaluated, reader, chosen = evaluate.evaluate, variants.calibrate.Reader, golden.choose
+
+        def evaluating(predict: Any, items: Any, *more: Any, **named: Any) -> Any:
+            self.uses.append(("evaluate", {self.where[item.key] for item in items}))
+            return evaluated(predict, items, *more, **named)
+
+        def reading(items: Any, *more: Any, **named: Any) -> Any:
+            self.uses.append(("calibrate", {self.where[item.key] for item in items}))
+            return reader(items, *more, **named)
+
+        def choosing(items: Any, *more: Any) -> Any:
+            self.uses.append(("golden", {self.where[item.key] for item in items}))
+            return chosen(items, *more)
+
+        monkeypatch.setattr(variants.evaluate, "evaluate", evaluating)
+        monkeypatch.setattr(variants.calibrate, "Reader", reading)
+        monkeypatch.setattr(golden, "choose", choosing)
+
+
+@needs_vnni
+def test_the_test_split_decides_nothing(run: Path, photos: Path, tmp_path: Path,
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibration sees train, every choice val, and test is looked at when no choice is left."""
+    spy = Spy(monkeypatch, splits.resolve(datasets.open_data(str(photos)), options("", "")))
+    times = variants.latencies_of
+
+    def timing(*anything: Any) -> Any:
+        spy.uses.append(("time", set()))
+        return times(*anything)
+
+    monkeypatch.setattr(variants, "latencies_of", timing)
+    export(options(run, tmp_path / "bundle", max_drop=100.0, min_agreement=0.0))
+    assert spy.uses == [("golden", {"train"}), ("evaluate", {"val"}), ("calibrate", {"train"}), ("evaluate", {"val"}),
+                        ("time", set()), ("evaluate", {"test"}), ("evaluate", {"test"})]
+
+
+@needs_vnni
+def test_a_failed_gate_keeps_fp32_and_exits_3(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = variants.quantize.quantize
+    methods = []
+
+    def spoiled(graph: bytes, *more: Any, method: str) -> bytes:
+        """The sign of the head's weights is lost: every answer is another."""
+        methods.append(method)
+        model = onnx.load_from_string(graph)
+        last = next(node for node in model.graph.node if node.op_type == "Gemm")
+        head = next(one for one in model.graph.initializer if one.name == last.input[1])
+        head.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(head), head.name))
+        return real(model.SerializeToString(), *more, method=method)
+
+    monkeypatch.setattr(variants.quantize, "quantize", spoiled)
+    heard: list[Any] = []
+    out = tmp_path / "bundle"
+    with pytest.raises(GateFailed, match=r"x86-vnni\.int8 loses .* points .* was written without it") as caught:
+        export(options(run, out), listener=heard.append)
+    assert caught.value.exit_code == 3 and str(out) in str(caught.value)
+    assert [variant.name for variant in manifest_of(out).variants] == ["fp32"]
+    refused = manifest_of(out).provenance["rejected"][0]
+    assert [rung["method"] for rung in refused["rungs"]] == methods == list(TARGET.quantize["methods"])
+    assert not any(rung["passed"] for rung in refused["rungs"])
+    edgetl.runtime.verify(out)
+    assert "Left out" in (out / "README.md").read_text()
+    assert any("one image is" in event.values.get("text", "") for event in heard)  # what so few images can resolve
+
+
+@needs_vnni
+def test_what_is_not_faster_is_not_preferred(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for factor, first in ((0.5, "x86-vnni.int8"), (0.99, "fp32")):
+        monkeypatch.setattr(variants, "latencies_of", lambda stock, built, factor=factor: {
+            one.variant.name: 0.01 * (factor if one.variant.precision == "int8" else 1) for one in built})
+        out = export(options(run, tmp_path / str(factor), max_drop=100.0, min_agreement=0.0))
+        assert manifest_of(out).variants[0].name == first
+
+
+@pytest.mark.parametrize(("lost", "gained", "n", "passed"), [(1, 0, 200, True), (2, 0, 200, False), (4, 4, 400, True),
+                                                             (3, 5, 100, False)])
+def test_the_gate_holds_points_and_agreement(lost: int, gained: int, n: int, passed: bool) -> None:
+    def said(right: np.ndarray) -> evaluate.Evaluation:
+        logits = np.stack([right, 1 - right], axis=1).astype(np.float32)
+        return evaluate.summarize(logits, np.zeros(n, np.int64), tuple(map(str, range(n))))
+
+    reference, model = np.ones(n), np.ones(n)
+    model[:lost] = 0
+    reference[n - gained:] = 0
+    found = evaluate.compare(said(model), said(reference))
+    assert variants._passes(found, options("", "")) is passed  # 0.5 points and 98 %, the defaults
+
+
+def test_synthetic_goldens_are_many_kinds_and_always_the_same(run: Path, tmp_path: Path) -> None:
+    import io
+
+    sources = golden.synthetic(8, 0)
+    assert sources == golden.synthetic(8, 0) != golden.synthetic(8, 1)
+    opened = [Image.open(io.BytesIO(source)) for source in sources]
+    assert [image.mode for image in opened] == list(golden.MODES) and len({image.size for image in opened}) == 8
+    out = export(options(run, tmp_path / "bundle", golden_kind="synthetic", golden=8, precision=["fp32"]))
+    assert edgetl.runtime.verify(out).kind == "synthetic"
+    assert "8 synthetic pictures" in (out / "README.md").read_text()
+
+
+def test_the_fallback_is_in_the_manifest(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*anything: object) -> bytes:
+        raise torch.onnx.OnnxExporterError("an operator is missing")
+
+    monkeypatch.setattr(bundle.graph, "_dynamo", refuse)
+    heard: list[Any] = []
+    out = export(options(run, tmp_path / "bundle", precision=["fp32"]), listener=heard.append)
+    told = manifest_of(out).provenance["export"]
+    assert told["exporter"] == "torchscript" and "an operator is missing" in told["fallback_reason"]
+    assert "an operator is missing" in (out / "README.md").read_text()
+    assert any(event.kind == "warning" and "TorchScript" in event.values["text"] for event in heard)
+
+
+def refused(error: type[EdgetlError], match: str, run: Path, out: Path, **values: Any) -> None:
+    with pytest.raises(error, match=match):
+        export(options(run, out, **values))
+    assert not list(out.parent.glob(f"*{out.name}*")), "something half written was left"
+
+
+def test_what_cannot_be_exported_is_said_and_leaves_nothing(
+        run: Path, tmp_path: Path, photo_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "bundle"
+    refused(UnknownName, "Did you mean 'x86-vnni'", run, out, target=["x86-vni"])
+    refused(RecipeError, "found 'int9', expected one of fp32, int8", run, out, precision=["int9"])
+    refused(EdgetlError, "does not exist", run / "nothing", out)
+    refused(DataError, "has the classes", run, out, data=str(photo_folder("two", classes=2, images=12)))
+    refused(DataError, "not what .* was made with", run, out, data=str(photo_folder("other", classes=3, images=12)))
+    monkeypatch.setattr(processor, "flags", lambda *anything: frozenset({"avx2"}))
+    refused(BackendUnavailable, "this processor has no vnni", run, out, target=["x86-vnni"])
+
+
+def test_a_machine_without_a_target_gets_fp32_with_a_warning(run: Path, tmp_path: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "flags", lambda *anything: frozenset({"neon"}))
+    heard: list[Any] = []
+    out = export(options(run, tmp_path / "bundle"), listener=heard.append)
+    assert [variant.name for variant in manifest_of(out).variants] == ["fp32"]
+    assert any(event.kind == "warning" and "No target" in event.values["text"] for event in heard)
+
+
+def test_an_existing_folder_is_refused_or_replaced(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    with pytest.raises(OutputError, match="exists already"):
+        export(options(run, out, precision=["fp32"]))
+    assert (out / "mine.txt").exists()
+    export(options(run, out, precision=["fp32"], overwrite=True))
+    assert not (out / "mine.txt").exists() and json.loads((out / "manifest.json").read_text())["name"] == "bundle"
