@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_bundle import edit_manifest, make_bundle
+from tiny_bundle import edit_manifest, encode, make_bundle, make_photo
 
 from edgetl.errors import BackendUnavailable, BundleError, GateFailed
 from edgetl.runtime import processor, verify
+from edgetl.runtime.preprocess import Preprocess, prepare
+from edgetl.runtime.verify import Golden, check_preprocess
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +178,17 @@ def test_golden_arrays_of_another_shape(copy):
     rewrite_golden(copy, logits=np.zeros((5, 3), np.float32))
     with pytest.raises(BundleError, match="'logits'"):
         verify(copy)
+
+
+@pytest.mark.parametrize("color, channels", [("rgb", 3), ("bgr", 3), ("gray", 1)])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_every_layout_and_colour_order_is_compared(color, channels, layout):
+    preprocess = Preprocess(size_hw=(12, 18), color=color, layout=layout, mean=(0.4,) * channels, std=(0.2,) * channels)
+    source = encode(make_photo(4))
+    tensor = prepare(source, preprocess)[None]
+    golden = Golden((source,), tensor, np.zeros((1, 2), np.float32))
+    assert check_preprocess(golden, preprocess).measured == 0
+    with pytest.raises(GateFailed, match="mean, std or scale differ"):
+        check_preprocess(Golden((source,), tensor + np.float32(0.1), golden.logits), preprocess)
+    with pytest.raises(GateFailed, match="cropping differ"):
+        check_preprocess(Golden((source,), tensor[:, ::-1, ::-1, ::-1].copy(), golden.logits), preprocess)
