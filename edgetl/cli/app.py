@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -106,7 +107,7 @@ def _resume_hint(arguments: Sequence[str]) -> str | None:
     if not arguments or arguments[0] not in RESUMABLE:
         return None
     again = [one for one in arguments if one not in ("--resume", "--overwrite")]
-    return f"Continue with: edgetl {' '.join(again)} --resume"
+    return f"Continue with: {shlex.join(['edgetl', *again, '--resume'])}"
 
 
 def _complain(message: str, hint: str | None, code: int) -> int:

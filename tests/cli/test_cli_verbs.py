@@ -1,0 +1,226 @@
+"""What the verbs around the stages print: predict, verify, inspect, list, doctor, init."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from tiny_bundle import LABELS, edit_manifest, encode, make_bundle, make_graph, make_photo
+
+from edgetl import plan, recipe_file, rundir
+from edgetl.cli import app, init
+from edgetl.datasets import open_data
+from edgetl.runtime import load
+
+
+@pytest.fixture
+def kitchen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a bundle and photos, one of them broken, to be in."""
+    monkeypatch.chdir(tmp_path)
+    make_bundle(tmp_path / "bundle")
+    deep = tmp_path / "photos/deep"
+    deep.mkdir(parents=True)
+    (deep / "a.PNG").write_bytes(encode(make_photo(1)))
+    (tmp_path / "photos/b.jpg").write_bytes(encode(make_photo(2), "JPEG"))
+    (tmp_path / "photos/notes.txt").write_text("no image")
+    (tmp_path / "broken.jpg").write_text("no image")
+    return tmp_path
+
+
+def said(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    code = app.main(argv)
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+def test_predict_answers_for_files_and_folders_to_the_bottom(kitchen: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = said(capsys, "predict", "bundle", "photos", "--json", "--top", "2")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert [one["path"] for one in found["predictions"]] == ["photos/b.jpg", "photos/deep/a.PNG"]
+    assert found["failed"] == []
+    with load("bundle") as classifier:
+        for one in found["predictions"]:
+            answer = classifier.predict(one["path"], top=2)
+            assert (one["label"], one["index"], one["score"]) == (answer.label, answer.index, answer.score)
+            assert [(top["label"], top["score"]) for top in one["top"]] == list(answer.top)
+
+
+def test_predict_as_lines_and_as_csv(kitchen: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with load("bundle") as classifier:
+        answer = classifier.predict("photos/b.jpg")
+    code, out, _ = said(capsys, "predict", "bundle", "photos/b.jpg")
+    assert (code, out) == (0, f"photos/b.jpg  {answer.label} {100 * answer.score:.1f} %\n")
+    code, out, _ = said(capsys, "predict", "bundle", "photos/b.jpg", "--csv", "--top", "9")
+    rows = list(csv.reader(io.StringIO(out)))
+    assert rows[0] == ["path", "label", "score", "label_2", "score_2", "label_3", "score_3"]
+    assert [rows[1][1], rows[1][3], rows[1][5]] == [label for label, _ in answer.top]
+    assert float(rows[1][2]) == pytest.approx(answer.score, abs=1e-6)
+
+
+def test_predict_goes_on_after_what_cannot_be_read(kitchen: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = said(capsys, "predict", "bundle", "broken.jpg", "photos/b.jpg", "gone.jpg", "--json")
+    assert code == 1
+    found = json.loads(out)
+    assert [one["path"] for one in found["predictions"]] == ["photos/b.jpg"]
+    assert [one["path"] for one in found["failed"]] == ["broken.jpg", "gone.jpg"]
+    assert err.splitlines()[-1] == "error: 2 of 3 files could not be classified; the others were."
+    assert sum(line.startswith("error: ") for line in err.splitlines()) == 3
+
+
+def test_predict_in_a_folder_without_images(kitchen: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (kitchen / "empty").mkdir()
+    code, out, err = said(capsys, "predict", "bundle", "empty")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: empty holds no images (.bmp,")
+
+
+def test_verify_prints_every_check_and_exits_3_for_another_colour_order(
+    kitchen: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = said(capsys, "verify", "bundle", "--backend", "cpu")
+    assert code == 0
+    assert "preprocess" in out
+    assert "tensor -> logits on cpu" in out
+    code, out, _ = said(capsys, "verify", "bundle", "--json")
+    assert (code, json.loads(out)["images"]) == (0, 2)
+    edit_manifest(kitchen / "bundle", "preprocess", "color", value="bgr")
+    code, out, err = said(capsys, "verify", "bundle")
+    assert (code, out) == (3, "")
+    assert "red and blue are swapped" in err
+
+
+def test_inspect_a_bundle(kitchen: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    measured = [{"backend": "cpu", "split": "test", "n": 40, "accuracy": 0.9, "agreement": None}]
+    edit_manifest(kitchen / "bundle", "variants", 0, "evaluations", value=measured)
+    code, out, _ = said(capsys, "inspect", "bundle")
+    assert code == 0
+    assert f"classes  3: {', '.join(LABELS)}" in out
+    assert out.splitlines()[-1].split() == ["fp32", "fp32.onnx", "0.00", "cpu,openvino", "test", "90.0", "%", "-"]
+    code, out, _ = said(capsys, "inspect", "bundle", "--json")
+    assert json.loads(out)["variants"][0]["evaluations"] == measured
+
+
+def test_inspect_a_graph(kitchen: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("tiny.onnx").write_bytes(make_graph())
+    code, out, _ = said(capsys, "inspect", "tiny.onnx", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["inputs"] == [{"name": "image", "dtype": "float", "shape": ["N", 3, 16, 16]}]
+    assert found["operators"] == {"Conv": 1, "Relu": 1, "GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1}
+    assert (found["parameters"], found["opset"]) == (4 * 27 + 4 + 3 * 4 + 3, 17)
+    code, out, _ = said(capsys, "inspect", "tiny.onnx")
+    assert "Conv                   1" in out
+
+
+@pytest.mark.parametrize("content", [b"no graph at all", b""])
+def test_inspect_what_is_no_graph(kitchen: Path, capsys: pytest.CaptureFixture[str], content: bytes) -> None:
+    Path("text.onnx").write_bytes(content)
+    code, _, err = said(capsys, "inspect", "text.onnx")
+    assert code == 1
+    assert err.startswith("error: text.onnx is not an ONNX file: ")
+
+
+def test_inspect_a_run(kitchen: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = {
+        "schema": 1,
+        "kind": "run",
+        "model": "timm/test_resnet",
+        "stage": "distill",
+        "labels": [f"c{i}" for i in range(9)],
+        "preprocess": {"size_hw": [32, 48]},
+        "kept": 0.4,
+        "data": {"source": "photos"},
+        "metrics": {"test": {"n": 50, "accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 0.95}},
+    }
+    Path("run").mkdir()
+    rundir.write_json(Path("run") / rundir.RUN, record)
+    code, out, _ = said(capsys, "inspect", "run")
+    assert code == 0
+    assert "test     90.0 % of 50 images, 95 % interval 80.0 to 95.0" in out
+    assert "kept     40.0 % of the teacher's parameters" in out
+    assert "classes  9: c0, c1, c2, c3, c4, c5, c6, c7, ..." in out
+    code, out, _ = said(capsys, "inspect", "run", "--json")
+    assert json.loads(out) == {"run": "run", **record}
+
+
+def test_inspect_what_it_does_not_know(kitchen: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = said(capsys, "inspect", "photos")
+    assert code == 1
+    assert err.startswith("error: photos is neither a bundle (manifest.json), a RUN (run.json)")
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("losses", "kd"),
+        ("models", "torchvision"),
+        ("targets", "x86-vnni"),
+        ("backends", "openvino"),
+        ("datasets", "folder"),
+        ("strategies", "lp-ft"),
+    ],
+)
+def test_list_knows_every_kind(capsys: pytest.CaptureFixture[str], kind: str, expected: str) -> None:
+    code, out, _ = said(capsys, "list", kind)
+    assert code == 0
+    assert expected in [line.split()[0] for line in out.splitlines()]
+    code, out, _ = said(capsys, "list", kind, "--json")
+    summaries = {one["name"]: one["summary"] for one in json.loads(out)}
+    assert kind == "strategies" or all(summaries.values())
+
+
+def test_list_the_variants_of_a_family(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = said(capsys, "list", "models", "timm")
+    assert code == 0
+    assert "timm/test_resnet" in out.splitlines()
+
+
+def test_doctor_tells_every_backend_and_what_to_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgetl.backends import Availability, openvino
+
+    monkeypatch.setattr(openvino, "probe", lambda: Availability(False, reason="it is not installed", fix="install it"))
+    versions = {"onnxruntime": "1", "onnxruntime-gpu": "1"}
+    monkeypatch.setattr(rundir, "versions", lambda: versions)
+    code, out, _ = said(capsys, "doctor", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert {"cpu", "openvino", "torch"} <= set(found["backends"])
+    assert found["backends"]["openvino"]["usable"] is False
+    assert found["advice"][0] == "backend openvino: install it"
+    assert "overwrite each other's files" in found["advice"][1]
+    assert found["disk_free_bytes"] > 0
+    code, out, _ = said(capsys, "doctor")
+    assert code == 0
+    assert "openvino  no" in out
+    assert "- backend openvino: install it" in out
+
+
+def test_init_prints_a_recipe_that_run_accepts(
+    photo_folder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = photo_folder(classes=3, images=10, size=70)
+    monkeypatch.chdir(photos.parent)
+    code, out, err = said(capsys, "init", photos.name)
+    assert (code, err) == (0, "")
+    assert "30 images in 3 classes" in out
+    assert "median 70." in out
+    monkeypatch.chdir("/")
+    planned = plan.resolve(recipe_file.parse_recipe(out, where="r.toml"), tmp_path / "out")
+    plan.preflight(planned)
+    assert planned.finetune.data == planned.bench.data == str(photos)
+    assert (planned.finetune.image_size, planned.finetune.epochs, planned.distill.epochs) == (64, 30, 60)
+
+
+def test_init_fits_the_data(photo_folder, tmp_path: Path) -> None:
+    photos = photo_folder(classes=2, images=4, size=24, splits=("train", "val", "test"))
+    (photos / "train/amber/broken.jpg").write_text("no image")
+    text = init.recipe_for(open_data(str(photos)), str(photos))
+    assert "\n# 1 of the images looked at could not be read.\n" in text
+    assert "\n# Splits of its own: " in text
+    assert recipe_file.parse_recipe(text, where="r.toml").distill["image_size"] == 32

@@ -1,0 +1,442 @@
+"""The walk over the stages: what is kept, continued, built again, refused, and what the gate says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench import hand_made
+from tiny_bundle import make_bundle
+
+from edgetl import ledger, pipeline, plan, rundir
+from edgetl.bench import report
+from edgetl.errors import EdgetlError, GateFailed, MissingDependency, OutputError, RecipeError, UnknownName
+from edgetl.events import Event
+from edgetl.recipe_file import parse_recipe
+
+RECIPE = """
+[finetune]
+teacher = "timm/test_resnet"
+epochs = 2
+[bench]
+backend = ["cpu", "torch"]
+"""
+
+
+class Kitchen:
+    """Stages that only write what they were asked for, and keep a list of it."""
+
+    def __init__(self, root: Path, photos: Path) -> None:
+        self.root, self.photos, self.out = root, photos, root / "out"
+        self.calls: list[tuple[str, Any]] = []
+        self.fail: dict[str, BaseException] = {}  # by stage; raised before it writes
+        self.refuse: set[str] = set()  # stages whose own gate says no after they wrote
+        self.right = {"teacher": 0.9, "bundle": 0.88}
+        self.notes: list[str] = []
+
+    @property
+    def walked(self) -> list[str]:
+        names = [name for name, _ in self.calls]
+        self.calls.clear()
+        return names
+
+    def walk(self, *overrides: str, text: str = RECIPE, **how: bool) -> pipeline.Outcome:
+        recipe = self.root / "recipe.toml"
+        recipe.write_text(f'data = "{self.photos}"\n{text}')
+        return pipeline.walk(recipe, out=self.out, overrides=overrides, listener=self.hear, **how)
+
+    def hear(self, event: Event) -> None:
+        self.notes.append(f"{event.stage}: {event.values['text']}")
+
+    def run_stage(self, name: str) -> Callable[[Any, Any], Path]:
+        def stage(options: Any, listener: object) -> Path:
+            self.calls.append((name, options))
+            out = Path(options.out)
+            rundir.claim(out, resume=options.resume, overwrite=options.overwrite)
+            with rundir.building(out, resume=options.resume, overwrite=options.overwrite) as folder:
+                (folder / "log").write_text("begun")
+                if name in self.fail:
+                    raise self.fail.pop(name)
+                said = dataclasses.asdict(options) | {"resume": 0, "overwrite": 0}
+                made_from = ledger.digest(Path(options.teacher)) if Path(options.teacher).exists() else None
+                rundir.write_json(folder / rundir.RUN, {"options": said, "made_from": made_from})
+            return out
+
+        return stage
+
+    def export(self, options: Any, listener: object) -> Path:
+        self.calls.append(("export", options))
+        if "export" in self.fail:
+            raise self.fail.pop("export")
+        out = Path(options.out)
+        rundir.claim(out, resume=False, overwrite=options.overwrite)
+        shutil.rmtree(out, ignore_errors=True)
+        make_bundle(out, labels=("cat", "dog", str(len(self.notes))))  # another bundle each time
+        if "export" in self.refuse:
+            raise GateFailed("int8 lost too much. It was left out.")
+        return out
+
+    def bench(self, options: Any, listener: object) -> report.Report:
+        self.calls.append(("bench", options))
+        out = Path(options.out)
+        rundir.claim(out, resume=False, overwrite=options.overwrite)
+        rows = tuple(self.row(Path(case)) for case in options.cases)
+        made = dataclasses.replace(hand_made.make_report(), rows=rows, options={"n": len(self.notes)})
+        out.mkdir(exist_ok=True)
+        (out / rundir.REPORT).write_text(report.dumps(made))
+        return made
+
+    def row(self, case: Path) -> report.Row:
+        plain = hand_made.row(case.name, 3, backend="cpu", errors=0)
+        share = self.right.get(case.name)
+        accuracy = None if share is None else dataclasses.replace(plain.accuracy, accuracy=share)  # type: ignore[type-var]
+        return dataclasses.replace(
+            plain, source=str(case), variant="fp32" if case.name == "bundle" else None, accuracy=accuracy
+        )
+
+
+@pytest.fixture
+def kitchen(tmp_path: Path, photo_folder: Any, monkeypatch: pytest.MonkeyPatch) -> Kitchen:
+    made = Kitchen(tmp_path, photo_folder(classes=2, images=4, size=16))
+    monkeypatch.setattr(pipeline, "finetune_with", made.run_stage("finetune"))
+    monkeypatch.setattr(pipeline, "distill_with", made.run_stage("distill"))
+    monkeypatch.setattr(pipeline, "export_with", made.export)
+    monkeypatch.setattr(pipeline, "bench_with", made.bench)
+    return made
+
+
+ALL = ["finetune", "distill", "export", "bench"]
+
+
+def test_every_stage_takes_what_the_one_before_made(kitchen: Kitchen) -> None:
+    outcome = kitchen.walk()
+    finetune, distill, export, bench = (options for _, options in kitchen.calls)
+    assert [name for name, _ in kitchen.calls] == ALL
+    out = kitchen.out
+    assert (finetune.out, distill.teacher, distill.out) == (
+        str(out / "teacher"),
+        str(out / "teacher"),
+        str(out / "student"),
+    )
+    assert (export.run, export.out) == (str(out / "student"), str(out / "bundle"))
+    assert bench.cases == tuple(str(out / name) for name in ("teacher", "student", "bundle"))
+    assert {one.data for one in (finetune, distill, export, bench)} == {str(kitchen.photos)}
+    assert (outcome.kept, outcome.gate, outcome.report) == ((), (), out / "report")
+    assert {one.name for one in out.iterdir()} == {
+        "teacher",
+        "student",
+        "bundle",
+        "report",
+        "stages.json",
+        "recipe.toml",
+    }
+
+
+def test_the_recipe_that_was_resolved_is_kept_and_runs_the_same(kitchen: Kitchen) -> None:
+    kitchen.walk("distill.epochs=7", "split_seed=5")
+    text = (kitchen.out / "recipe.toml").read_text()
+    again = plan.resolve(parse_recipe(text, where="kept"), kitchen.out)
+    assert again.distill == kitchen.calls[1][1]
+    assert [again.finetune.split_seed, again.distill.split_seed, again.export.split_seed, again.bench.split_seed] == [
+        5
+    ] * 4
+
+
+def test_data_and_split_of_finetune_hold_where_the_others_are_silent(tmp_path: Path) -> None:
+    recipe = parse_recipe(
+        '[finetune]\ndata = "a"\nteacher = "timm/x"\nsplit_seed = 3\n[bench]\ndata = "b"\n', where="r"
+    )
+    planned = plan.resolve(recipe, tmp_path)
+    assert (planned.distill.data, planned.distill.split_seed) == ("a", 3)
+    assert (planned.bench.data, planned.bench.split_seed) == ("b", 3)
+
+
+def test_runs_are_measured_by_torch_and_bundles_by_the_others(tmp_path: Path) -> None:
+    def cases(backend: str) -> list[str]:
+        text = f'data = "a"\n[finetune]\nteacher = "timm/x"\n[bench]\nbackend = {backend}\n'
+        return [Path(one).name for one in plan.resolve(parse_recipe(text, where="r"), tmp_path).bench.cases]
+
+    assert cases('["cpu"]') == ["bundle"]
+    assert cases('["torch"]') == ["teacher", "student"]
+    assert cases('["cpu", "torch"]') == ["teacher", "student", "bundle"]
+
+
+def test_what_is_missing_is_said_once(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        plan.resolve(parse_recipe("", where="r"), tmp_path)
+    assert [one.split(":")[0] for one in caught.value.problems] == ["'data' is missing", "'teacher' is missing"]
+
+
+@pytest.mark.parametrize(
+    ("gate", "backend", "expected"),
+    [
+        ("min_teacher_accuracy = 80", '["cpu"]', "'gate.min_teacher_accuracy' needs the teacher's accuracy"),
+        ("max_student_drop = 3", '["cpu"]', "'gate.max_student_drop' needs the teacher's accuracy"),
+        ("max_student_drop = 3", '["torch"]', "'gate.max_student_drop' needs the bundle's accuracy"),
+    ],
+)
+def test_a_gate_that_nothing_will_measure_is_a_problem_at_once(
+    tmp_path: Path, gate: str, backend: str, expected: str
+) -> None:
+    text = f'data = "a"\n[finetune]\nteacher = "timm/x"\n[bench]\nbackend = {backend}\n[gate]\n{gate}\n'
+    with pytest.raises(RecipeError, match=expected):
+        plan.resolve(parse_recipe(text, where="r"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "kind", "expected"),
+    [
+        ("finetune.teacher=tim/test_resnet", UnknownName, "Did you mean 'timm'?"),
+        ("finetune.teacher=test_resnet", EdgetlError, "'test_resnet' is not a model: expected FAMILY/VARIANT"),
+        ("distill.student=torchvison/resnet18", UnknownName, "Did you mean 'torchvision'?"),
+        ("distill.loss=kdd:1", UnknownName, "no loss named 'kdd'"),
+        ("export.target=x86-vni", UnknownName, "Did you mean 'x86-vnni'?"),
+        ("bench.backend=cpu,torhc", UnknownName, "Did you mean 'torch'?"),
+    ],
+)
+def test_wrong_names_are_found_before_any_work(
+    kitchen: Kitchen, override: str, kind: type[EdgetlError], expected: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        kitchen.walk(override)
+    assert expected in str(caught.value)
+    assert kitchen.walked == []
+    assert not kitchen.out.exists()
+
+
+def test_a_missing_package_is_found_before_any_work(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "TOOLS", {"no_such_package": "train"})
+    with pytest.raises(MissingDependency) as caught:
+        kitchen.walk()
+    assert caught.value.hint == 'Install it with: pip install "edgetl[train]"'
+    assert kitchen.walked == []
+
+
+def test_a_second_run_into_the_same_folder_needs_leave(kitchen: Kitchen) -> None:
+    kitchen.walk()
+    with pytest.raises(OutputError, match="exists already"):
+        kitchen.walk()
+
+
+def test_finished_stages_are_kept(kitchen: Kitchen) -> None:
+    kitchen.walk()
+    assert kitchen.walked == ALL
+    outcome = kitchen.walk(resume=True)
+    assert kitchen.walked == []
+    assert outcome.kept == tuple(ALL)
+    assert (
+        kitchen.notes[0]
+        == f"finetune: {kitchen.out / 'teacher'} is finished and its inputs did not change; it is kept."
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "rebuilt", "reason"),
+    [
+        ("finetune.epochs=3", ALL, "epochs"),
+        ("distill.epochs=3", ALL[1:], "epochs"),
+        ("export.precision=fp32", ALL[2:], "precision"),
+        ("bench.rounds=2", ALL[3:], "rounds"),
+        ("seed=4", ALL, "seed"),
+    ],
+)
+def test_a_changed_stage_is_built_again_with_everything_after_it(
+    kitchen: Kitchen, override: str, rebuilt: list[str], reason: str
+) -> None:
+    kitchen.walk()
+    kitchen.walked  # noqa: B018
+    outcome = kitchen.walk(override, resume=True)
+    assert outcome.kept == tuple(name for name in ALL if name not in rebuilt)
+    assert all(options.overwrite for _, options in kitchen.calls)
+    assert kitchen.walked == rebuilt
+    assert any(note.startswith(f"{rebuilt[0]}: ") and f"changed: {reason}" in note for note in kitchen.notes)
+    kitchen.walk(override, resume=True)
+    assert kitchen.walked == []
+
+
+def test_a_stage_whose_parent_was_built_again_to_the_same_is_kept(kitchen: Kitchen) -> None:
+    kitchen.walk()
+    kitchen.walked  # noqa: B018
+    (kitchen.out / "teacher" / rundir.RUN).write_text("{}")
+    outcome = kitchen.walk(resume=True)
+    assert kitchen.walked == ["finetune"]
+    assert outcome.kept == tuple(ALL[1:])
+
+
+def test_changed_images_change_everything_and_moved_ones_nothing(kitchen: Kitchen) -> None:
+    kitchen.walk()
+    kitchen.photos = kitchen.photos.rename(kitchen.root / "moved")
+    kitchen.walk(resume=True)
+    assert kitchen.walked == ALL
+    picture = next(kitchen.photos.rglob("*.png"))
+    picture.write_bytes(picture.read_bytes() + b"\0")
+    kitchen.walk(resume=True)
+    assert kitchen.walked == ALL
+    assert "finetune: " + f"{kitchen.out / 'teacher'} is built again; changed: images." in kitchen.notes
+
+
+def test_a_teacher_that_is_a_run_counts_with_its_content(kitchen: Kitchen) -> None:
+    start = kitchen.root / "start"
+    start.mkdir()
+    (start / rundir.RUN).write_text("{}")
+    kitchen.walk(f"finetune.teacher={start}")
+    kitchen.walk(f"finetune.teacher={start}", resume=True)
+    assert kitchen.walked == ALL
+    (start / rundir.MODEL).write_bytes(b"other weights")
+    kitchen.walk(f"finetune.teacher={start}", resume=True)
+    assert kitchen.walked == ALL
+
+
+def test_altered_files_are_built_again(kitchen: Kitchen) -> None:
+    kitchen.walk()
+    kitchen.walked  # noqa: B018
+    (kitchen.out / "student" / rundir.RUN).write_text("{}")
+    kitchen.walk(resume=True)
+    assert kitchen.walked[0] == "distill"
+    assert f"distill: {kitchen.out / 'student'} is built again; changed: the files in its folder." in kitchen.notes
+
+
+@pytest.mark.parametrize("stage", ["finetune", "distill"])
+def test_an_interrupted_training_is_continued(kitchen: Kitchen, stage: str) -> None:
+    kitchen.fail[stage] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        kitchen.walk()
+    kitchen.walked  # noqa: B018
+    kitchen.walk(resume=True)
+    resumed = {name: options.resume for name, options in kitchen.calls if name in ("finetune", "distill")}
+    assert resumed[stage] is True
+    assert sum(resumed.values()) == 1
+    assert kitchen.walked == ALL[ALL.index(stage) :]
+
+
+def test_an_interrupted_training_with_other_options_begins_again(kitchen: Kitchen) -> None:
+    kitchen.fail["finetune"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        kitchen.walk()
+    kitchen.walk("finetune.epochs=5", resume=True)
+    _, options = kitchen.calls[1]
+    assert (options.resume, options.overwrite, options.epochs) == (False, True, 5)
+
+
+def test_an_interrupted_export_begins_again(kitchen: Kitchen) -> None:
+    kitchen.fail["export"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        kitchen.walk()
+    assert kitchen.walked == ALL[:3]
+    kitchen.walk(resume=True)
+    assert kitchen.walked == ALL[2:]
+
+
+def test_overwrite_builds_everything_again_and_touches_nothing_else(kitchen: Kitchen) -> None:
+    kitchen.walk()
+    kitchen.walked  # noqa: B018
+    (kitchen.out / "thoughts.txt").write_text("mine")
+    kitchen.walk(overwrite=True)
+    assert kitchen.walked == ALL
+    assert (kitchen.out / "thoughts.txt").read_text() == "mine"
+
+
+def test_resume_does_not_replace_a_folder_that_is_somebody_else_s(kitchen: Kitchen) -> None:
+    (kitchen.out / "teacher").mkdir(parents=True)
+    with pytest.raises(OutputError, match="teacher exists already"):
+        kitchen.walk(resume=True)
+    assert (kitchen.out / "teacher").is_dir()
+
+
+@pytest.mark.parametrize("content", ["[]", '{"schema": 2, "stages": {}}', "{"])
+def test_a_ledger_that_cannot_be_read(kitchen: Kitchen, content: str) -> None:
+    kitchen.out.mkdir()
+    (kitchen.out / ledger.LEDGER).write_text(content)
+    with pytest.raises(OutputError, match=r"stages\.json"):
+        kitchen.walk(resume=True)
+
+
+GATE = "[gate]\nmin_teacher_accuracy = 80\nmax_student_drop = 3\n"
+
+
+def test_a_gate_that_is_content(kitchen: Kitchen) -> None:
+    kitchen.right = {"teacher": 0.8, "bundle": 0.77}  # at the limits
+    outcome = kitchen.walk(text=RECIPE + GATE)
+    assert outcome.gate == ()
+    outcome.insist()
+
+
+@pytest.mark.parametrize(
+    ("right", "expected"),
+    [
+        (
+            {"teacher": 0.799, "bundle": 0.79},
+            ["The teacher is right on 79.9 % of the test images; the recipe asks for 80 %."],
+        ),
+        (
+            {"teacher": 0.9, "bundle": 0.86},
+            [
+                "The bundle's default variant fp32 is right on 86.0 % of the test images, 4.0 points below "
+                "the teacher; the recipe allows 3."
+            ],
+        ),
+        ({"teacher": 0.7, "bundle": 0.5}, ["The teacher", "The bundle's"]),
+    ],
+)
+def test_a_gate_that_says_no_after_everything_was_written(
+    kitchen: Kitchen, right: dict[str, float], expected: list[str]
+) -> None:
+    kitchen.right = right
+    outcome = kitchen.walk(text=RECIPE + GATE)
+    assert len(outcome.gate) == len(expected)
+    assert all(one.startswith(start) for one, start in zip(outcome.gate, expected, strict=True))
+    with pytest.raises(GateFailed, match="The ") as caught:
+        outcome.insist()
+    assert caught.value.exit_code == 3
+    with pytest.raises(GateFailed):
+        pipeline.run(kitchen.root / "recipe.toml", out=kitchen.out, resume=True)
+    assert kitchen.walked == ALL
+
+
+def test_a_gate_without_a_measurement_is_not_passed(kitchen: Kitchen) -> None:
+    kitchen.right = {"teacher": 0.9}
+    with pytest.raises(GateFailed, match="no accuracy of the variant fp32 of the bundle"):
+        kitchen.walk(text=RECIPE + GATE)
+
+
+def test_an_export_that_refuses_a_variant_goes_on_and_is_remembered(kitchen: Kitchen) -> None:
+    kitchen.refuse.add("export")
+    outcome = kitchen.walk()
+    assert kitchen.walked == ALL
+    assert outcome.gate == ("int8 lost too much. It was left out.",)
+    kitchen.refuse.clear()
+    assert kitchen.walk(resume=True).gate == outcome.gate
+    assert kitchen.walked == []
+
+
+def test_an_export_that_wrote_nothing_stops_the_walk(kitchen: Kitchen) -> None:
+    kitchen.fail["export"] = GateFailed("The graph does not answer as the model.")
+    with pytest.raises(GateFailed, match="The graph"):
+        kitchen.walk()
+    assert kitchen.walked == ALL[:3]
+    kitchen.walk(resume=True)
+    kitchen.fail["export"] = GateFailed("The graph does not answer as the model.")
+    with pytest.raises(GateFailed, match="The graph"):  # the old bundle lies there and is not taken for the new one
+        kitchen.walk("export.precision=fp32", resume=True)
+
+
+def test_the_demo_s_recipe_is_a_recipe_and_takes_overrides(tmp_path: Path) -> None:
+    planned = plan.resolve(pipeline.demo_recipe(["finetune.epochs=1"]), tmp_path)
+    plan.preflight(planned)
+    assert planned.finetune.epochs == 1
+    assert planned.gate == plan.Gate(min_teacher_accuracy=80.0, max_student_drop=3.0)
+    with pytest.raises(RecipeError, match=r"unknown key 'finetune\.epoch'; did you mean 'epochs'"):
+        pipeline.demo_recipe(["finetune.epoch=1"])
+
+
+def test_the_ledger_is_plain_json(kitchen: Kitchen) -> None:
+    kitchen.walk()
+    values = json.loads((kitchen.out / ledger.LEDGER).read_text())
+    assert values["schema"] == 1
+    assert list(values["stages"]) == ALL
+    assert values["stages"]["distill"]["inputs"]["teacher"] == ledger.digest(kitchen.out / "teacher")
