@@ -1,1 +1,8 @@
 """From a RUN to a bundle: the graph, the proof that it answers as the model did, and what it says of itself."""
+
+import sys
+
+from edgetl.verbs import CallableRoom
+
+# `edgetl.export(...)` is the verb of the Python API, and this package has its name.
+sys.modules[__name__].__class__ = CallableRoom
