@@ -55,11 +55,19 @@ def open_data(spec: str) -> DataSet:
     if not spec.strip():
         raise DataError("--data is empty.",
                         hint="Give a folder, csv:FILE or a data set's name (`edgetl list datasets`).")
-    if Path(spec).expanduser().exists():
+    if _exists(spec):
         found: DataSet = plugins.load("datasets", "folder").load(spec)
     else:
         found = _load_named(spec)
     return replace(found, source=spec)
+
+
+def _exists(spec: str) -> bool:
+    try:
+        return Path(spec).expanduser().exists()
+    except (OSError, RuntimeError) as problem:  # may not be looked at, too long for a path; ~user without a home
+        raise DataError(f"'{spec}' cannot be looked up: {problem}.",
+                        hint="Check the path given as --data.") from problem
 
 
 def _load_named(spec: str) -> DataSet:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from edgetl.datasets import IMAGE_ENDINGS, SPLIT_ALIASES, DataSet, Item, read_file, require_classes
 from edgetl.errors import DataError
@@ -46,12 +47,16 @@ def _require_folder(root: Path) -> None:
         raise DataError(f"{root} is a file, expected a folder of images.", hint=hint)
 
 
+def _unreadable(problem: OSError) -> NoReturn:
+    raise DataError(f"The folder {problem.filename} cannot be read: {problem.strerror}.",
+                    hint="Check its permissions.") from problem
+
+
 def _folders(root: Path) -> list[Path]:
     try:
         return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as problem:
-        raise DataError(f"The folder {root} cannot be read: {problem.strerror}.",
-                        hint="Check its permissions.") from problem
+        _unreadable(problem)
 
 
 def _splits(root: Path) -> dict[str, Path]:
@@ -117,7 +122,7 @@ def _class_items(root: Path, folder: Path, label: int, split: str | None, skippe
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(parent) / name for name in names if not name.startswith("."))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +62,48 @@ def test_a_file_where_a_folder_was_expected(tmp_path: Path) -> None:
     file = write(tmp_path / "photos.csv")
     assert f"{file} is a file" in sentence(file)
     assert f"csv:{file}" in sentence(file)
+
+
+def test_a_home_that_does_not_exist() -> None:
+    assert "cannot be looked up" in sentence("~nobody-of-this-name/photos")
+
+
+def test_a_path_that_is_too_long() -> None:
+    assert "cannot be looked up" in sentence("x" * 5000)
+
+
+@settings(deadline=None, max_examples=100)
+@given(spec=st.text(max_size=12) | st.from_regex(r"(csv|elpv|digits|folder|x\.y):?[a-z.]{0,3}", fullmatch=True))
+def test_whatever_is_said_opens_or_is_explained(empty_folder: Path, spec: str) -> None:
+    if Path(spec).exists():  # '.', '/', ...: what is there is no business of this test
+        return
+    try:
+        assert open_data(spec).items
+    except EdgetlError as problem:
+        assert problem.hint
+
+
+@pytest.fixture(scope="module")
+def empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("empty")
+    before = Path.cwd()
+    os.chdir(folder)
+    yield folder
+    os.chdir(before)
+
+
+def test_an_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("a/1.png", "b/deep/1.png"):
+        write(tmp_path / key)
+    plain = os.scandir
+
+    def scandir(path: str | Path) -> object:
+        if str(path).endswith("deep"):  # root may read everything, so permissions alone would not do
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert f"{tmp_path}/b/deep cannot be read: Permission denied" in sentence(tmp_path)
 
 
 def test_an_existing_folder_wins_over_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
