@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,9 +55,12 @@ def draw(bundle: Path, run: Path, out: Path, *, seed: int = 0) -> Path:
 def _cell(photo: bytes, truth: str, classifier: Classifier) -> Image.Image:
     from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+    from edgetl.runtime.preprocess import decode
+
     answer = classifier.predict(photo)
-    with Image.open(io.BytesIO(photo)) as opened:
-        small = ImageOps.pad(ImageOps.exif_transpose(opened).convert("RGB"), (CELL, CELL), color="white")
+    # Decoded as the device decodes: 16-bit, palette, CMYK and rotated images look as the model saw them.
+    pixels = decode(photo, dataclasses.replace(classifier.manifest.preprocess, color="rgb"))
+    small = ImageOps.pad(Image.fromarray(pixels), (CELL, CELL), color="white")
     cell = Image.new("RGB", (CELL, CELL + TEXT), "white")
     cell.paste(small)
     pen = ImageDraw.Draw(cell)

@@ -266,14 +266,14 @@ def objections(gate: Gate, out: Path) -> tuple[str, ...]:
     from edgetl.bench import report
 
     rows = report.read(out / FOLDERS["bench"]).rows
-    teacher = _accuracies(rows, out / FOLDERS["finetune"], None)
+    teacher = _accuracies(rows, FOLDERS["finetune"], None)
     found = []
     if gate.min_teacher_accuracy is not None and min(teacher) < gate.min_teacher_accuracy:
         found.append(f"The teacher is right on {min(teacher):.1f} % of the test images; the recipe asks for "
                      f"{gate.min_teacher_accuracy:g} %.")
     if gate.max_student_drop is not None:
         default = _default_variant(out / FOLDERS["export"])
-        student = min(_accuracies(rows, out / FOLDERS["export"], default))
+        student = min(_accuracies(rows, FOLDERS["export"], default))
         drop = max(teacher) - student
         if drop > gate.max_student_drop + ROUNDING:
             found.append(f"The bundle's default variant {default} is right on {student:.1f} % of the test images, "
@@ -288,16 +288,18 @@ def _default_variant(bundle: Path) -> str:
     return manifest.from_json(file.read_text(encoding="utf-8"), where=str(file)).variants[0].name
 
 
-def _accuracies(rows: Sequence[Row], folder: Path, variant: str | None) -> list[float]:
-    """Percent right of a folder (and variant) on every backend that it was measured on.
+def _accuracies(rows: Sequence[Row], folder: str, variant: str | None) -> list[float]:
+    """Percent right of a folder of OUT (and variant) on every backend that it was measured on.
+
+    Folders are told apart by their last name, for OUT may have been moved since the report was made.
 
     Raises:
         GateFailed: it was measured on none, so the gate cannot be passed.
     """
     found = [100 * row.accuracy.accuracy for row in rows
-             if Path(row.source) == folder and variant in (None, row.variant) and row.accuracy is not None]
+             if Path(row.source).name == folder and variant in (None, row.variant) and row.accuracy is not None]
     if not found:
-        what = f"the variant {variant} of the bundle" if variant else f"the {folder.name}"
+        what = f"the variant {variant} of the bundle" if variant else f"the {folder}"
         raise GateFailed(f"The report has no accuracy of {what}, which the recipe's [gate] needs.",
                          hint="[bench] must name a backend that opens it, and data to measure on.")
     return found

@@ -88,7 +88,7 @@ def _anchor(tables: dict[str, Any], base: Path | None) -> None:
 def anchored(value: str, base: Path) -> str:
     """A path, or the path in `csv:PATH`, below `base` where something is there; any other text as it is."""
     scheme, colon, rest = value.partition(":") if value.startswith("csv:") else ("", "", value)
-    return f"{scheme}{colon}{base / rest}" if rest and (base / rest).exists() else value
+    return f"{scheme}{colon}{(base / rest).absolute()}" if rest and (base / rest).exists() else value
 
 
 def _apply_overrides(tables: dict[str, Any], overrides: Sequence[str]) -> list[str]:

@@ -398,6 +398,13 @@ def test_a_gate_that_says_no_after_everything_was_written(
     assert kitchen.walked == ALL
 
 
+def test_a_gate_of_a_folder_that_was_moved(kitchen: Kitchen) -> None:
+    kitchen.walk(text=RECIPE + GATE)
+    kitchen.out = kitchen.out.rename(kitchen.root / "moved")
+    assert kitchen.walk("gate.min_teacher_accuracy=99", text=RECIPE + GATE, resume=True).kept == tuple(ALL)
+    assert len(pipeline.objections(plan.Gate(min_teacher_accuracy=99.0), kitchen.out)) == 1
+
+
 def test_a_gate_without_a_measurement_is_not_passed(kitchen: Kitchen) -> None:
     kitchen.right = {"teacher": 0.9}
     with pytest.raises(GateFailed, match="no accuracy of the variant fp32 of the bundle"):
