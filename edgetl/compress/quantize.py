@@ -11,9 +11,11 @@ import io
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgetl.compress import rounding
 from edgetl.compress.calibrate import Reader
 from edgetl.compress.surgery import drop_unused, keep_outputs_float, shape_arithmetic
 from edgetl.errors import MissingDependency, RecipeError
@@ -27,12 +29,20 @@ MOVING = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "
                     "ReorderOutput"})
 
 
-def quantize(graph: bytes, scheme: Mapping[str, Any], reader: Reader, *, method: str) -> bytes:
+@dataclass(frozen=True)
+class Quantized:
+    """An INT8 graph and what was done to its weights."""
+
+    graph: bytes
+    rounding: Mapping[str, Any]  # {method, layers, layers_left}: the latter keep the nearest step
+
+
+def quantize(graph: bytes, scheme: Mapping[str, Any], reader: Reader, *, method: str) -> Quantized:
     """The INT8 graph of a float32 one: same inputs, outputs and metadata.
 
     Args:
         graph: float32 ONNX file.
-        scheme: `Target.quantize`.
+        scheme: `Target.quantize`; its "rounding" of weights is "nearest" or "compensated" (see `compress.rounding`).
         reader: training images.
         method: how the range of an activation is chosen: "min-max", or "percentile-P", which cuts off the share
             1 - P/100 of the values on each side.
@@ -63,7 +73,10 @@ def quantize(graph: bytes, scheme: Mapping[str, Any], reader: Reader, *, method:
             # One batch at a time: a histogram of all activations of all images does not fit into memory.
             extra_options={**options, "CalibStridedMinMax": 1})
         model = onnx.load(written)
-    return _finished(model, onnx.load_from_string(graph))
+    rounded: dict[str, Any] = {"method": scheme["rounding"]}
+    if scheme["rounding"] == "compensated":
+        rounded |= rounding.compensate(ready, model, reader)
+    return Quantized(_finished(model, onnx.load_from_string(graph)), rounded)
 
 
 def _calibration(method: str) -> tuple[Any, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,28 +133,33 @@ def build_int8(stock: Stock, target: Target, fp32: Built) -> Built | Rejected:
     rungs: list[dict[str, Any]] = []
     for method in target.quantize["methods"]:
         reader = calibrate.Reader(items, stock.data.read, stock.network.preprocess, name=spec.inputs[0].name)
-        graph = quantize.quantize(fp32.graph, target.quantize, reader, method=method)
-        val = evaluate.with_reference(_of_split(stock, graph, spec, "val"), fp32.val)
+        made = quantize.quantize(fp32.graph, target.quantize, reader, method=method)
+        val = evaluate.with_reference(_of_split(stock, made.graph, spec, "val"), fp32.val)
         found = evaluate.compare(val, fp32.val)
         passed = _passes(found, stock.options)
         rungs.append({"method": method, "passed": passed, **dataclasses.asdict(found)})
         stock.note(f"{name}, {method}: {found.sentence()}; {'passed' if passed else 'outside the limits'}.")
         if passed:
-            return _accepted(stock, target, fp32, graph, spec, val, found, rungs, len(items))
-    best = max(rungs, key=lambda rung: (-rung["drop_points"], rung["agreement"]))
-    sentence = (f"{name} loses {best['drop_points']:.2f} points of validation accuracy against fp32 with "
-                f"{100 * best['agreement']:.2f} % agreement at best ({best['method']}, {best['n']} images); allowed "
-                f"are {stock.options.max_drop:g} points and at least {stock.options.min_agreement:g} %")
-    return Rejected(name, tuple(rungs), sentence)
+            return _accepted(stock, target, made, spec, val, found, rungs, len(items))
+    return Rejected(name, tuple(rungs), _refusal(name, rungs, stock.options))
 
 
-def _accepted(stock: Stock, target: Target, fp32: Built, graph: bytes, spec: GraphSpec, val: Evaluation,
+def _refusal(name: str, rungs: Sequence[Mapping[str, Any]], options: Export) -> str:
+    best = max(rungs, key=lambda rung: (rung["drop_points"] <= options.max_drop, rung["agreement"]))
+    return (f"{name} is outside the limits: against fp32 it loses {best['drop_points']:.2f} points of validation "
+            f"accuracy (95 %: {best['drop_low']:.2f} to {best['drop_high']:.2f}) with {100 * best['agreement']:.2f} % "
+            f"agreement at best ({best['method']}, {best['n']} images); allowed are {options.max_drop:g} points and at "
+            f"least {options.min_agreement:g} %")
+
+
+def _accepted(stock: Stock, target: Target, made: quantize.Quantized, spec: GraphSpec, val: Evaluation,
               found: Comparison, rungs: list[dict[str, Any]], images: int) -> Built:
+    graph = made.graph
     kernels = quantize.fused(graph)
     if kernels["float_nodes"]:
         stock.warn(f"{target.name}.int8: {kernels['float_nodes']} kernels stay in float: {kernels['float_kernels']}.")
     calibration = {"method": rungs[-1]["method"], "images": images, "split": "train", "seed": stock.options.seed,
-                   "rungs": rungs, "fused": kernels}
+                   "rounding": dict(made.rounding), "rungs": rungs, "fused": kernels}
     reach = max(1.0, float(np.abs(stock.golden.logits).max()))
     # The difference to torch is the rounding itself, the same everywhere. Twice that and a fiftieth of the greatest
     # logit leave room for a value that another processor rounds to the neighbouring step.

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from edgetl.compress import calibrate, quantize, surgery
+from edgetl.compress import calibrate, quantize, rounding, surgery
 from edgetl.datasets import Item
 from edgetl.errors import DataError, RecipeError
 from edgetl.runtime.preprocess import Preprocess
@@ -124,7 +124,7 @@ def logits(graph: bytes, n: int = 40) -> np.ndarray:
 @pytest.mark.parametrize("method", TARGET.quantize["methods"])
 def test_int8_is_near_fused_whole_and_keeps_its_face(method: str, capfd: pytest.CaptureFixture[str]) -> None:
     fp32 = cnn()
-    made = quantize.quantize(fp32, TARGET.quantize, reader(), method=method)
+    made = quantize.quantize(fp32, TARGET.quantize, reader(), method=method).graph
     expected, found = logits(fp32), logits(made)
     assert np.abs(expected - found).max() < 0.05 * np.abs(expected).max()
     assert not np.array_equal(expected, found)
@@ -137,7 +137,7 @@ def test_int8_is_near_fused_whole_and_keeps_its_face(method: str, capfd: pytest.
 
 
 def test_the_scheme_of_the_target_is_in_the_graph() -> None:
-    model = onnx.load_from_string(quantize.quantize(cnn(), TARGET.quantize, reader(), method="min-max"))
+    model = onnx.load_from_string(quantize.quantize(cnn(), TARGET.quantize, reader(), method="min-max").graph)
     constants = {one.name: one for one in model.graph.initializer}
     rounded = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
     assert rounded and all(constants[node.input[2]].data_type == TensorProto.UINT8 for node in rounded)
@@ -151,7 +151,7 @@ def test_the_scheme_of_the_target_is_in_the_graph() -> None:
 
 
 def test_logits_stay_float() -> None:
-    graph = onnx.load_from_string(quantize.quantize(cnn(), TARGET.quantize, reader(), method="min-max")).graph
+    graph = onnx.load_from_string(quantize.quantize(cnn(), TARGET.quantize, reader(), method="min-max").graph).graph
     assert [node.op_type for node in graph.node if "logits" in node.output] == ["Gemm"]
     assert "logits_scale" not in {one.name for one in graph.initializer}
 
@@ -159,7 +159,7 @@ def test_logits_stay_float() -> None:
 def test_numbers_that_are_sizes_are_not_rounded() -> None:
     fp32 = cnn(sizes=True)
     assert len(surgery.shape_arithmetic(onnx.load_from_string(fp32))) == 6
-    made = quantize.quantize(fp32, TARGET.quantize, reader(), method="min-max")
+    made = quantize.quantize(fp32, TARGET.quantize, reader(), method="min-max").graph
     for n in (1, 7, 33):
         assert logits(made, n).shape == (n, 4)
     assert quantize.fused(made)["float_nodes"] == 0
@@ -175,3 +175,56 @@ def test_what_the_engine_does_not_fuse_is_counted() -> None:
 def test_an_unknown_method_is_refused(method: str) -> None:
     with pytest.raises(RecipeError, match="no calibration method"):
         quantize.quantize(cnn(), TARGET.quantize, reader(), method=method)
+
+
+def test_compensated_rounding_is_nearer_than_the_nearest_step() -> None:
+    nearest = quantize.quantize(cnn(), {**TARGET.quantize, "rounding": "nearest"}, reader(), method="min-max")
+    compensated = quantize.quantize(cnn(), TARGET.quantize, reader(), method="min-max")
+    assert nearest.rounding == {"method": "nearest"}
+    assert compensated.rounding == {"method": "compensated", "layers": 3, "layers_left": 0}
+    expected = logits(cnn())
+    assert np.square(logits(compensated.graph) - expected).mean() < np.square(logits(nearest.graph) - expected).mean()
+
+
+@given(st.integers(0, 1000), st.integers(1, 3), st.integers(1, 4), st.integers(2, 9))
+@settings(deadline=None, max_examples=40)
+def test_a_compensated_layer_loses_less_on_correlated_inputs(seed, groups, outputs, width) -> None:
+    """On average over layers, and never by much on one; each weight stays within the int8 range."""
+    chance = np.random.default_rng(seed)
+    weight = chance.normal(size=(groups * outputs, width))
+    scale = np.abs(weight).max(axis=1) / 127
+    inputs = chance.random((groups, 200, 1)) + 0.1 * chance.normal(size=(groups, 200, width))
+    moment = np.matmul(inputs.transpose(0, 2, 1), inputs)
+    found = rounding.round_layer(weight, scale, moment)
+    nearest = np.clip(np.rint(weight / scale[:, None]), -127, 127)
+
+    def loss(steps) -> float:
+        apart = (steps * scale[:, None] - weight).reshape(groups, outputs, width)
+        return float(np.einsum("goi,gij,goj->", apart, moment, apart))
+
+    assert found.dtype == np.int8 and np.abs(found.astype(int)).max() <= 127
+    assert loss(found) <= 1.5 * loss(nearest) + 1e-9
+    assert np.abs(found - weight / scale[:, None]).max() < 6  # an error is passed on, not heaped up
+
+
+@pytest.mark.parametrize(("groups", "strides", "pads", "dilations"),
+                         [(1, (1, 1), (1, 1, 1, 1), (1, 1)), (4, (2, 2), (0, 0, 1, 1), (1, 1)),
+                          (2, (1, 2), (2, 2, 2, 2), (2, 2))])
+def test_sampled_inputs_are_what_a_convolution_sees(groups, strides, pads, dilations, monkeypatch) -> None:
+    """Inputs times weights are the convolution's own outputs, at all positions in some order."""
+    import torch
+
+    monkeypatch.setattr(rounding, "POSITIONS", 10**6)
+    chance = np.random.default_rng(0)
+    values = chance.normal(size=(2, 4, 7, 6)).astype(np.float32)
+    weight = chance.normal(size=(8, 4 // groups, 3, 3)).astype(np.float32)
+    layer = rounding.Layer("x", "w", "i", "s", groups, strides, pads, dilations)
+    seen = rounding.sampled(values, weight.shape, layer, chance)
+    found = np.matmul(seen, weight.reshape(groups, 8 // groups, -1).transpose(0, 2, 1))  # [G, samples, O / G]
+    top, left, bottom, right = pads
+    padded = torch.nn.functional.pad(torch.from_numpy(values), (left, right, top, bottom))
+    expected = torch.nn.functional.conv2d(padded, torch.from_numpy(weight), stride=strides, dilation=dilations,
+                                          groups=groups).numpy()
+    for group in range(groups):
+        own = expected[:, group * 8 // groups:(group + 1) * 8 // groups]
+        assert np.allclose(np.sort(found[group].ravel()), np.sort(own.ravel()), atol=1e-4)
