@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edgetl import extras, rundir
+from edgetl import extras, rundir, timing
 from edgetl.errors import GateFailed
 from edgetl.events import Event, Listener, ignore
 from edgetl.ledger import CHANGED, FINISHED, INTERRUPTED, NEW, Ledger, digest
@@ -165,7 +165,7 @@ def walk(recipe: Path | str | Recipe, *, out: Path | str, overrides: Sequence[st
     """As `run`, but the gate's objections are only recorded."""
     out = Path(out)
     read = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe), overrides)
-    plan = resolve(read, out)
+    plan = resolve(read, out, where="the recipe" if isinstance(recipe, Recipe) else str(recipe))
     rundir.claim(out, resume=resume, overwrite=overwrite)
     preflight(plan)
     with rundir.explained(out):
@@ -216,6 +216,7 @@ class _Walker:
         before = digest(folder)
         self.ledger.begin(name, inputs)
         objection = None
+        begun_s = timing.now_s()
         try:
             work(self._permitted(options, state), self.listener)
         except GateFailed as problem:
@@ -224,6 +225,7 @@ class _Walker:
                 raise
             objection = problem.message
         self.ledger.finish(name, inputs, folder, objection)
+        self._note(name, f"done in {timing.now_s() - begun_s:.0f} s.")
 
     def _permitted(self, options: Stage, state: str) -> Stage:
         """The options with leave to continue what was interrupted, or to replace what no longer holds.

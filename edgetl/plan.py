@@ -39,7 +39,7 @@ class Plan:
     gate: Gate
 
 
-def resolve(said: Recipe, out: Path) -> Plan:
+def resolve(said: Recipe, out: Path, *, where: str = "the recipe") -> Plan:
     """Every stage's options: what the recipe says and where `edgetl run` puts things.
 
     Raises:
@@ -55,7 +55,7 @@ def resolve(said: Recipe, out: Path) -> Plan:
         "bench": {**shared, **said.bench, "cases": _cases(said, at), "out": at["bench"]},
         "gate": said.gate,
     }
-    return Plan(**_build_all(values))
+    return Plan(**_build_all(values, where))
 
 
 def _cases(said: Recipe, at: Mapping[str, str]) -> tuple[str, ...]:
@@ -65,7 +65,7 @@ def _cases(said: Recipe, at: Mapping[str, str]) -> tuple[str, ...]:
     return (*runs, *((at["export"],) if backends - {"torch"} else ()))
 
 
-def _build_all(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _build_all(values: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, Any]:
     built: dict[str, Any] = {}
     problems: list[str] = []
     for name, stage in STAGES.items():
@@ -76,7 +76,7 @@ def _build_all(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     if not problems:
         problems += _gate_problems(built["gate"], built["bench"])
     if problems:
-        raise RecipeError(list(dict.fromkeys(problems)))
+        raise RecipeError(list(dict.fromkeys(problems)), where=where)
     return built
 
 

@@ -167,8 +167,8 @@ def test_runs_are_measured_by_torch_and_bundles_by_the_others(tmp_path: Path) ->
 
 
 def test_what_is_missing_is_said_once(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError) as caught:
-        plan.resolve(parse_recipe("", where="r"), tmp_path)
+    with pytest.raises(RecipeError, match=r"^r\.toml has 2 problems") as caught:
+        plan.resolve(parse_recipe("", where="r.toml"), tmp_path, where="r.toml")
     assert [one.split(":")[0] for one in caught.value.problems] == ["'data' is missing", "'teacher' is missing"]
 
 
@@ -226,6 +226,8 @@ def test_a_second_run_into_the_same_folder_needs_leave(kitchen: Kitchen) -> None
 def test_finished_stages_are_kept(kitchen: Kitchen) -> None:
     kitchen.walk()
     assert kitchen.walked == ALL
+    assert kitchen.notes == [f"{name}: done in 0 s." for name in ALL]
+    kitchen.notes.clear()
     outcome = kitchen.walk(resume=True)
     assert kitchen.walked == []
     assert outcome.kept == tuple(ALL)

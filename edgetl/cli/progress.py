@@ -76,7 +76,8 @@ class _Bars(contextlib.AbstractContextManager["_Bars"]):
         self.console = Console(file=stream, highlight=False)
         self.progress = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"), TimeRemainingColumn(), console=self.console, transient=True)
+            TextColumn("{task.fields[figures]}"), TimeRemainingColumn(), console=self.console, transient=True,
+            refresh_per_second=4)
         self.tasks: dict[tuple[str, str], Any] = {}
         self.current: dict[str, tuple[str, str]] = {}  # by stage, the piece of work begun last
 
