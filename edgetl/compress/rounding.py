@@ -149,7 +149,7 @@ def sampled(values: NDArray[np.float32], shape: tuple[int, ...], layer: Layer,
     if values.ndim == 2:
         return values[None]
     top, left, bottom, right = layer.pads
-    padded = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    padded = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right))) if any(layer.pads) else values
     height, width = shape[2:]
     reach_y, reach_x = (layer.dilations[0] * (height - 1), layer.dilations[1] * (width - 1))
     rows = np.arange(0, padded.shape[2] - reach_y, layer.strides[0])
