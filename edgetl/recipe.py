@@ -119,7 +119,8 @@ class Distill(TrainFields):
         "FAMILY/VARIANT, a RUN folder, or slim:R (the teacher cut to the fraction R of its parameters).", path=True)
     loss: tuple[str, ...] = opt(
         ("labels:0.1,kd:0.9;temperature=4",), "name[:weight][,name[:weight]...][;key=value...]; may be repeated.")
-    importance: str = opt("magnitude", "What slim:R calls an important channel.", choices=("magnitude", "taylor"))
+    importance: str = opt("taylor", "What slim:R ranks channels by: their effect on the loss, or their size.",
+                          choices=("taylor", "magnitude"))
     round_to: int = opt(8, "slim:R keeps channel counts that are multiples of this.", low=1, high=128)
     pretrained: bool = opt(True, "Start a FAMILY/VARIANT student from its published weights.")
     weights: str | None = opt(None, "File of weights for a FAMILY/VARIANT student.", path=True)

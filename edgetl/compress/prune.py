@@ -6,7 +6,7 @@ Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023, arXiv:2301.1
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from edgetl.weights import parameter_count
 
 TOLERANCE = 0.01  # how near the kept share must come to the one asked for, relative
 BISECTIONS = 14
+MOST_OF_A_LAYER = 0.75  # greatest share of a layer's channels that a ranking over all layers may remove
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Slimmed:
 
     network: Network
     kept: float  # share of the parameters, head included
-    channel_ratio: float  # what torch-pruning was asked to remove
+    channel_ratio: float  # share of the channels that torch-pruning was asked to remove
 
 
 # Accumulates gradients for importances that need them: called with the copy that will be pruned.
@@ -52,8 +53,8 @@ def slim(
     Args:
         network: stays as it is.
         ratio: share of the parameters to keep, in (0, 1).
-        importance: "magnitude" (L2 norm over the coupled weights of a channel) or "taylor" (|weight * gradient|,
-            Molchanov et al., CVPR 2019, arXiv:1906.10771; needs `gradients`).
+        importance: "taylor" ranks the channels of all layers in one list, see `TaylorPerCost` (needs `gradients`);
+            "magnitude" removes the same share of each layer, those of the least L2 norm over the coupled weights.
         round_to: channel counts become multiples of this.
         gradients: leaves the gradients of a loss in the parameters of the module it is given.
 
@@ -63,9 +64,10 @@ def slim(
     if not 0 < ratio < 1:
         raise EdgetlError(f"slim:{ratio:g} keeps no proper part of the teacher; expected a number between 0 and 1.")
     total = parameter_count(network.module)
+    gradient = measured_gradient(network, importance, gradients)
     nearest: Slimmed | None = None
     for multiple in dict.fromkeys([round_to, *(one for one in (4, 2, 1) if one < round_to)]):
-        for found in _bisect(network, ratio, importance, multiple, gradients, total):
+        for found in _bisect(network, ratio, importance, multiple, gradient, total):
             if nearest is None or abs(found.kept - ratio) < abs(nearest.kept - ratio):
                 nearest = found
             if abs(found.kept - ratio) <= TOLERANCE * ratio:
@@ -78,35 +80,47 @@ def slim(
 
 
 def _bisect(
-    network: Network, ratio: float, importance: str, multiple: int, gradients: Gradients | None, total: int
+    network: Network, ratio: float, importance: str, multiple: int, gradient: Mapping[str, torch.Tensor], total: int
 ) -> Iterable[Slimmed]:
     low, high = 0.0, 1.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        module = pruned(network, middle, importance, multiple, gradients)
+        module = pruned(network, middle, importance, multiple, gradient)
         kept = parameter_count(module) / total
         yield Slimmed(Network(network.model, module, network.head, network.preprocess, network.weights), kept, middle)
         low, high = (middle, high) if kept > ratio else (low, middle)
 
 
-def pruned(
-    network: Network, channel_ratio: float, importance: str, multiple: int, gradients: Gradients | None
-) -> nn.Module:
-    """A copy without the least important `channel_ratio` of each layer's channels; the head's outputs stay."""
+def measured_gradient(network: Network, importance: str, gradients: Gradients | None) -> dict[str, torch.Tensor]:
+    """Gradient by parameter name, measured once for all trials; empty where the importance needs none."""
+    if importance != "taylor":
+        return {}
+    if gradients is None:
+        raise ValueError("importance 'taylor' needs gradients")
     module = copy.deepcopy(network.module).eval()
     for parameter in module.parameters():
         parameter.requires_grad_(True)
-    if importance == "taylor":
-        if gradients is None:
-            raise ValueError("importance 'taylor' needs gradients")
-        gradients(module)
+    gradients(module)
+    return {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
+
+
+def pruned(
+    network: Network, channel_ratio: float, importance: str, multiple: int, gradient: Mapping[str, torch.Tensor]
+) -> nn.Module:
+    """A copy without the least important `channel_ratio` of the channels; the head's outputs stay."""
+    module = copy.deepcopy(network.module).eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(True)
+    for name, parameter in module.named_parameters():
+        parameter.grad = gradient[name].clone() if name in gradient else None
     height, width = network.preprocess.size_hw
-    sample = torch.zeros(1, 3, height, width)
     pruner = tp.pruner.BasePruner(
         module,
-        sample,
-        importance=score(importance),
+        torch.zeros(1, 3, height, width),
+        importance=TaylorPerCost() if importance == "taylor" else tp.importance.GroupMagnitudeImportance(p=2),
+        global_pruning=importance == "taylor",
         pruning_ratio=channel_ratio,
+        max_pruning_ratio=MOST_OF_A_LAYER if importance == "taylor" else 1.0,
         round_to=multiple,
         ignored_layers=[module.get_submodule(network.head)],
     )
@@ -115,8 +129,33 @@ def pruned(
     return module
 
 
-def score(importance: str) -> Any:
-    """torch-pruning's importance by our name for it."""
-    if importance == "taylor":
-        return tp.importance.GroupTaylorImportance()
-    return tp.importance.GroupMagnitudeImportance(p=2)
+class TaylorPerCost:
+    """Importance of a channel for torch-pruning: its first-order effect on the loss, over the root of what it costs.
+
+        I_c = sum over the coupled weights w of channel c of |w * dL/dw|  /  sqrt(parameters that leave with c)
+
+    The numerator (Molchanov et al., CVPR 2019) can be compared between layers when it is not normalised within them,
+    so channels of the whole network are ranked in one list. Alone it empties the narrow late layers first, although
+    most parameters lie in the wide ones; divided by the full cost it spares the early layers and ruins the late ones.
+    The root lies between: `benchmarks/slim_importance.py` compares them.
+    """
+
+    def __init__(self) -> None:
+        self.effect = tp.importance.GroupTaylorImportance(normalizer=None)
+
+    def __call__(self, group: Any) -> torch.Tensor | None:
+        """Scores [C] of one group of coupled channels; None where torch-pruning has none."""
+        effect: torch.Tensor | None = self.effect(group)
+        return None if effect is None else effect / sum(channel_cost(step) for step, _ in group) ** 0.5
+
+
+def channel_cost(step: Any) -> float:
+    """Parameters that one layer loses with one channel of a group."""
+    layer = step.target.module
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        return 2.0
+    if not isinstance(layer, nn.Linear | nn.Conv2d):
+        return 0.0
+    weight = layer.weight
+    outgoing = "out_channels" in step.handler.__name__ or (isinstance(layer, nn.Conv2d) and layer.groups > 1)
+    return weight.numel() / weight.shape[0 if outgoing else 1]

@@ -219,27 +219,26 @@ def answers(
     module: nn.Module, pixels: NDArray[np.uint8], preprocess: Preprocess, setting: Setting
 ) -> NDArray[np.float32]:
     """float32 [N, ...]: what a module in evaluation mode says to pixels [N, H, W, C]."""
-    predict = torch_predict(module, setting)
+    predict = torch_predict(module, setting, setting.precision)
     steps = range(0, len(pixels), EVALUATION_BATCH)
     return np.concatenate([predict(normalize(pixels[start : start + EVALUATION_BATCH], preprocess)) for start in steps])
 
 
-def torch_predict(module: nn.Module, setting: Setting) -> evaluate.Predict:
-    """A function from normalised images [n, C, H, W] to float32 logits [n, K], as the network is trained: same
-    device, same precision."""
+def torch_predict(module: nn.Module, setting: Setting, precision: Precision) -> evaluate.Predict:
+    """A function from normalised images [n, C, H, W] to float32 logits [n, K] on the device of the training."""
 
     def predict(batch: NDArray[np.float32]) -> NDArray[Any]:
         images = torch.from_numpy(batch).to(setting.device, memory_format=torch.channels_last)
-        with torch.no_grad(), setting.precision.autocast():
+        with torch.no_grad(), precision.autocast():
             return module(images).float().cpu().numpy()  # type: ignore[no-any-return]
 
     return predict
 
 
 def measured(setting: Setting, network: Network) -> dict[str, dict[str, Any]]:
-    """Accuracy with its interval on validation and test, from the encoded files on, as a device would see them."""
+    """Accuracy with its interval on validation and test, from the encoded files on, in fp32: what export starts from."""
     network.module.eval()
-    predict = torch_predict(network.module, setting)
+    predict = torch_predict(network.module, setting, Precision(setting.device, None))
     named = {"val": setting.parts.val, "test": setting.parts.test}
     return {
         name: evaluate.evaluate(

@@ -28,7 +28,7 @@ def lite() -> Network:
 @pytest.mark.parametrize("ratio", [0.7, 0.4, 0.2])
 def test_slim_keeps_the_share_that_was_asked_for(lite: Network, ratio: float) -> None:
     before = weights.parameter_count(lite.module)
-    found = prune.slim(lite, ratio)
+    found = prune.slim(lite, ratio, importance="magnitude")
     kept = weights.parameter_count(found.network.module) / before
     assert kept == pytest.approx(found.kept)
     assert abs(kept - ratio) <= 0.01 * ratio
@@ -46,7 +46,7 @@ def test_slim_keeps_the_share_that_was_asked_for(lite: Network, ratio: float) ->
     ],
 )
 def test_a_slim_run_is_built_again_from_its_shapes(tmp_path: Path, name: str) -> None:
-    small = prune.slim(network(name), 0.5, round_to=4).network
+    small = prune.slim(network(name), 0.5, importance="magnitude", round_to=4).network
     small.module.eval()
     weights.save(tmp_path, small, {"labels": ["a", "b", "c"]})
     again = weights.load(tmp_path)
@@ -69,12 +69,12 @@ def test_taylor_needs_and_uses_gradients(lite: Network) -> None:
 @pytest.mark.parametrize("ratio", [0.0, 1.0, -1.0, 1.5])
 def test_a_ratio_outside_its_range_is_refused(lite: Network, ratio: float) -> None:
     with pytest.raises(EdgetlError, match="between 0 and 1"):
-        prune.slim(lite, ratio)
+        prune.slim(lite, ratio, importance="magnitude")
 
 
 def test_what_cannot_be_reached_names_the_nearest() -> None:
     with pytest.raises(EdgetlError, match="the nearest possible is"):
-        prune.slim(network("timm/test_resnet"), 0.0001)
+        prune.slim(network("timm/test_resnet"), 0.0001, importance="magnitude")
 
 
 def test_a_run_with_a_missing_or_foreign_tensor_is_refused(tmp_path: Path) -> None:
