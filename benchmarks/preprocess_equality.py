@@ -1,6 +1,6 @@
 """How far edgetl.runtime's resize and crop are from torchvision's, on a folder of photos, in grey levels.
 
-    python benchmarks/preprocess_equality.py FOLDER [--images 500] [--out benchmarks/results/preprocess_equality.json]
+python benchmarks/preprocess_equality.py FOLDER [--images 500] [--out benchmarks/results/preprocess_equality.json]
 """
 
 from __future__ import annotations
@@ -36,10 +36,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     found = sorted(path for path in options.folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    chosen = np.random.default_rng(0).permutation(len(found))[:options.images]
-    rows = [{"size": size, "crop_fraction": fraction, "interpolation": interpolation,
-             "greatest_difference": max(difference(found[index], size, fraction, interpolation) for index in chosen)}
-            for size, fraction, interpolation in CASES]
+    chosen = np.random.default_rng(0).permutation(len(found))[: options.images]
+    rows = [
+        {
+            "size": size,
+            "crop_fraction": fraction,
+            "interpolation": interpolation,
+            "greatest_difference": max(difference(found[index], size, fraction, interpolation) for index in chosen),
+        }
+        for size, fraction, interpolation in CASES
+    ]
     result = {"data": options.folder.name, "images": len(chosen), "cases": rows, "environment": rundir.environment()}
     print(json.dumps({"images": len(chosen), "cases": rows}, indent=1))
     if options.out is not None:

@@ -104,11 +104,13 @@ def pixels_of(item: Item, read: Read, preprocess: Preprocess) -> NDArray[np.uint
         DataError: the file is gone or is no image; names it.
     """
     try:
-        return resize(decode(read(item), preprocess), preprocess)
+        return resize(decode(read(item), preprocess, name=item.key), preprocess)
     except DataError:
         raise  # the data set has named the file already
-    except (EdgetlError, OSError) as problem:
-        raise DataError(f"'{item.key}' cannot be used as an image: {problem}",
+    except EdgetlError as problem:
+        raise DataError(str(problem), hint="Remove or replace the file, then run the same command again.") from problem
+    except OSError as problem:
+        raise DataError(f"'{item.key}' cannot be read: {problem.strerror}.",
                         hint="Remove or replace the file, then run the same command again.") from problem
 
 

@@ -140,13 +140,15 @@ class TaylorPerCost:
     The root lies between: `benchmarks/slim_importance.py` compares them.
     """
 
+    power = 0.5
+
     def __init__(self) -> None:
         self.effect = tp.importance.GroupTaylorImportance(normalizer=None)
 
     def __call__(self, group: Any) -> torch.Tensor | None:
         """Scores [C] of one group of coupled channels; None where torch-pruning has none."""
         effect: torch.Tensor | None = self.effect(group)
-        return None if effect is None else effect / sum(channel_cost(step) for step, _ in group) ** 0.5
+        return None if effect is None else effect / sum(channel_cost(step) for step, _ in group) ** self.power
 
 
 def channel_cost(step: Any) -> float:

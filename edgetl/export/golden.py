@@ -20,6 +20,7 @@ from edgetl.datasets import DataSet, Item
 from edgetl.runtime.preprocess import Preprocess, decode, normalize, resize
 
 MODES = ("RGB", "L", "RGBA", "P", "RGB", "CMYK", "LA", "RGB")  # CMYK is written as JPEG, the others as PNG
+DRAWN_BESIDE_PHOTOS = 3  # one in colour, one grey, one with alpha
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ def make(kind: str, count: int, seed: int, *, items: Sequence[Item], data: DataS
     """The golden images of a model.
 
     Args:
-        kind: "photos" takes them from `items`, "synthetic" draws them.
-        count: number of images.
+        kind: "photos" takes them from `items` and adds a few drawn ones, "synthetic" draws them all.
+        count: number of images, the drawn ones beside photos not counted.
         seed: of the choice.
         items: TRAINING images, each class by its share: no test image may leave with a bundle.
         data: what reads `items`.
@@ -53,8 +54,11 @@ def make(kind: str, count: int, seed: int, *, items: Sequence[Item], data: DataS
         pixels = [resize(decode(source, preprocess), preprocess) for source in sources]
     else:
         chosen = choose(items, count, seed)
+        # Photos may all be grey, opaque or of one size, which would hide swapped channels or a lost background.
+        drawn = synthetic(DRAWN_BESIDE_PHOTOS, seed)
         pixels = [evaluate.pixels_of(item, data.read, preprocess) for item in chosen]
-        sources = tuple(map(data.read, chosen))
+        pixels += [resize(decode(source, preprocess), preprocess) for source in drawn]
+        sources = (*map(data.read, chosen), *drawn)
     tensor = normalize(np.stack(pixels), preprocess)
     return Golden(kind, sources, tensor, answers(tensor))
 

