@@ -57,6 +57,14 @@ class Setting:
         """Tells the listener something worth knowing."""
         self.listener(Event(self.stage, "note", {"text": text}))
 
+    def require_test_images(self, preprocess: Preprocess) -> None:
+        """Returns when the images that are looked at last, after hours of training, can be decoded.
+
+        Raises:
+            DataError: some cannot; names them.
+        """
+        store.require_readable(self.data, self.parts.test, "test", preprocess, self.listener, self.stage)
+
 
 def prepare(
     options: TrainFields, folder: Path, stage: str, listener: Listener, *, recorded: Mapping[str, Any] | None = None

@@ -143,14 +143,52 @@ def _write_pixels(
                 file.write(pixels.tobytes())
                 shapes.append(pixels.shape[:2])
             listener(Event(stage, "advance", {"done": min(start + 256, len(items))}))
-    if bad:
-        raise DataError(
-            f"{len(bad)} of {len(items)} training images in {data.name} cannot be decoded: " + "; ".join(bad[:3]),
-            hint="Remove or repair those files.",
-        )
+    _require_none(bad, len(items), "training", data)
     sizes = np.array(shapes, np.int64).reshape(-1, 2)
     lengths = sizes.prod(axis=1) * 3
     np.savez(folder / "index.npz", shapes=sizes, offsets=np.cumsum(lengths) - lengths)
+
+
+def _require_none(bad: Sequence[str], images: int, split: str, data: DataSet) -> None:
+    if bad:
+        raise DataError(
+            f"{len(bad)} of {images} {split} images in {data.name} cannot be decoded: " + "; ".join(bad[:3]),
+            hint="Remove or repair those files.",
+        )
+
+
+def require_readable(
+    data: DataSet, items: Sequence[Item], split: str, preprocess: Preprocess, listener: Listener, stage: str
+) -> None:
+    """Returns when every image of a split that is needed after the training only can be decoded.
+
+    Args:
+        data: reads the images.
+        items: the images of the split.
+        split: its name.
+        preprocess: decoding options and input size.
+        listener: told of the progress.
+        stage: name of the stage in those events.
+
+    Raises:
+        DataError: images that cannot be decoded; names them.
+    """
+
+    def flaw(item: Item) -> str | None:
+        try:
+            pixels_of(item, data.read, preprocess)
+        except DataError as problem:
+            return str(problem)
+        return None
+
+    listener(Event(stage, "begin", {"what": f"check {split}", "total": len(items), "unit": "images"}))
+    bad: list[str] = []
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for start in range(0, len(items), 256):
+            bad += filter(None, pool.map(flaw, items[start : start + 256]))
+            listener(Event(stage, "advance", {"done": min(start + 256, len(items))}))
+    listener(Event(stage, "end", {"what": f"check {split}"}))
+    _require_none(bad, len(items), split, data)
 
 
 def evaluation_pixels(

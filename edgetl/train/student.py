@@ -43,6 +43,7 @@ def distill(options: Distill, *, listener: Listener = ignore) -> Path:
         place = setting.prepare(options, folder, "distill", listener, recorded=teacher.record["data"]["rule"])
         check_labels(teacher.labels, place)
         student = setting.adjusted(starting_student(options, teacher.network, place), options)
+        place.require_test_images(student.preprocess)
         untaught = copy.deepcopy(student) if options.control else None
         more = described(teacher, student, options)
         place.choices["teacher sha256"] = more["teacher"]["sha256"]

@@ -35,6 +35,7 @@ def finetune(options: Finetune, *, listener: Listener = ignore) -> Path:
         seed.seed_everything(options.seed)
         network = setting.adjusted(starting_network(options, place), options)
         network.module.to(place.device)
+        place.require_test_images(network.preprocess)
         STRATEGIES[options.strategy](place, network)
         setting.save(
             place,
