@@ -63,11 +63,9 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     rows = {strategy: trained(options, strategy) for strategy in ("probe", "full")}
     for strategy, row in rows.items():
-        print(
-            f"{strategy}: {100 * row['accuracy']:.2f} % ({100 * row['accuracy_low']:.1f} to {100 * row['accuracy_high']:.1f}), "
-            f""
-            f"weighted {100 * row['weighted_accuracy']:.2f} %, macro-F1 {row['macro_f1']:.3f}, n = {row['n']}"
-        )
+        low, high = 100 * row["accuracy_low"], 100 * row["accuracy_high"]
+        print(f"{strategy}: {100 * row['accuracy']:.2f} % ({low:.1f} to {high:.1f}) of {row['n']}")
+        print(f"  weighted {100 * row['weighted_accuracy']:.2f} %, macro-F1 {row['macro_f1']:.3f}")
     if options.out is not None:
         rundir.write_json(
             options.out, {"data": options.data, "size": options.size, "rows": rows, "environment": rundir.environment()}

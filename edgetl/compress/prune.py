@@ -18,7 +18,8 @@ from edgetl.errors import EdgetlError
 from edgetl.models import Network
 from edgetl.weights import parameter_count
 
-TOLERANCE = 0.01  # how near the kept share must come to the one asked for, relative
+TOLERANCE = 0.01  # how far the kept share may lie below the one asked for, relative
+LOOSE = 0.05  # the same where whole residual streams leave at once, so that nothing nearer exists
 BISECTIONS = 14
 MOST_OF_A_LAYER = 0.75  # greatest share of a layer's channels that a ranking over all layers may remove
 
@@ -44,11 +45,12 @@ def slim(
     round_to: int = 8,
     gradients: Gradients | None = None,
 ) -> Slimmed:
-    """A copy of the network that keeps the fraction `ratio` of its parameters, head included, within 1 %.
+    """A copy of the network that keeps the fraction `ratio` of its parameters, head included, and no more.
 
     The channel ratio that gives that fraction is found by bisection, because removing a share s of the channels of
     two neighbouring layers removes about 1 - (1 - s)^2 of the weights between them. Channel counts are multiples of
-    `round_to` for the kernels' sake; where that is too coarse to come within 1 %, multiples of 4, 2 and 1 follow.
+    `round_to` for the kernels' sake; where that is too coarse to come within 1 % below the ratio, multiples of 4, 2
+    and 1 follow, and at last the nearest within 5 % below is taken.
 
     Args:
         network: stays as it is.
@@ -68,15 +70,22 @@ def slim(
     nearest: Slimmed | None = None
     for multiple in dict.fromkeys([round_to, *(one for one in (4, 2, 1) if one < round_to)]):
         for found in _bisect(network, ratio, importance, multiple, gradient, total):
-            if nearest is None or abs(found.kept - ratio) < abs(nearest.kept - ratio):
-                nearest = found
-            if abs(found.kept - ratio) <= TOLERANCE * ratio:
+            if 0 <= ratio - found.kept <= TOLERANCE * ratio:
                 return found
+            if nearest is None or _misses(found, ratio) < _misses(nearest, ratio):
+                nearest = found
     assert nearest is not None
+    if 0 <= ratio - nearest.kept <= LOOSE * ratio:
+        return nearest
     raise EdgetlError(
         f"{network.model} cannot be cut to {ratio:.0%} of its parameters: the nearest possible is {nearest.kept:.1%}.",
         hint=f"Use slim:{nearest.kept:.2f} or another architecture.",
     )
+
+
+def _misses(found: Slimmed, ratio: float) -> tuple[bool, float]:
+    """How far from the ratio, what keeps too much after what keeps too little."""
+    return found.kept > ratio, abs(found.kept - ratio)
 
 
 def _bisect(

@@ -31,7 +31,7 @@ def test_slim_keeps_the_share_that_was_asked_for(lite: Network, ratio: float) ->
     found = prune.slim(lite, ratio, importance="magnitude")
     kept = weights.parameter_count(found.network.module) / before
     assert kept == pytest.approx(found.kept)
-    assert abs(kept - ratio) <= 0.01 * ratio
+    assert 0.99 * ratio <= kept <= ratio
     assert found.network.module(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
     assert weights.parameter_count(lite.module) == before  # the teacher is untouched
 
@@ -62,7 +62,7 @@ def test_taylor_needs_and_uses_gradients(lite: Network) -> None:
         torch.nn.functional.cross_entropy(module(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 2, 0])).backward()
 
     found = prune.slim(lite, 0.5, importance="taylor", gradients=gradients)
-    assert abs(found.kept - 0.5) <= 0.005
+    assert 0.475 <= found.kept <= 0.5
     assert all(parameter.grad is None for parameter in found.network.module.parameters())
 
 
