@@ -5,7 +5,8 @@
     +-- UnknownName           a plug-in that does not exist; carries the choices
     +-- MissingDependency     a package is absent; names the extra to install
     +-- DataError             unreadable folder, bad label, no images, a leak with --strict-splits
-    +-- OutputError           --out exists, cannot be written, the disk is full
+    +-- OutputError           --out exists, cannot be written
+    |   +-- DiskFull          the system has no room for a file
     +-- TrainingError         the loss is not finite, a checkpoint does not fit
     +-- BackendUnavailable    the provider asked for cannot run, or is not the one running
     +-- BundleError           missing file, wrong digest, schema too old or too new, path outside the bundle
@@ -70,6 +71,10 @@ class DataError(EdgetlError):
 
 class OutputError(EdgetlError):
     """The place to write to exists, is not writable, or is full."""
+
+
+class DiskFull(OutputError):
+    """The system has no room for a file: the disk, a quota or a limit is exhausted."""
 
 
 class TrainingError(EdgetlError):

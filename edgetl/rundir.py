@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from edgetl.errors import EdgetlError, OutputError
+from edgetl.errors import DiskFull, EdgetlError, OutputError
 
 RUN = "run.json"
 MODEL = "model.safetensors"
@@ -25,6 +25,8 @@ METRICS = "metrics.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
 SPLIT = "split.json"
 REPORT = "report.json"
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk is full, a quota is used up, a file may not grow
 
 PACKAGES = (
     "edgetl",
@@ -96,20 +98,34 @@ def _umask() -> int:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turns what the operating system says about writing into one sentence."""
+    """Turns what the operating system says about writing `path` into one sentence."""
     try:
-        yield
+        with room_for(path):
+            yield
     except OSError as problem:
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(
-                f"No space left on the disk while writing {path}; nothing half written was kept.",
-                hint="Free some space, then run the same command again with --resume.",
-            ) from problem
         if problem.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise OutputError(
                 f"{path} cannot be written: {problem.strerror}.", hint="Choose a folder you may write to with --out."
             ) from problem
         raise
+
+
+@contextlib.contextmanager
+def room_for(what: Path | str) -> Iterator[None]:
+    """Turns a full disk into one sentence.
+
+    Raises:
+        DiskFull: the system has no room for `what`.
+    """
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno not in NO_ROOM:
+            raise
+        raise DiskFull(
+            f"{what} could not be written: {problem.strerror}.",
+            hint="Make room, then run the same command again.",
+        ) from problem
 
 
 def partial(out: Path) -> Path:
@@ -128,12 +144,19 @@ def building(out: Path, *, resume: bool = False, overwrite: bool = False) -> Ite
     folder = partial(out)
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        try:
+    try:
+        with room_for(folder):
             yield folder
-        except BaseException:
-            if not resumable(folder):  # a wrong word in the options leaves nothing behind
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
+    except BaseException as problem:
+        if not resumable(folder):  # a wrong word in the options leaves nothing behind
+            shutil.rmtree(folder, ignore_errors=True)
+        elif isinstance(problem, DiskFull):
+            raise DiskFull(
+                f"{problem.message} The last checkpoint is kept in {folder}.",
+                hint="Make room, then run the same command again with --resume.",
+            ) from problem
+        raise
+    with explained(out):
         # The old folder goes only now, when its successor is whole.
         old = out.parent / f".{out.name}.replaced"
         if out.exists():

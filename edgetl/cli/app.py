@@ -26,7 +26,7 @@ from edgetl.cli import (
     verify,
 )
 from edgetl.cli import list as listing
-from edgetl.errors import EdgetlError
+from edgetl.errors import DiskFull, EdgetlError
 
 INTERRUPTED = 130
 RESUMABLE = ("finetune", "distill", "run", "demo")
@@ -73,7 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
     try:
         code = _invoke(arguments)
-        sys.stdout.flush()
+    except DiskFull as problem:
+        _release_stdout()
+        return _complain(problem.message, _resume_hint(arguments, "Make room, then continue") or problem.hint, 1)
     except EdgetlError as problem:
         return _complain(problem.message, problem.hint, problem.exit_code)
     except typer.TyperException as problem:
@@ -81,20 +83,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     except typer.Abort:
         code = 1
     except BrokenPipeError:
-        # Whoever read our output has gone (`edgetl list models | head`); Python must not flush into the closed pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _release_stdout()  # whoever read our output has gone (`edgetl list models | head`)
         return 1
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:
-        _complain("Interrupted.", _resume_hint(arguments), code)
+        _complain("Interrupted.", _resume_hint(arguments, "Continue"), code)
     return code
 
 
 def _invoke(arguments: Sequence[str]) -> int:
     # Not standalone: typer would print and exit by itself. It returns the code of typer.Exit, and 130 for Ctrl-C.
-    code: Any = typer.main.get_command(app).main(args=[*arguments], prog_name="edgetl", standalone_mode=False)
+    try:
+        code: Any = typer.main.get_command(app).main(args=[*arguments], prog_name="edgetl", standalone_mode=False)
+        print(end="", flush=True)
+    except OSError as problem:
+        from edgetl import rundir
+
+        with rundir.room_for(problem.filename or "A file or the output"):  # a full disk is no bug, whoever was writing
+            raise
     return code if isinstance(code, int) else 0
+
+
+def _release_stdout() -> None:
+    """Lets go of output that nobody can take, lest Python flush it once more at exit."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage(problem: typer.TyperException) -> tuple[str, str | None]:
@@ -103,11 +119,12 @@ def _usage(problem: typer.TyperException) -> tuple[str, str | None]:
     return problem.format_message(), hint
 
 
-def _resume_hint(arguments: Sequence[str]) -> str | None:
-    if not arguments or arguments[0] not in RESUMABLE:
+def _resume_hint(arguments: Sequence[str], what: str) -> str | None:
+    if arguments[0] not in RESUMABLE:
         return None
     again = [one for one in arguments if one not in ("--resume", "--overwrite")]
-    return f"Continue with: {shlex.join(['edgetl', *again, '--resume'])}"
+    flag = [] if arguments[0] == "demo" else ["--resume"]  # the demo always continues what it finds
+    return f"{what} with: {shlex.join(['edgetl', *again, *flag])}"
 
 
 def _complain(message: str, hint: str | None, code: int) -> int:
