@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -158,8 +157,7 @@ def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, 
     validate = Validation(setting, network)
     choices = {**setting.choices, "data fingerprint": setting.parts.fingerprint}
     curves = EventFiles(folder, setting.listener)
-    with contextlib.closing(curves):
-        return Fit(task, loader, validate, setting.options, folder, setting.precision, curves, stage, choices).run()
+    return Fit(task, loader, validate, setting.options, folder, setting.precision, curves, stage, choices).run()
 
 
 def choose_batch(setting: Setting, task: ClassifierTask, preprocess: Preprocess) -> int:
