@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -16,7 +15,7 @@ from edgetl.errors import GateFailed
 from edgetl.events import Event, Listener, ignore
 from edgetl.ledger import CHANGED, FINISHED, INTERRUPTED, NEW, Ledger, digest
 from edgetl.plan import FOLDERS, preflight, resolve, to_toml
-from edgetl.recipe import REQUIRED, Bench, Distill, Export, Finetune, Gate, Recipe, build, fields_of
+from edgetl.recipe import REQUIRED, Bench, Distill, Export, Finetune, Gate, Recipe, build, decisive, fields_of
 from edgetl.recipe_file import parse_recipe, read_recipe
 
 if TYPE_CHECKING:
@@ -238,15 +237,13 @@ class _Walker:
 
     def _inputs(self, options: Stage, parents: Sequence[str]) -> dict[str, Any]:
         """Everything that decides a stage's result, as plain JSON: options, the data, files and the stages before."""
-        fields = fields_of(type(options))
-        said = {name: getattr(options, name) for name, field in fields.items()
-                if not field.metadata["given"] and name != "data"}  # the images count, not where they lie
-        files = {f"content of {name}": digest(Path(value)) for name, value in said.items()
-                 if fields[name].metadata["path"] and value is not None and Path(value).exists()}
+        paths = {name: getattr(options, name) for name, field in fields_of(type(options)).items()
+                 if field.metadata["path"] and name != "data"}
+        files = {f"content of {name}": digest(Path(value)) for name, value in paths.items()
+                 if value is not None and Path(value).exists()}
         before = {FOLDERS[parent]: digest(self.out / FOLDERS[parent]) for parent in parents}
         images = {} if options.data is None else {"images": self._fingerprint(options.data)}
-        plain: dict[str, Any] = json.loads(json.dumps({**said, **files, **before, **images}))
-        return plain
+        return {**decisive(options), **files, **before, **images}
 
     def _fingerprint(self, data: str) -> str:
         from edgetl import splits

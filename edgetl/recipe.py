@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from edgetl.errors import RecipeError
@@ -22,7 +23,8 @@ REQUIRED: Any = dataclasses.MISSING
 
 
 def opt(default: Any, help: str, *, choices: Sequence[str] = (), low: float | None = None, high: float | None = None,
-        positional: bool = False, split: bool = False, given: bool = False, path: bool = False) -> Any:
+        positional: bool = False, split: bool = False, given: bool = False, path: bool = False,
+        result: bool = True) -> Any:
     """A field with its documentation and its limits.
 
     Args:
@@ -35,9 +37,10 @@ def opt(default: Any, help: str, *, choices: Sequence[str] = (), low: float | No
         split: a list that a flag writes with commas.
         given: decided by `edgetl run` (or asked for by the person at the shell), never by a recipe.
         path: a relative path in a recipe counts from the recipe's own folder.
+        result: whether the stage's result depends on it, see `decisive`.
     """
     metadata = {"help": help, "choices": tuple(choices), "low": low, "high": high, "positional": positional,
-                "split": split, "given": given, "path": path}
+                "split": split, "given": given, "path": path, "result": result}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -46,7 +49,8 @@ class DataFields:
     """Which images, and how they are split."""
 
     data: str = opt(
-        REQUIRED, "Folder (train/val/test inside, or class folders), csv:FILE, or a data set's name.", path=True)
+        REQUIRED, "Folder (train/val/test inside, or class folders), csv:FILE, or a data set's name.", path=True,
+        result=False)
     val_fraction: float = opt(
         0.1, "Share of the training images held out for validation where the data has no val split.", low=0, high=0.9)
     test_fraction: float = opt(
@@ -68,8 +72,8 @@ class TrainFields(DataFields):
         low=0.1, high=1)
     epochs: int = opt(10, "Passes over the training images.", low=1)
     batch_size: str = opt("auto", "Images a step, or 'auto' (32 on a CPU; what fits, up to 256, on a GPU).")
-    lr: float = opt(1e-3, "Peak learning rate of AdamW.", low=0)
-    weight_decay: float = opt(0.05, "Weight decay of AdamW; norms and biases have none.", low=0)
+    lr: float = opt(1e-3, "Peak learning rate of AdamW.", low=0, high=1000)
+    weight_decay: float = opt(0.05, "Weight decay of AdamW; norms and biases have none.", low=0, high=1000)
     warmup_epochs: float = opt(1.0, "Epochs of linear warm-up before the cosine.", low=0)
     label_smoothing: float = opt(0.1, "Share of each label spread over all classes.", low=0, high=0.99)
     ema: float = opt(
@@ -87,10 +91,12 @@ class TrainFields(DataFields):
     amp: str = opt(
         "auto",
         "Mixed precision; 'auto' is bf16 (or fp16) on CUDA and off on a CPU.", choices=("auto", "off", "bf16", "fp16"))
-    workers: int = opt(1, "Threads that prepare batches ahead; 0 prepares them in the training thread.", low=0)
-    threads: int = opt(0, "Threads of the training itself; 0 takes what the machine allows.", low=0)
+    workers: int = opt(
+        1, "Threads that prepare batches ahead; 0 prepares them in the training thread.", low=0, result=False)
+    threads: int = opt(0, "Threads of the training itself; 0 takes what the machine allows.", low=0, result=False)
     seed: int = opt(0, "Seed of everything that is random.", low=0)
-    checkpoint_minutes: float = opt(5.0, "Also checkpoint within an epoch, every so many minutes.", low=0)
+    checkpoint_minutes: float = opt(
+        5.0, "Also checkpoint within an epoch, every so many minutes.", low=0, result=False)
     resume: bool = opt(False, "Continue an interrupted run; a finished one is left as it is.", given=True)
     overwrite: bool = opt(False, "Replace --out if it exists.", given=True)
 
@@ -134,7 +140,7 @@ class Export(DataFields):
     run: str = opt(REQUIRED, "RUN folder to export.", positional=True, given=True)
     out: str = opt(REQUIRED, "Folder to write the bundle to.", given=True)
     data: str | None = opt(  # type: ignore[assignment]
-        None, "The data the RUN was trained on (default: what the RUN recorded).", path=True)
+        None, "The data the RUN was trained on (default: what the RUN recorded).", path=True, result=False)
     name: str | None = opt(None, "Name of the bundle (default: the name of the folder).")
     target: tuple[str, ...] = opt((), "Where the bundle shall run, e.g. x86-vnni (default: this machine).", split=True)
     precision: tuple[str, ...] = opt(("fp32", "int8"), "Precisions to export.", split=True)
@@ -147,7 +153,7 @@ class Export(DataFields):
     golden_kind: str = opt(
         "photos", "Store training photos, or synthetic pictures where photos may not leave the house.",
         choices=("photos", "synthetic"))
-    threads: int = opt(0, "Threads of evaluation; 0 takes what the machine allows.", low=0)
+    threads: int = opt(0, "Threads of evaluation; 0 takes what the machine allows.", low=0, result=False)
     seed: int = opt(0, "Seed of the choice of calibration and golden images.", low=0)
     overwrite: bool = opt(False, "Replace --out if it exists.", given=True)
 
@@ -159,7 +165,7 @@ class Bench(DataFields):
     cases: tuple[str, ...] = opt(REQUIRED, "Bundles, ONNX files and RUN folders.", positional=True, given=True)
     out: str = opt(REQUIRED, "Folder to write the report to.", given=True)
     data: str | None = opt(  # type: ignore[assignment]
-        None, "Data to measure accuracy on, test split (default: no accuracy).", path=True)
+        None, "Data to measure accuracy on, test split (default: no accuracy).", path=True, result=False)
     backend: tuple[str, ...] = opt(
         ("cpu", "openvino", "torch"), "Backends to measure; each takes the cases it can open.", split=True)
     variant: tuple[str, ...] = opt((), "Variants of the bundles (default: all).", split=True)
@@ -170,7 +176,7 @@ class Bench(DataFields):
     block: int = opt(60, "Calls of one case in one round; the first 10 are dropped.", low=20)
     interval: str | None = opt(None, "Pace the calls, e.g. 10ms (default: back to back).")
     starts: int = opt(3, "Fresh processes for the import, load and first-inference times.", low=1)
-    timeout_s: float = opt(300.0, "Seconds after which a silent worker is a failed row.", low=1)
+    timeout_s: float = opt(300.0, "Seconds after which a silent worker is a failed row.", low=1, result=False)
     seed: int = opt(0, "Seed of the order of cases.", low=0)
     overwrite: bool = opt(False, "Replace --out if it exists.", given=True)
 
@@ -295,6 +301,22 @@ def _check_limits(value: Any, field: dataclasses.Field[Any]) -> Any:
     if high is not None and value > high:
         raise ValueError(f"found {value}, expected at most {high}")
     return value
+
+
+def decisive(stage: Any) -> dict[str, Any]:
+    """The values that decide a stage's result, as plain JSON: two runs with the same and the same inputs are the same.
+
+    Left out are where things lie (the data, and paths at which something is: their content counts, which the caller
+    compares), what `given` fields say, and what changes no result (`result=False` in `opt`).
+    """
+    kept = {}
+    for name, field in fields_of(type(stage)).items():
+        value = getattr(stage, name)
+        lies_there = field.metadata["path"] and value is not None and Path(value).exists()
+        if field.metadata["result"] and not field.metadata["given"] and not lies_there:
+            kept[name] = value
+    plain: dict[str, Any] = json.loads(json.dumps(kept))
+    return plain
 
 
 def to_toml(stage: Any) -> str:

@@ -11,7 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetl.errors import RecipeError
-from edgetl.recipe import REQUIRED, STAGES, Bench, Distill, Export, Finetune, build, fields_of, to_toml, toml_value
+from edgetl.recipe import (
+    REQUIRED,
+    STAGES,
+    Bench,
+    Distill,
+    Export,
+    Finetune,
+    build,
+    decisive,
+    fields_of,
+    to_toml,
+    toml_value,
+)
 from edgetl.recipe_file import commented, parse_recipe, read_recipe
 
 MINIMAL = {"data": "photos", "teacher": "timm/test_resnet", "out": "runs/teacher"}
@@ -216,3 +228,14 @@ def test_a_commented_recipe_says_every_key_once_and_is_valid_when_uncommented() 
                 expected = recipe.finetune.get(key) if name == "finetune" and key in recipe.finetune else field.default
                 if expected not in (None, REQUIRED) and key != "data":
                     assert getattr(full, name)[key] == expected, key
+
+
+def test_what_decides_a_result_is_not_where_things_lie(tmp_path: Path) -> None:
+    options = Finetune(data="photos", teacher="timm/resnet18", out="runs/a")
+    alike = Finetune(data="elsewhere", teacher="timm/resnet18", out="runs/b", workers=3, threads=2,
+                     checkpoint_minutes=1.0, resume=True)
+    assert decisive(options) == decisive(alike)
+    assert decisive(options) != decisive(Finetune(data="photos", teacher="timm/resnet18", out="runs/a", epochs=11))
+    assert decisive(options)["teacher"] == "timm/resnet18"
+    assert "teacher" not in decisive(Finetune(data="photos", teacher=str(tmp_path), out="runs/a"))
+    assert decisive(Bench(cases=("x",), out="r", threads=("1", "2")))["threads"] == ["1", "2"]
