@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -135,6 +136,8 @@ class Fit:
         with self._deferred_interrupt():
             while self.progress.epoch < self.options.epochs and not self.progress.done:
                 self._epoch()
+            if self.interrupted:  # while the last epoch ended; its checkpoint is written
+                raise KeyboardInterrupt
         self.listener(Event(self.stage, "end", {"what": "train"}))
         best = checkpoint.read(self.folder / BEST)
         self.task.network.load_state_dict(best.part("model"))
@@ -191,16 +194,15 @@ class Fit:
         self.progress.images += n
 
     def _check_finite(self, loss: float) -> None:
-        if loss - loss == 0:  # neither NaN nor infinite
+        if math.isfinite(loss):
             return
-        progress = self.progress
-        kept = (
-            "the checkpoint before it is kept"
-            if (self.folder / rundir.CHECKPOINT).is_file()
-            else "no checkpoint was written yet"
-        )
-        raise TrainingError(
-            f"The loss is {loss} in epoch {progress.epoch + 1}, step {progress.step + 1}; {kept}.",
+        raise self._diverged(f"The loss is {loss} in epoch {self.progress.epoch + 1}, step {self.progress.step + 1}")
+
+    def _diverged(self, found: str) -> TrainingError:
+        saved = (self.folder / rundir.CHECKPOINT).is_file()
+        kept = f"the last good checkpoint is kept in {self.folder}" if saved else "no checkpoint was written yet"
+        return TrainingError(
+            f"{found}; {kept}.",
             hint="Start again with --overwrite and a lower --lr or a --clip-norm; --amp off if it was on.",
         )
 
@@ -260,6 +262,8 @@ class Fit:
         with contextlib.contextmanager(optim.swapped)(network, weights):
             network.eval()
             score = self.validate(network)
+            if not math.isfinite(score.loss):
+                raise self._diverged(f"The validation loss is {score.loss} after epoch {self.progress.epoch + 1}")
             if score.better_than(self.progress.best):
                 self.progress.best, self.progress.best_epoch = score, self.progress.epoch
                 best = checkpoint.State(scalars={"score": dataclasses.asdict(score), "epoch": self.progress.epoch + 1})
@@ -267,7 +271,15 @@ class Fit:
                 checkpoint.write(self.folder / BEST, best)
         return score
 
+    def _require_finite_weights(self) -> None:
+        """Nothing that is broken may take the place of the last good checkpoint."""
+        for name, value in self.task.network.state_dict().items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                where = f"epoch {self.progress.epoch + 1}, step {self.progress.step}"
+                raise self._diverged(f"'{name}' is not finite any more in {where}")
+
     def _save(self) -> None:
+        self._require_finite_weights()
         state = checkpoint.State(
             scalars={
                 "progress": dataclasses.asdict(self.progress),
