@@ -130,7 +130,9 @@ def rebuild(record: Mapping[str, Any], tensors: bytes, *, where: str = rundir.MO
     return Network(network.model, network.module, network.head, wants, WeightsReport(where, matched=tuple(state)))
 
 
-def parse_safetensors(data: bytes, *, where: str) -> dict[str, torch.Tensor]:
+def parse_safetensors(
+    data: bytes, *, where: str, hint: str = "Copy it again from where it was made, or train again."
+) -> dict[str, torch.Tensor]:
     """Tensors by name; a pickle or anything else that is not safetensors is refused with a sentence."""
     import safetensors
     import safetensors.torch
@@ -139,7 +141,7 @@ def parse_safetensors(data: bytes, *, where: str) -> dict[str, torch.Tensor]:
         tensors: dict[str, torch.Tensor] = safetensors.torch.load(data)
     except safetensors.SafetensorError as problem:
         kind = "a pickle, which edgetl never loads" if data[:1] == b"\x80" or data[:2] == b"PK" else "not safetensors"
-        raise TrainingError(f"{where} is {kind} (or is damaged): {problem}.") from problem
+        raise TrainingError(f"{where} is {kind} (or is damaged): {problem}.", hint=hint) from problem
     return tensors
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError  # what torch.load(weights_only=True) raises; nothing is unpickled here
@@ -14,6 +16,7 @@ from edgetl.errors import EdgetlError
 from edgetl.models import WeightsReport
 
 PREFIXES = ("module.", "model.", "backbone.")
+PLAIN = "Save it with torch.save(model.state_dict(), FILE) or as safetensors."
 
 
 def read_file(path: Path) -> dict[str, torch.Tensor]:
@@ -24,18 +27,27 @@ def read_file(path: Path) -> dict[str, torch.Tensor]:
     """
     if not path.is_file():
         raise EdgetlError(f"The file of weights {path} does not exist.")
+    try:
+        data = path.read_bytes()
+    except OSError as problem:
+        raise EdgetlError(f"The file of weights {path} cannot be read: {problem.strerror}.") from problem
+    return _plain_state(_parse(data, path), path)
+
+
+def _parse(data: bytes, path: Path) -> Any:
     if path.suffix == ".safetensors":
         from edgetl.weights import parse_safetensors
 
-        return parse_safetensors(path.read_bytes(), where=str(path))
+        return parse_safetensors(data, where=str(path), hint=PLAIN)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # A plain pickle makes torch warn of its protocol before it is refused.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, ValueError) as problem:
         raise EdgetlError(
-            f"{path} is not a plain state dict of tensors, and edgetl loads nothing else.",
-            hint="Save it with torch.save(model.state_dict(), FILE) or as safetensors.",
+            f"{path} is not a plain state dict of tensors, and edgetl loads nothing else.", hint=PLAIN
         ) from problem
-    return _plain_state(loaded, path)
 
 
 def _plain_state(loaded: Any, path: Path) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ from edgetl.errors import TrainingError
 from edgetl.weights import parse_safetensors
 
 SCHEMA = 1
+START_AGAIN = "Give --overwrite to start again."
 
 
 @dataclass
@@ -50,11 +51,11 @@ def read(path: Path) -> State:
         TrainingError: a pickle, a damaged file, no checkpoint of edgetl, or one of a newer schema.
     """
     data = path.read_bytes()
-    tensors = parse_safetensors(data, where=str(path))
+    tensors = parse_safetensors(data, where=str(path), hint=START_AGAIN)
     length = int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
     if "edgetl" not in metadata:
-        raise TrainingError(f"{path} is not a checkpoint of edgetl.", hint="Give --overwrite to start again.")
+        raise TrainingError(f"{path} is not a checkpoint of edgetl.", hint=START_AGAIN)
     scalars = json.loads(metadata["edgetl"])
     if scalars["schema"] > SCHEMA:
         raise TrainingError(
