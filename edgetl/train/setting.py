@@ -154,10 +154,22 @@ def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, 
         setting.choices["batch_size"],
         setting.device,
     )
+    _require_pairs(loader, network, setting)
     validate = Validation(setting, network)
     choices = {**setting.choices, "data fingerprint": setting.parts.fingerprint}
     curves = EventFiles(folder, setting.listener)
     return Fit(task, loader, validate, setting.options, folder, setting.precision, curves, stage, choices).run()
+
+
+def _require_pairs(loader: TrainLoader, network: Network, setting: Setting) -> None:
+    """Raises EdgetlError where batch norm would have to learn from a single image."""
+    normalizes = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.module.modules())
+    if normalizes and loader.smallest < 2:
+        raise EdgetlError(
+            f"{len(setting.parts.train)} training images and --batch-size {setting.choices['batch_size']} make a step "
+            f"of one image, from which the batch norms of {network.model} cannot learn.",
+            hint="Use a larger --batch-size.",
+        )
 
 
 def choose_batch(setting: Setting, task: ClassifierTask, preprocess: Preprocess) -> int:
