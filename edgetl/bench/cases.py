@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from edgetl import extras, plugins, recipe, rundir, weights
-from edgetl.errors import BundleError, EdgetlError, UnknownName
+from edgetl.errors import EdgetlError, UnknownName
 from edgetl.runtime import manifest, preprocess, processor
+from edgetl.runtime.bundle import open_bundle
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.runtime.session import GraphSpec, TensorSpec
 
@@ -111,8 +112,8 @@ def _open(path: Path, title: str, options: recipe.Bench) -> Iterator[Subject]:
 
 
 def _of_bundle(path: Path, title: str, options: recipe.Bench) -> Iterator[Subject]:
-    table = path / manifest.MANIFEST
-    bundle = manifest.from_json(table.read_text(), where=str(table))
+    opened = open_bundle(path)
+    bundle = opened.manifest
     names = [variant.name for variant in bundle.variants]
     unknown = [name for name in options.variant if name not in names]
     if unknown:
@@ -121,23 +122,14 @@ def _of_bundle(path: Path, title: str, options: recipe.Bench) -> Iterator[Subjec
     for variant in bundle.variants:
         if options.variant and variant.name not in options.variant:
             continue
+        opened.read(variant.file, variant.sha256, variant.size_bytes)  # refuses what is missing, altered or elsewhere
         graph = path / variant.file
-        _check_digest(graph, variant.sha256)
         spec = GraphSpec(variant.inputs, variant.outputs, variant.precision)
         for backend in options.backend:
             if backend in variant.backends:
                 yield Subject(f"{title} {variant.name} {backend}", path, "bundle", backend, graph, spec, variant.name,
                               variant.precision, _parameters(run), bundle.labels, bundle.preprocess,
                               variant.embeds_preprocess, variant.requires, _mapping(run.get("data")))
-
-
-def _check_digest(graph: Path, sha256: str) -> None:
-    if not graph.is_file():
-        raise BundleError(f"{graph} does not exist, though the manifest lists it.", hint="Export the bundle again.")
-    found = rundir.sha256(graph.read_bytes())
-    if found != sha256:
-        raise BundleError(f"{graph} has the SHA-256 {found[:12]}..., but the manifest says {sha256[:12]}....",
-                          hint="The file was changed or cut; export or copy the bundle again.")
 
 
 def _of_run(path: Path, title: str, options: recipe.Bench) -> Iterator[Subject]:
