@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,11 @@ def digest(path: Path) -> str | None:
     return whole.hexdigest()
 
 
+def _entry(inputs: Mapping[str, Any], *, before: str | None = None, made: str | None = None,
+           objection: str | None = None) -> dict[str, Any]:
+    return {"inputs": dict(inputs), "before": before, "made": made, "objection": objection}
+
+
 class Ledger:
     """The record of one OUT folder; written whole after each change."""
 
@@ -54,6 +59,11 @@ class Ledger:
                               hint="Give --overwrite to start again.")
         return cls(out, values["stages"])
 
+    def begin_again(self, stages: Iterable[str]) -> None:
+        """Records that whatever these stages have made may be replaced, also by a later --resume."""
+        self.entries = {stage: _entry({}) for stage in stages}
+        self._write()
+
     def state(self, stage: str, inputs: Mapping[str, Any], folder: Path) -> str:
         """FINISHED, INTERRUPTED (begun with these very inputs), CHANGED (other inputs or altered files) or NEW."""
         entry = self.entries.get(stage)
@@ -62,26 +72,34 @@ class Ledger:
         if entry["inputs"] != inputs:
             return CHANGED
         if entry["made"] is None:
-            return INTERRUPTED
+            # A stage that was to replace a folder and left nothing of its own: what lies there is still the old one.
+            untouched = entry.get("before") is not None and entry["before"] == digest(folder)
+            return CHANGED if untouched and not rundir.partial(folder).exists() else INTERRUPTED
         return FINISHED if digest(folder) == entry["made"] else CHANGED
 
-    def differing(self, stage: str, inputs: Mapping[str, Any]) -> tuple[str, ...]:
-        """Names of the inputs that are not what they were."""
-        before = self.entries.get(stage, {}).get("inputs", {})
-        return tuple(name for name in {**before, **inputs} if before.get(name) != inputs.get(name))
+    def reason(self, stage: str, inputs: Mapping[str, Any]) -> str:
+        """Why a CHANGED stage is built again, in words."""
+        entry = self.entries[stage]
+        then = entry["inputs"]
+        if not then:
+            return "as --overwrite asked"
+        if differing := [name for name in {**then, **inputs} if then.get(name) != inputs.get(name)]:
+            return f"changed: {', '.join(differing)}"
+        return "changed: the files in its folder" if entry["made"] else "an earlier attempt left nothing"
 
-    def begin(self, stage: str, inputs: Mapping[str, Any]) -> None:
-        """Records that a stage is under way."""
-        self._put(stage, inputs, None, None)
+    def begin(self, stage: str, inputs: Mapping[str, Any], folder: Path) -> None:
+        """Records that a stage is under way, and what lies in its folder, which it may be about to replace."""
+        self.entries[stage] = _entry(inputs, before=digest(folder))
+        self._write()
 
     def finish(self, stage: str, inputs: Mapping[str, Any], folder: Path, objection: str | None = None) -> None:
         """Records that a stage is finished, and what its own gate objected to."""
-        self._put(stage, inputs, digest(folder), objection)
+        self.entries[stage] = _entry(inputs, made=digest(folder), objection=objection)
+        self._write()
 
     def objections(self) -> tuple[str, ...]:
         """What the gates of the stages object to, also of those that were kept."""
         return tuple(entry["objection"] for entry in self.entries.values() if entry["objection"] is not None)
 
-    def _put(self, stage: str, inputs: Mapping[str, Any], made: str | None, objection: str | None) -> None:
-        self.entries[stage] = {"inputs": dict(inputs), "made": made, "objection": objection}
+    def _write(self) -> None:
         rundir.write_json(self.path, {"schema": SCHEMA, "stages": self.entries})

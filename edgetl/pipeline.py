@@ -171,7 +171,9 @@ def walk(recipe: Path | str | Recipe, *, out: Path | str, overrides: Sequence[st
         out.mkdir(parents=True, exist_ok=True)
         rundir.write_text(out / rundir.RECIPE, to_toml(plan))
     ledger = Ledger.read(out) if resume else Ledger(out)
-    walker = _Walker(out, ledger, overwrite=overwrite, listener=listener)
+    if overwrite:
+        ledger.begin_again(FOLDERS)
+    walker = _Walker(out, ledger, listener)
     walker.stage("finetune", plan.finetune, finetune_with, parents=())
     walker.stage("distill", plan.distill, distill_with, parents=("finetune",))
     walker.stage("export", plan.export, export_with, parents=("distill",))
@@ -194,8 +196,8 @@ def demo_recipe(overrides: Sequence[str] = ()) -> Recipe:
 class _Walker:
     """Goes from stage to stage and passes by those that need no work."""
 
-    def __init__(self, out: Path, ledger: Ledger, *, overwrite: bool, listener: Listener) -> None:
-        self.out, self.ledger, self.overwrite, self.listener = out, ledger, overwrite, listener
+    def __init__(self, out: Path, ledger: Ledger, listener: Listener) -> None:
+        self.out, self.ledger, self.listener = out, ledger, listener
         self.kept: list[str] = []
         self.fingerprints: dict[str, str] = {}
 
@@ -209,15 +211,18 @@ class _Walker:
             self.kept.append(name)
             self._note(name, f"{folder} is finished and its inputs did not change; it is kept.")
             return
-        if state == CHANGED:
-            reasons = ", ".join(self.ledger.differing(name, inputs)) or "the files in its folder"
-            self._note(name, f"{folder} is built again; changed: {reasons}.")
+        if state == CHANGED and folder.exists():
+            self._note(name, f"{folder} is built again; {self.ledger.reason(name, inputs)}.")
+        permitted = self._permitted(options, state)
+        # Before the ledger says that the stage began: a folder that is somebody else's is refused, and what was left
+        # of an attempt with other inputs goes.
+        rundir.claim(folder, resume=getattr(permitted, "resume", False), overwrite=permitted.overwrite)
         before = digest(folder)
-        self.ledger.begin(name, inputs)
+        self.ledger.begin(name, inputs, folder)
         objection = None
         begun_s = timing.now_s()
         try:
-            work(self._permitted(options, state), self.listener)
+            work(permitted, self.listener)
         except GateFailed as problem:
             # A gate says no after the work is done: the walk goes on with what was made and ends with exit code 3.
             if digest(folder) in (None, before):
@@ -229,11 +234,12 @@ class _Walker:
     def _permitted(self, options: Stage, state: str) -> Stage:
         """The options with leave to continue what was interrupted, or to replace what no longer holds.
 
-        A folder that the ledger does not know is somebody else's: without --overwrite the stage itself refuses it.
+        A folder that the ledger does not know is somebody else's, and gets no leave. With --overwrite the ledger
+        knows all of them.
         """
         if state == INTERRUPTED and not isinstance(options, Export | Bench):
             return dataclasses.replace(options, resume=True)
-        return dataclasses.replace(options, overwrite=self.overwrite or state != NEW)
+        return dataclasses.replace(options, overwrite=state != NEW)
 
     def _inputs(self, options: Stage, parents: Sequence[str]) -> dict[str, Any]:
         """Everything that decides a stage's result, as plain JSON: options, the data, files and the stages before."""

@@ -35,6 +35,7 @@ class Kitchen:
         self.root, self.photos, self.out = root, photos, root / "out"
         self.calls: list[tuple[str, Any]] = []
         self.fail: dict[str, BaseException] = {}  # by stage; raised before it writes
+        self.checkpoint = False  # whether a training that is interrupted can be continued
         self.refuse: set[str] = set()  # stages whose own gate says no after they wrote
         self.right = {"teacher": 0.9, "bundle": 0.88}
         self.notes: list[str] = []
@@ -59,7 +60,7 @@ class Kitchen:
             out = Path(options.out)
             rundir.claim(out, resume=options.resume, overwrite=options.overwrite)
             with rundir.building(out, resume=options.resume, overwrite=options.overwrite) as folder:
-                (folder / "log").write_text("begun")
+                (folder / (rundir.CHECKPOINT if self.checkpoint else "log")).write_text("begun")
                 if name in self.fail:
                     raise self.fail.pop(name)
                 said = dataclasses.asdict(options) | {"resume": 0, "overwrite": 0}
@@ -343,11 +344,53 @@ def test_overwrite_builds_everything_again_and_touches_nothing_else(kitchen: Kit
     assert (kitchen.out / "thoughts.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("stage", ALL[:3])
+def test_an_overwrite_that_was_interrupted_is_resumed(kitchen: Kitchen, stage: str) -> None:
+    kitchen.walk()
+    kitchen.fail[stage] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        kitchen.walk(overwrite=True)
+    kitchen.walked  # noqa: B018
+    kitchen.walk(resume=True)
+    assert kitchen.walked == ALL[ALL.index(stage) :]  # also what the overwrite had not reached is built again
+    assert f"bench: {kitchen.out / 'report'} is built again; as --overwrite asked." in kitchen.notes
+
+
+def test_what_an_interrupted_rebuild_did_not_touch_is_not_taken_for_the_new_one(kitchen: Kitchen) -> None:
+    kitchen.walk()
+    kitchen.fail["finetune"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        kitchen.walk("finetune.epochs=5", resume=True)
+    kitchen.calls.clear()
+    kitchen.walk("finetune.epochs=5", resume=True)
+    options = kitchen.calls[0][1]
+    assert (options.resume, options.overwrite, options.epochs) == (False, True, 5)
+    assert kitchen.walked == ALL
+
+
+def test_an_interrupted_rebuild_that_got_somewhere_is_continued(kitchen: Kitchen) -> None:
+    kitchen.walk()
+    partial = rundir.partial(kitchen.out / "teacher")
+    partial.mkdir()
+    (partial / rundir.CHECKPOINT).write_bytes(b"with other options")
+    kitchen.fail["finetune"] = KeyboardInterrupt()
+    kitchen.checkpoint = True
+    with pytest.raises(KeyboardInterrupt):
+        kitchen.walk("finetune.epochs=5", resume=True)
+    assert (partial / rundir.CHECKPOINT).read_bytes() == b"begun"  # the other attempt's is gone
+    kitchen.calls.clear()
+    kitchen.walk("finetune.epochs=5", resume=True)
+    options = kitchen.calls[0][1]
+    assert (options.resume, options.overwrite, options.epochs) == (True, False, 5)
+
+
 def test_resume_does_not_replace_a_folder_that_is_somebody_else_s(kitchen: Kitchen) -> None:
     (kitchen.out / "teacher").mkdir(parents=True)
-    with pytest.raises(OutputError, match="teacher exists already"):
-        kitchen.walk(resume=True)
+    for _ in range(2):  # nor does asking again
+        with pytest.raises(OutputError, match="teacher exists already"):
+            kitchen.walk(resume=True)
     assert (kitchen.out / "teacher").is_dir()
+    assert not kitchen.walked
 
 
 @pytest.mark.parametrize("content", ["[]", '{"schema": 2, "stages": {}}', "{"])
