@@ -41,7 +41,7 @@ def draw(bundle: Path, run: Path, out: Path, *, seed: int = 0) -> Path:
     from edgetl.recipe import DataFields
 
     record = weights.read_record(run)
-    data = open_data(record["data"]["source"])
+    data = open_data(record["data"]["source"], foreign=False)
     parts = splits.resolve(data, DataFields(data=record["data"]["source"]), recorded=record["data"]["rule"])
     chosen = np.random.default_rng(seed).permutation(len(parts.test))[:COUNT]
     with runtime.load(bundle) as classifier:

@@ -1,17 +1,22 @@
 """Catalogues: packages whose file names are the public names of exchangeable things.
 
 A new loss, backend, target, data set or model family is one new file in its package; nothing else is edited.
+
+The user's own modules go by their dotted names. Importing runs code, so a dotted name counts only where the user wrote
+it, in a command, a recipe or a call; a name that stands in a bundle or a RUN, which may come from anybody, imports
+nothing unless `$EDGETL_TRUST` lists it.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib
+import os
 import pkgutil
 from pathlib import Path
 from types import ModuleType
 
-from edgetl.errors import UnknownName
+from edgetl.errors import EdgetlError, UnknownName
 
 KINDS = {
     "datasets": "data set",
@@ -20,6 +25,7 @@ KINDS = {
     "targets": "target",
     "backends": "backend",
 }
+TRUST = "EDGETL_TRUST"  # environment variable: dotted names, separated by commas
 
 
 def names(package: str) -> tuple[str, ...]:
@@ -43,18 +49,33 @@ def require(package: str, name: str) -> None:
         raise UnknownName(KINDS[package], name, names(package))
 
 
-def load(package: str, name: str) -> ModuleType:
+def load(package: str, name: str, *, foreign: bool = True) -> ModuleType:
     """The module that carries a public name; both `x86-vnni` and `x86_vnni` are understood.
 
     A dotted name (`mycompany.losses.special`) loads the user's own module.
 
+    Args:
+        package: a key of `KINDS`.
+        name: public or dotted.
+        foreign: whether the user wrote the name; False for one that was read from a bundle or a RUN.
+
     Raises:
         UnknownName: no such file; carries the choices and suggests the nearest.
+        EdgetlError: a dotted name from a file, and `$EDGETL_TRUST` does not list it.
     """
     require(package, name)
     if "." in name:
+        if not foreign and not trusted(name):
+            raise EdgetlError(f"A file names the module '{name}' as its {KINDS[package]}; what a file names is not "
+                              "imported, since that would run code.",
+                              hint=f"If the module is yours, vouch for it: {TRUST}={name}")
         return _load_foreign(package, name)
     return importlib.import_module(f"edgetl.{package}.{name.replace('-', '_')}")
+
+
+def trusted(name: str) -> bool:
+    """Whether a file may name it: no dotted name, or one that `$EDGETL_TRUST` lists."""
+    return "." not in name or name in os.environ.get(TRUST, "").split(",")
 
 
 def _load_foreign(package: str, name: str) -> ModuleType:

@@ -40,13 +40,14 @@ class DataSet:
     source: str = ""  # what --data said
 
 
-def open_data(spec: str) -> DataSet:
+def open_data(spec: str, *, foreign: bool = True) -> DataSet:
     """The data set that `--data` names: an existing folder, `csv:FILE`, or a data set's name with an optional argument.
 
     An existing path wins over a data set of the same name.
 
     Args:
         spec: PATH, `csv:FILE`, `NAME[:ARGUMENT]`, or the dotted name of the user's own module with such a `load`.
+        foreign: whether the user wrote `spec`; False for one that a RUN recorded, see `plugins.load`.
 
     Raises:
         DataError: nothing of that name; the nearest data set is suggested. Also whatever the data set finds wrong.
@@ -58,7 +59,7 @@ def open_data(spec: str) -> DataSet:
     if _exists(spec):
         found: DataSet = plugins.load("datasets", "folder").load(spec)
     else:
-        found = _load_named(spec)
+        found = _load_named(spec, foreign)
     return replace(found, source=spec)
 
 
@@ -70,13 +71,13 @@ def _exists(spec: str) -> bool:
                         hint="Check the path given as --data.") from problem
 
 
-def _load_named(spec: str) -> DataSet:
+def _load_named(spec: str, foreign: bool) -> DataSet:
     name, colon, argument = spec.partition(":")
     if "/" in name or name.startswith(("~", ".")):
         raise DataError(f"The folder {spec} does not exist.",
                         hint=f"Check the path given as --data; relative paths count from {Path.cwd()}.")
     try:
-        module = plugins.load("datasets", name)
+        module = plugins.load("datasets", name, foreign=foreign)
     except UnknownName as problem:
         choices = ", ".join(plugins.names("datasets"))
         raise DataError(f"'{spec}' is neither an existing folder nor the name of a data set.{_suggestion(name)}",

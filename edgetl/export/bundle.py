@@ -65,7 +65,7 @@ def prepare(options: Export, run: weights.Run, listener: Listener) -> Stock:
     source = options.data or recorded.get("source")
     if not source:
         raise EdgetlError(f"{run.folder} does not say which data it was trained on.", hint="Give them with --data.")
-    data = datasets.open_data(source)
+    data = datasets.open_data(source, foreign=options.data is not None)
     if data.labels != run.labels:
         raise DataError(f"{source} has the classes {list(data.labels)}; {run.folder} knows {list(run.labels)}.",
                         hint="Give the data that the RUN was trained on.")

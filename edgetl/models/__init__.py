@@ -43,12 +43,19 @@ class Network:
 
 
 def create(
-    model: str, *, classes: int, pretrained: bool = True, weights: Path | None = None, image_size: int | None = None
+    model: str,
+    *,
+    classes: int,
+    pretrained: bool = True,
+    weights: Path | None = None,
+    image_size: int | None = None,
+    foreign: bool = True,
 ) -> Network:
-    """A network by its public name, `family/variant`.
+    """A network by its public name, `family/variant`; `foreign` as in `plugins.load`.
 
     Raises:
         UnknownName: no such family or variant; the nearest is suggested.
+        EdgetlError: no such form of name, or a dotted family that only a file names.
     """
     family, slash, variant = model.partition("/")
     if not slash or not variant:
@@ -56,7 +63,7 @@ def create(
             f"'{model}' is not a model: expected FAMILY/VARIANT or a RUN folder.",
             hint=f"Families: {', '.join(plugins.names('models'))}; `edgetl list models` shows the variants.",
         )
-    module = plugins.load("models", family)
+    module = plugins.load("models", family, foreign=foreign)
     network: Network = module.build(
         variant, classes=classes, pretrained=pretrained, weights=weights, image_size=image_size
     )

@@ -30,7 +30,7 @@ def choose(manifest: Manifest, backend: str = AUTO, variant: str = AUTO) -> Choi
         UnknownName: no such variant or backend.
         BackendUnavailable: nothing that was asked for can run here; carries every reason.
     """
-    wanted = backend.replace("_", "-")
+    wanted = backend if "." in backend else backend.replace("_", "-")
     if wanted != AUTO:
         plugins.load("backends", wanted)
     passed_over: list[str] = []
@@ -63,11 +63,17 @@ def _pairs(variants: tuple[Variant, ...], wanted: str) -> Iterator[tuple[Variant
         elif not backends:
             yield one, wanted, f"is made for {', '.join(one.backends)}, not for {wanted}"
         else:
-            yield from ((one, name, _unusable(name)) for name in backends)
+            yield from ((one, name, _unusable(name, asked=name == wanted)) for name in backends)
 
 
-def _unusable(backend: str) -> str | None:
-    """Why a backend cannot run here; a bundle may name backends that only a later edgetl has."""
+def _unusable(backend: str, *, asked: bool) -> str | None:
+    """Why a backend cannot run here; a bundle may name backends that only a later edgetl has.
+
+    A module that only the manifest names is never imported: that would run whatever lies beside the bundle.
+    """
+    if not asked and not plugins.trusted(backend):
+        return (f"runs on the module '{backend}', which is no part of edgetl and is imported only when it is asked for "
+                f"by name or in ${plugins.TRUST}")
     try:
         available = plugins.load("backends", backend).probe()
     except UnknownName:

@@ -23,6 +23,7 @@ GOLDEN = "golden.npz"
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 ROLES = ("image", "logits", "probabilities", "features")
 DTYPES = ("float32", "uint8", "int64")
+NAME = "letters, digits, - and _"
 LAYOUTS = ("NCHW", "NHWC", "NC")
 EXPORT_AGAIN = "Export the bundle again with `edgetl export`."
 
@@ -116,14 +117,14 @@ def _variant(values: Any, where: str) -> Variant:
     return Variant(
         name=table.text("name"),
         file=_inside(table, "file"),
-        target=table.text("target"),
+        target=_target(table),
         precision=table.text("precision", choices=PRECISIONS),
         opset=table.whole("opset", low=1),
         sha256=_digest(table),
         size_bytes=table.whole("size_bytes"),
         inputs=_tensors(table, "inputs"),
         outputs=_tensors(table, "outputs"),
-        backends=table.texts("backends", least=1),
+        backends=_backends(table),
         requires=_requires(table),
         embeds_preprocess=table.truth("embeds_preprocess", False),
         tolerance=table.number("tolerance", low=0),
@@ -159,6 +160,19 @@ def _inside(table: Table, name: str) -> str:
                           "expected a relative path inside it.",
                           hint="Do not use this bundle unless you know who made it.")
     return path
+
+
+def _target(table: Table) -> str:
+    return str(table.get("target", lambda found: _is_name(found) and "." not in found, f"a name of {NAME}", None))
+
+
+def _backends(table: Table) -> tuple[str, ...]:
+    """Names; a dotted one is somebody's own module, which `choice` loads only when the user asks for it."""
+    return tuple(table.get("backends", lambda found: is_list(found, _is_name, 1), f"a list of names of {NAME}", None))
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"\w[\w-]*(\.\w+)*", value, re.ASCII) is not None
 
 
 def _digest(table: Table) -> str:
