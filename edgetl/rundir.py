@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -25,6 +26,7 @@ METRICS = "metrics.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
 SPLIT = "split.json"
 REPORT = "report.json"
+UNFINISHED = ".tmp"  # ending of files that are being written; a killed process leaves them
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk is full, a quota is used up, a file may not grow
 
@@ -77,7 +79,7 @@ def append_line(path: Path, line: str) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -144,6 +146,21 @@ def building(out: Path, *, resume: bool = False, overwrite: bool = False) -> Ite
     folder = partial(out)
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, out):
+        for leftover in folder.rglob(f".*{UNFINISHED}"):
+            leftover.unlink()
+        yield from _filled(folder)
+        with explained(out):
+            # The old folder goes only now, when its successor is whole.
+            if out.exists():
+                shutil.rmtree(_replaced(out), ignore_errors=True)
+                out.rename(_replaced(out))
+            folder.rename(out)
+            shutil.rmtree(_replaced(out), ignore_errors=True)
+
+
+def _filled(folder: Path) -> Iterator[Path]:
+    """Hands the folder out, and keeps what can be resumed when that fails."""
     try:
         with room_for(folder):
             yield folder
@@ -156,14 +173,32 @@ def building(out: Path, *, resume: bool = False, overwrite: bool = False) -> Ite
                 hint="Make room, then run the same command again with --resume.",
             ) from problem
         raise
-    with explained(out):
-        # The old folder goes only now, when its successor is whole.
-        old = out.parent / f".{out.name}.replaced"
-        if out.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            out.rename(old)
-        folder.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, out: Path) -> Iterator[None]:
+    """Keeps a second process from writing the same folder; the lock ends with the process, however that ends.
+
+    Raises:
+        OutputError: another process holds it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as problem:
+        os.close(handle)
+        raise OutputError(
+            f"Another process is writing {out}.", hint="Wait for it, or choose another --out."
+        ) from problem
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _replaced(out: Path) -> Path:
+    """Where the old folder waits while its successor takes its place."""
+    return out.parent / f".{out.name}.replaced"
 
 
 def claim(out: Path, *, resume: bool, overwrite: bool) -> None:
@@ -174,6 +209,8 @@ def claim(out: Path, *, resume: bool, overwrite: bool) -> None:
     """
     if resume and overwrite:
         raise OutputError("--resume and --overwrite contradict each other.", hint="Give one of them.")
+    if _replaced(out).exists() and not out.exists():  # killed between two renames: the old folder is whole
+        _replaced(out).rename(out)
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file; --out names a folder.", hint="Choose another --out.")
     if out.exists() and not (resume or overwrite):
@@ -182,6 +219,8 @@ def claim(out: Path, *, resume: bool, overwrite: bool) -> None:
             hint="Choose another --out, or give --overwrite to replace it, or --resume to continue.",
         )
     if partial(out).exists():
+        with locked(partial(out), out):
+            pass
         if overwrite or not resumable(partial(out)):
             shutil.rmtree(partial(out))
         elif not resume:

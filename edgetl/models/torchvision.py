@@ -37,9 +37,18 @@ def build(variant: str, *, classes: int, pretrained: bool, weights: Path | None,
             hint="Choose another variant; `edgetl list models torchvision` shows them.",
         )
     hub = pretrained and weights is None
-    options = {"image_size": image_size} if variant.startswith("vit_") and image_size and not hub else {}
-    with _weights.explained_download(f"torchvision/{variant}", hub):
-        module = torchvision.models.get_model(variant, weights=published if hub else None, **options)
+    options = {"image_size": image_size} if variant.startswith("vit_") and image_size else {}
+    if hub and image_size not in (None, published.transforms().crop_size[0]) and options:
+        raise EdgetlError(
+            f"torchvision/{variant} has published weights for {published.transforms().crop_size[0]} px only, "
+            f"found --image-size {image_size}.",
+            hint="Leave --image-size out, or start from scratch with --no-pretrained.",
+        )
+    module = torchvision.models.get_model(variant, weights=None, **options)
+    if hub:
+        with _weights.explained_download(f"torchvision/{variant}", hub):
+            # Not get_model(weights=...): that would unpickle whatever the file holds.
+            module.load_state_dict(published.get_state_dict(progress=False, check_hash=True, weights_only=True))
     report = WeightsReport(f"torchvision: {published}" if hub else "scratch")
     if weights is not None:
         report = _weights.load_file(module, weights)

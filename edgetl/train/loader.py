@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -55,7 +56,7 @@ class TrainLoader:
         )
         self.labels = np.array([item.label for item in items], np.int64)
         # Batches of nearly equal size instead of a small last one: every image is seen and batch norm stays sound.
-        self.steps = max(1, round(len(items) / batch_size))
+        self.steps = math.ceil(len(items) / batch_size)
         self.smallest = len(items) // self.steps  # images in the smallest batch
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:

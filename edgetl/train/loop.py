@@ -25,17 +25,6 @@ from edgetl.train import checkpoint, optim, seed
 from edgetl.train.loader import Batch, TrainLoader
 
 BEST = "best.safetensors"
-NOT_COMPARED = (
-    "resume",
-    "overwrite",
-    "workers",
-    "checkpoint_minutes",
-    "out",
-    "threads",
-)  # change no result, or are recorded
-
-
-INPUTS = ("data fingerprint", "teacher sha256")  # choices that must be the same when a run is resumed
 
 
 class Task(Protocol):
@@ -94,6 +83,20 @@ class Precision:
         return torch.autocast(self.device.type, self.dtype) if self.dtype is not None else contextlib.nullcontext()
 
 
+def require_same(then: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
+    """Returns when two trainings have the same options and inputs.
+
+    Raises:
+        TrainingError: they have not; lists what differs.
+    """
+    changed = [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if then.get(name) != now[name]]
+    if changed:
+        raise TrainingError(
+            f"{what} had other options: {'; '.join(changed)}.",
+            hint="Give the same options, or --overwrite to start again, or another --out.",
+        )
+
+
 class Fit:
     """One training: `run()` brings the network to its best validated weights."""
 
@@ -107,11 +110,11 @@ class Fit:
         precision: Precision,
         listener: Listener,
         stage: str,
-        choices: Mapping[str, Any],
+        identity: Mapping[str, Any],
     ) -> None:
         self.task, self.loader, self.validate, self.options = task, loader, validate, options
         self.folder, self.precision, self.listener, self.stage = folder, precision, listener, stage
-        self.choices = dict(choices)
+        self.identity = dict(identity)
         self.progress = Progress()
         self.optimizer = optim.build_optimizer(task.trained(), options)
         self.names: dict[torch.Tensor, str] = {parameter: name for name, parameter in task.trained()}
@@ -134,8 +137,14 @@ class Fit:
         total = self.options.epochs * self.loader.steps
         self.listener(Event(self.stage, "begin", {"what": "train", "total": total, "unit": "steps"}))
         with self._deferred_interrupt():
-            while self.progress.epoch < self.options.epochs and not self.progress.done:
-                self._epoch()
+            try:
+                while self.progress.epoch < self.options.epochs and not self.progress.done:
+                    self._epoch()
+            except torch.cuda.OutOfMemoryError as problem:
+                raise TrainingError(
+                    f"The GPU ran out of memory in epoch {self.progress.epoch + 1}: {problem}",
+                    hint="Start again with --overwrite and a smaller --batch-size or --image-size.",
+                ) from problem
             if self.interrupted:  # while the last epoch ended; its checkpoint is written
                 raise KeyboardInterrupt
         self.listener(Event(self.stage, "end", {"what": "train"}))
@@ -283,8 +292,7 @@ class Fit:
         state = checkpoint.State(
             scalars={
                 "progress": dataclasses.asdict(self.progress),
-                "options": self._compared(),
-                "choices": self.choices,
+                "identity": self.identity,
                 "scaler": self.scaler.state_dict(),
                 "average_steps": self.average.steps if self.average else 0,
             }
@@ -299,13 +307,7 @@ class Fit:
         self.saved_s = timing.now_s()
 
     def _restore(self, state: checkpoint.State) -> None:
-        then, now = state.scalars["options"], self._compared()
-        changed = [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if then.get(name) != now[name]]
-        if changed:
-            raise TrainingError(
-                f"The interrupted run in {self.folder} had other options: {'; '.join(changed)}.",
-                hint="Resume with the same options, or start again with --overwrite.",
-            )
+        require_same(state.scalars["identity"], self.identity, f"The interrupted run in {self.folder}")
         self.task.network.load_state_dict(state.part("model"))
         for parameter, name in self.names.items():
             if name in state.part("own"):
@@ -320,12 +322,6 @@ class Fit:
         best = values.pop("best")
         self.progress = Progress(**values, best=Score(**best) if best else None)
         seed.restore(state.part("random"))
-
-    def _compared(self) -> dict[str, Any]:
-        """Options and inputs that decide the result, as plain JSON values."""
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self.options)))
-        own = {name: value for name, value in plain.items() if name not in NOT_COMPARED}
-        return own | {name: self.choices[name] for name in INPUTS if name in self.choices}
 
     def _cut_metrics(self) -> None:
         """Drops the rows that a killed run wrote after its last checkpoint."""

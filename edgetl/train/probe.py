@@ -17,10 +17,9 @@ from edgetl.events import Event
 from edgetl.models import Network
 from edgetl.train import checkpoint, store
 from edgetl.train.loop import Score
-from edgetl.train.setting import Setting, answers
+from edgetl.train.setting import FEATURES, Setting, answers
 
 PENALTIES = tuple(10.0**power for power in range(-6, 1))  # on standardised features
-FEATURES = "features.safetensors"
 
 
 def probe(setting: Setting, network: Network) -> Score:
@@ -129,8 +128,3 @@ class BeforeHead(nn.Module):
         finally:
             handle.remove()
         return caught[0]
-
-
-def forget(setting: Setting) -> None:
-    """Removes the cached features of a finished run."""
-    (setting.folder / FEATURES).unlink(missing_ok=True)

@@ -18,23 +18,24 @@ from torch import nn
 from edgetl import datasets, evaluate, rundir, splits, weights
 from edgetl.allocator import set_allocator
 from edgetl.datasets import DataSet
-from edgetl.errors import BackendUnavailable, EdgetlError, OutputError, TrainingError
+from edgetl.errors import BackendUnavailable, DataError, EdgetlError, TrainingError
 from edgetl.events import Event, Listener
 from edgetl.models import Network
-from edgetl.recipe import TrainFields, to_toml
+from edgetl.recipe import TrainFields, decisive, to_toml
 from edgetl.runtime.preprocess import Preprocess, normalize
 from edgetl.runtime.session import usable_threads
 from edgetl.splits import Splits
 from edgetl.train import store
 from edgetl.train.eventfiles import EventFiles
 from edgetl.train.loader import TrainLoader
-from edgetl.train.loop import BEST, Fit, Precision, Score
+from edgetl.train.loop import BEST, Fit, Precision, Score, require_same
 from edgetl.train.task import ClassifierTask
 
 CHOICES = "choices.json"
+FEATURES = "features.safetensors"
 CPU_BATCH = 32
 GPU_BATCH = 256
-LEFTOVERS = (rundir.CHECKPOINT, BEST, CHOICES)  # of a finished run
+LEFTOVERS = (rundir.CHECKPOINT, BEST, CHOICES, FEATURES)  # of a finished run
 EVALUATION_BATCH = 64
 
 
@@ -49,6 +50,7 @@ class Setting:
     device: torch.device
     precision: Precision
     choices: dict[str, Any]  # what was found out or tried, recorded and used again on --resume
+    identity: Mapping[str, Any]  # what decides the result; must be the same on --resume
     listener: Listener
     stage: str
 
@@ -96,11 +98,31 @@ def prepare(
             "allocator": allocator,
         }
     )
+    if choices["device"] != str(device):
+        raise TrainingError(
+            f"The interrupted run in {folder} was on {choices['device']}; --device {options.device} is {device} here.",
+            hint="Resume it where it ran, or start again with --overwrite.",
+        )
+    if not parts.val:
+        raise DataError(
+            f"{options.data} leaves no validation image, and training chooses its best weights on them.",
+            hint="Give a val split or a --val-fraction above 0.",
+        )
     torch.set_num_threads(choices["threads"])
     rundir.write_text(folder / rundir.RECIPE, to_toml(options))
     rundir.write_json(folder / rundir.SPLIT, splits.to_json(parts))
     dtype = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[choices["amp"]]
-    return Setting(options, data, parts, folder, device, Precision(device, dtype), choices, listener, stage)
+    precision = Precision(device, dtype)
+    same = identity(options, parts.fingerprint)
+    return Setting(options, data, parts, folder, device, precision, choices, same, listener, stage)
+
+
+def identity(options: TrainFields, fingerprint: str) -> dict[str, Any]:
+    """Everything that decides the result: options, and the contents of the data and of the files that options name."""
+    named = {name: Path(str(getattr(options, name, None) or "")) for name in ("teacher", "student", "weights")}
+    files = {name: path / rundir.MODEL if weights.is_run(path) else path for name, path in named.items()}
+    digests = {f"{name} sha256": rundir.sha256(path.read_bytes()) for name, path in files.items() if path.is_file()}
+    return {**decisive(options), "data fingerprint": fingerprint, **digests}
 
 
 def choose_device(name: str) -> torch.device:
@@ -156,9 +178,10 @@ def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, 
     )
     _require_pairs(loader, network, setting)
     validate = Validation(setting, network)
-    choices = {**setting.choices, "data fingerprint": setting.parts.fingerprint}
     curves = EventFiles(folder, setting.listener)
-    return Fit(task, loader, validate, setting.options, folder, setting.precision, curves, stage, choices).run()
+    return Fit(
+        task, loader, validate, setting.options, folder, setting.precision, curves, stage, setting.identity
+    ).run()
 
 
 def _require_pairs(loader: TrainLoader, network: Network, setting: Setting) -> None:
@@ -275,41 +298,63 @@ def save(setting: Setting, network: Network, folder: Path, **more: Any) -> None:
         "stage": setting.stage,
         "labels": list(setting.data.labels),
         "data": {
-            "source": setting.options.data,
+            "source": absolute(setting.options.data),
             "name": setting.data.name,
             "fingerprint": setting.parts.fingerprint,
             "rule": dict(setting.parts.rule),
             "notes": list(setting.data.notes),
         },
         "options": json.loads(json.dumps(dataclasses.asdict(setting.options))),
+        "identity": dict(setting.identity),
         "choices": setting.choices,
         "environment": rundir.environment(),
         **more,
     }
     weights.save(folder, network, record)
+    tidy(folder)
+
+
+def finished(options: TrainFields, listener: Listener, stage: str) -> bool:
+    """Whether --resume finds the run complete already, and nothing newer begun beside it.
+
+    Raises:
+        TrainingError: it is complete, and was made with other options or from other inputs.
+    """
+    out = Path(options.out)
+    if not options.resume or not weights.is_run(out) or rundir.resumable(rundir.partial(out)):
+        return False
+    record = weights.read_record(out)
+    parts = splits.resolve(datasets.open_data(options.data), options, recorded=record["data"]["rule"])
+    require_same(record["identity"], identity(options, parts.fingerprint), f"{out} is finished, and")
+    listener(Event(stage, "note", {"text": f"{out} is finished already; nothing was done."}))
+    return True
+
+
+def complete(setting: Setting) -> bool:
+    """Whether the folder holds the finished model already, because the process died before the last rename.
+
+    Raises:
+        TrainingError: it was made with other options or from other inputs.
+    """
+    if not weights.is_run(setting.folder):
+        return False
+    require_same(weights.read_record(setting.folder)["identity"], setting.identity, f"The run in {setting.folder}")
+    tidy(setting.folder)
+    return True
+
+
+def tidy(folder: Path) -> None:
+    """Removes what only a resume needs."""
     for name in LEFTOVERS:
         (folder / name).unlink(missing_ok=True)
 
 
-def finished(options: TrainFields, listener: Listener, stage: str) -> bool:
-    """Whether --resume finds the run complete already.
-
-    Raises:
-        OutputError: it is complete, and was made with other options.
-    """
-    out = Path(options.out)
-    if not options.resume or not weights.is_run(out):
-        return False
-    then = weights.read_record(out).get("options", {})
-    now = json.loads(json.dumps(dataclasses.asdict(options)))
-    changed = [name for name in now if name not in ("resume", "overwrite", "out") and then.get(name) != now[name]]
-    if changed:
-        raise OutputError(
-            f"{out} is a finished run with other options ({', '.join(changed)}); there is nothing to resume.",
-            hint="Give --overwrite to replace it, or another --out.",
-        )
-    listener(Event(stage, "note", {"text": f"{out} is finished already; nothing was done."}))
-    return True
+def absolute(source: str) -> str:
+    """What --data said, so that it can be found from any folder."""
+    kind, colon, file = source.partition("csv:")
+    if not kind and colon:
+        return f"csv:{Path(file).absolute()}"
+    return str(Path(source).absolute()) if Path(source).exists() else source
 
 
 def adjusted(network: Network, options: TrainFields) -> Network:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgetl import losses, models, rundir, weights
+from edgetl.allocator import set_allocator
 from edgetl.compress import prune
 from edgetl.errors import DataError, EdgetlError
 from edgetl.events import Listener, ignore
@@ -35,6 +36,7 @@ def distill(options: Distill, *, listener: Listener = ignore) -> Path:
         DataError, UnknownName, OutputError, TrainingError: see the sentences.
         KeyboardInterrupt: Ctrl-C; the run can be resumed.
     """
+    set_allocator()
     if setting.finished(options, listener, "distill"):
         return Path(options.out)
     terms = losses.parse(options.loss)  # before anything costs time
@@ -42,18 +44,23 @@ def distill(options: Distill, *, listener: Listener = ignore) -> Path:
     with rundir.building(Path(options.out), resume=options.resume, overwrite=options.overwrite) as folder:
         place = setting.prepare(options, folder, "distill", listener, recorded=teacher.record["data"]["rule"])
         check_labels(teacher.labels, place)
-        student = setting.adjusted(starting_student(options, teacher.network, place), options)
-        place.require_test_images(student.preprocess)
-        untaught = copy.deepcopy(student) if options.control else None
-        more = described(teacher, student, options)
-        place.choices["teacher sha256"] = more["teacher"]["sha256"]
-        seed.seed_everything(options.seed)
-        setting.fit(place, ClassifierTask(student, terms, teacher.network), student, folder, "distill")
-        metrics = setting.measured(place, student)
-        if untaught is not None:
-            metrics["control"] = run_control(place, untaught, more)
-        setting.save(place, student, folder, metrics=metrics, **more)
+        if not setting.complete(place):
+            train(options, place, teacher, terms)
     return Path(options.out)
+
+
+def train(options: Distill, place: Setting, teacher: weights.Run, terms: tuple[losses.Term, ...]) -> None:
+    """Trains student and control from the start or from a checkpoint, and writes the model and its record."""
+    student = setting.adjusted(starting_student(options, teacher.network, place), options)
+    place.require_test_images(student.preprocess)
+    untaught = copy.deepcopy(student) if options.control else None
+    more = described(teacher, student, options)
+    seed.seed_everything(options.seed)
+    setting.fit(place, ClassifierTask(student, terms, teacher.network), student, place.folder, "distill")
+    metrics = setting.measured(place, student)
+    if untaught is not None:
+        metrics["control"] = run_control(place, untaught, more)
+    setting.save(place, student, place.folder, metrics=metrics, **more)
 
 
 def check_labels(labels: tuple[str, ...], place: Setting) -> None:
@@ -101,8 +108,7 @@ def slim_student(options: Distill, teacher: Network, place: Setting) -> Network:
     found = prune.slim(teacher, ratio, importance=options.importance, round_to=options.round_to, gradients=gradients)
     ours, theirs = weights.parameter_count(found.network.module), weights.parameter_count(teacher.module)
     place.note(
-        f"slim: {ours:,} of {theirs:,} parameters kept ({found.kept:.1%}), "
-        f"{found.channel_ratio:.1%} of each layer's channels removed"
+        f"slim: {ours:,} of {theirs:,} parameters kept ({found.kept:.1%}), channels ranked by {options.importance}"
     )
     if options.image_size:
         wants = dataclasses.replace(teacher.preprocess, size_hw=(options.image_size, options.image_size))
@@ -112,7 +118,9 @@ def slim_student(options: Distill, teacher: Network, place: Setting) -> Network:
 
 def taylor_gradients(teacher: Network, place: Setting) -> Callable[[nn.Module], None]:
     """Leaves the gradients of the mean cross-entropy over some training images in a module's parameters."""
-    items = sorted(place.parts.train, key=lambda item: rundir.sha256(item.key.encode()))[:TAYLOR_IMAGES]
+    items = sorted(place.parts.train, key=lambda item: rundir.sha256(item.key.encode(errors="surrogateescape")))[
+        :TAYLOR_IMAGES
+    ]
     pixels = store.evaluation_pixels(place.data, items, place.parts.fingerprint, teacher.preprocess)
     labels = torch.tensor([item.label for item in items])
 

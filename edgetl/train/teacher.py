@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from edgetl import models, rundir, weights
+from edgetl.allocator import set_allocator
 from edgetl.errors import EdgetlError
 from edgetl.events import Listener, ignore
 from edgetl.losses import parse
@@ -28,25 +29,31 @@ def finetune(options: Finetune, *, listener: Listener = ignore) -> Path:
         DataError, UnknownName, OutputError, TrainingError: see the sentences.
         KeyboardInterrupt: Ctrl-C; the run can be resumed.
     """
+    set_allocator()
     if setting.finished(options, listener, "finetune"):
         return Path(options.out)
     with rundir.building(Path(options.out), resume=options.resume, overwrite=options.overwrite) as folder:
         place = setting.prepare(options, folder, "finetune", listener)
-        seed.seed_everything(options.seed)
-        network = setting.adjusted(starting_network(options, place), options)
-        network.module.to(place.device)
-        place.require_test_images(network.preprocess)
-        STRATEGIES[options.strategy](place, network)
-        setting.save(
-            place,
-            network,
-            folder,
-            metrics=setting.measured(place, network),
-            weights=dataclasses.asdict(network.weights),
-            strategy=options.strategy,
-        )
-        linear.forget(place)
+        if not setting.complete(place):
+            train(options, place)
     return Path(options.out)
+
+
+def train(options: Finetune, place: Setting) -> None:
+    """Trains from the start or from the checkpoint, and writes the model and its record."""
+    seed.seed_everything(options.seed)
+    network = setting.adjusted(starting_network(options, place), options)
+    network.module.to(place.device)
+    place.require_test_images(network.preprocess)
+    STRATEGIES[options.strategy](place, network)
+    setting.save(
+        place,
+        network,
+        place.folder,
+        metrics=setting.measured(place, network),
+        weights=dataclasses.asdict(network.weights),
+        strategy=options.strategy,
+    )
 
 
 def starting_network(options: Finetune, place: Setting) -> Network:

@@ -21,7 +21,7 @@ from edgetl import rundir, weights
 from edgetl.errors import DataError, EdgetlError, OutputError, TrainingError
 from edgetl.events import Event
 from edgetl.recipe import Distill, Finetune, build
-from edgetl.train import checkpoint
+from edgetl.train import checkpoint, setting
 from edgetl.train.student import distill
 from edgetl.train.task import ClassifierTask
 from edgetl.train.teacher import finetune
@@ -152,10 +152,90 @@ def test_a_finished_run_is_left_alone_on_resume(photos: Path, tmp_path: Path) ->
     before = tensors_of(run)
     finetune(options(photos, tmp_path / "run", epochs=1, resume=True))
     assert tensors_of(run) == before
-    with pytest.raises(OutputError, match=r"other options \(epochs\)"):
+    with pytest.raises(TrainingError, match="is finished, and had other options: epochs was 1 and is 2"):
         finetune(options(photos, tmp_path / "run", epochs=2, resume=True))
     with pytest.raises(OutputError, match="exists already"):
         finetune(options(photos, tmp_path / "run", epochs=1))
+
+
+def test_where_things_lie_and_how_they_are_prepared_do_not_matter_on_resume(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ZeroDivisionError):
+        finetune(options(photos, tmp_path / "run"), listener=StopAt(5, ZeroDivisionError()))
+    monkeypatch.chdir(photos.parent)
+    finetune(options(Path(photos.name), tmp_path / "run", workers=2, checkpoint_minutes=1.0, resume=True))
+
+
+def test_a_run_whose_photos_changed_is_not_resumed(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        finetune(options(photos, tmp_path / "run"), listener=StopAt(5, ZeroDivisionError()))
+    victim = sorted((photos / "amber").iterdir())[0]
+    victim.write_bytes(sorted((photos / "beryl").iterdir())[2].read_bytes())
+    with pytest.raises(TrainingError, match="data fingerprint was"):
+        finetune(options(photos, tmp_path / "run", resume=True))
+
+
+def test_an_interrupted_overwrite_is_resumed_not_the_old_run_taken(photos: Path, tmp_path: Path) -> None:
+    old = tensors_of(finetune(options(photos, tmp_path / "run", seed=1)))
+    with pytest.raises(ZeroDivisionError):
+        finetune(options(photos, tmp_path / "run", overwrite=True), listener=StopAt(5, ZeroDivisionError()))
+    assert tensors_of(tmp_path / "run") == old  # the old run stays until the new one is whole
+    fresh = finetune(options(photos, tmp_path / "fresh"))
+    assert tensors_of(finetune(options(photos, tmp_path / "run", resume=True))) == tensors_of(fresh) != old
+
+
+def test_a_kill_between_the_record_and_the_last_rename_loses_nothing(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(folder: Path) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(setting, "tidy", killed)
+        with pytest.raises(ZeroDivisionError):
+            finetune(options(photos, tmp_path / "run"))
+    seen: list[str] = []
+    run = finetune(options(photos, tmp_path / "run", resume=True), listener=lambda event: seen.append(event.kind))
+    assert "advance" not in seen  # nothing was trained again
+    assert not (run / rundir.CHECKPOINT).exists() and weights.is_run(run)
+
+
+def test_a_second_process_on_the_same_folder_is_refused(photos: Path, tmp_path: Path) -> None:
+    with rundir.building(tmp_path / "run"), pytest.raises(OutputError, match="Another process is writing"):
+        finetune(options(photos, tmp_path / "run"))
+
+
+def test_a_kill_between_two_renames_gives_the_old_folder_back(tmp_path: Path) -> None:
+    with rundir.building(tmp_path / "out") as folder:
+        (folder / "a").write_text("old")
+    (tmp_path / "out").rename(tmp_path / ".out.replaced")
+    with pytest.raises(OutputError, match="exists already"):
+        rundir.claim(tmp_path / "out", resume=False, overwrite=False)
+    assert (tmp_path / "out" / "a").read_text() == "old"
+
+
+def test_files_that_a_killed_process_was_writing_are_swept(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), rundir.building(tmp_path / "out") as folder:
+        (folder / rundir.CHECKPOINT).write_text("kept")
+        (folder / f".checkpoint.xyz{rundir.UNFINISHED}").write_text("half")
+        raise ZeroDivisionError
+    with rundir.building(tmp_path / "out", resume=True) as folder:
+        assert [path.name for path in folder.iterdir()] == [rundir.CHECKPOINT]
+
+
+def test_no_validation_image_is_one_sentence(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="leaves no validation image"):
+        finetune(options(photos, tmp_path / "run", val_fraction=0))
+
+
+def test_a_resume_on_another_device_is_refused(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        finetune(options(photos, tmp_path / "run"), listener=StopAt(5, ZeroDivisionError()))
+    path = rundir.partial(tmp_path / "run") / setting.CHOICES
+    rundir.write_json(path, {**json.loads(path.read_text()), "device": "cuda"})
+    with pytest.raises(TrainingError, match="was on cuda; --device auto is cpu here"):
+        finetune(options(photos, tmp_path / "run", resume=True))
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_place(
