@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,20 +70,3 @@ def test_from_photos_to_a_verified_bundle(
         assert classifier.labels == ("amber", "beryl", "coral")
     with Image.open(draw(Path("out/bundle"), Path("out/student"), Path("out/predictions.png"))) as picture:
         assert picture.size[0] == 4 * (176 + 8) + 8
-
-
-def test_ctrl_c_leaves_a_run_that_the_hint_continues(photo_folder: Callable[..., Path], tmp_path: Path) -> None:
-    photo_folder(classes=2, images=8, size=32)
-    words = "finetune --data photos --teacher timm/test_resnet --no-pretrained --image-size 32 --epochs 500 --out run"
-    command = [sys.executable, "-m", "edgetl", *words.split()]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as work:
-        assert work.stderr is not None
-        for line in work.stderr:
-            if "epoch 2/500" in line:
-                work.send_signal(signal.SIGINT)
-                break
-        rest = work.stderr.read()
-    assert work.returncode == 130
-    assert rest.splitlines()[-2:] == ["error: Interrupted.", f"hint: Continue with: edgetl {words} --resume"]
-    assert not (tmp_path / "run").exists()
-    assert (tmp_path / ".run.partial/checkpoint.safetensors").is_file()

@@ -1,0 +1,525 @@
+"""What goes wrong on a user's machine, through the console script: one sentence, the right exit code, no traceback."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import resource
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PhotoFolder, write_photos
+from PIL import Image
+from tiny_bundle import edit_manifest
+from torch import nn
+
+from edgetl import __main__, rundir
+from edgetl.train import checkpoint, setting
+from edgetl.train.loop import BEST, Score
+
+SPLITS = ("train", "val", "test")
+MODEL = ("--teacher", "timm/test_resnet", "--no-pretrained", "--image-size", "32")
+QUICK = ("--epochs", "1", "--batch-size", "8", "--threads", "1", "--workers", "0")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a call of the console script left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    def refused(self, *expected: str, code: int = 1) -> None:
+        """Checks that it is one error, in whose sentence or hint all of `expected` stand, and nothing else."""
+        errors = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert (self.code, self.out, len(errors)) == (code, "", 1), self.err
+        assert "Traceback" not in self.err
+        told = self.err[self.err.index("error: ") :]
+        for words in expected:
+            assert words in told
+
+
+Call = Callable[..., Said]
+
+
+@pytest.fixture
+def edgetl(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """`edgetl("predict", bundle, photo)` in this process and an empty folder, as the console script would."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str | Path) -> Said:
+        monkeypatch.setattr(sys, "argv", ["edgetl", *map(str, words)])
+        capfd.readouterr()
+        code = __main__.main()
+        return Said(code, *capfd.readouterr())
+
+    return call
+
+
+def finetune(edgetl: Call, data: str | Path, *more: str | Path) -> Said:
+    return edgetl("finetune", "--data", data, *MODEL, *QUICK, "--out", "run", *more)
+
+
+def left(folder: Path = Path()) -> list[str]:
+    """What is in a folder, hidden files included, less the photos."""
+    return sorted(path.name for path in folder.iterdir() if path.name != "photos")
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos, a RUN trained on them and its bundle, made by the console script; not to be written to."""
+    root = tmp_path_factory.mktemp("kitchen")
+    write_photos(root / "photos", classes=2, images=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGETL_CACHE", str(root / "cache"))
+        for words in (
+            ["finetune", "--data", str(root / "photos"), *MODEL, *QUICK, "--out", str(root / "run")],
+            ["export", str(root / "run"), "--out", str(root / "bundle"), "--precision", "fp32", "--threads", "1"],
+        ):
+            patch.setattr(sys, "argv", ["edgetl", *words])
+            assert __main__.main() == 0
+    return root
+
+
+@pytest.fixture
+def bundle(kitchen: Path, tmp_path: Path) -> Path:
+    """A bundle of one's own."""
+    return shutil.copytree(kitchen / "bundle", tmp_path / "bundle")
+
+
+# --- photos ---------------------------------------------------------------------------------------------------------
+
+
+def empty_class(photos: Path) -> None:
+    (photos / "coral").mkdir()
+
+
+def one_class(photos: Path) -> None:
+    shutil.rmtree(photos / "beryl")
+
+
+def text_named_jpg(photos: Path) -> None:
+    (photos / "amber/notes.jpg").write_text("Monday: two amber ones\n")
+
+
+def truncated(photos: Path) -> None:
+    path = photos / "amber/001.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (empty_class, ("The class folder photos/coral holds no images.",)),
+        (one_class, ("photos has one class only ('amber'); a classifier needs at least two.",)),
+        (text_named_jpg, ("amber/notes.jpg is not an image: it begins with b'Monday: two ",)),
+        (truncated, ("amber/001.jpg cannot be read as an image: ", "truncated", "Remove or ")),
+    ],
+)
+def test_photos_that_cannot_be_used(
+    edgetl: Call, photo_folder: PhotoFolder, spoil: Callable[[Path], None], expected: tuple[str, ...]
+) -> None:
+    spoil(photo_folder(classes=2, images=8))
+    finetune(edgetl, "photos").refused(*expected)
+    assert left() == []
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_broken_photo_is_named_before_the_training_whatever_its_split(
+    edgetl: Call, photo_folder: PhotoFolder, split: str
+) -> None:
+    photos = photo_folder(classes=2, images=4, splits=SPLITS)
+    text_named_jpg(photos / split)
+    said = finetune(edgetl, "photos")
+    said.refused(f"{split}/amber/notes.jpg is not an image", "Remove or ")
+    assert "epoch" not in said.err
+    assert left() == []
+
+
+def odd_photos(folder: Path) -> list[str]:
+    """One photo of every kind that is unusual and nevertheless fine; returns their names."""
+    rows, columns = np.mgrid[0:40, 0:56]
+    pixels = np.stack([rows * 6, columns * 4, rows + columns], axis=2).astype(np.uint8)
+    photo = Image.fromarray(pixels)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the camera was held upright: show it turned by 90 degrees
+    clear = Image.fromarray(np.dstack([pixels, (columns * 4).astype(np.uint8)]))
+    photo.convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray((rows * 1600).astype(np.uint16)).save(folder / "sixteen.png")
+    Image.fromarray((rows * 1600).astype(np.uint16)).save(folder / "sixteen.tif")
+    photo.quantize(16).save(folder / "palette.png")
+    photo.quantize(16).save(folder / "palette_with_a_clear_colour.png", transparency=3)
+    clear.save(folder / "alpha.png")
+    clear.convert("LA").save(folder / "gray_alpha.png")
+    photo.convert("L").save(folder / "gray.jpg")
+    photo.convert("1").save(folder / "one_bit.png")
+    photo.save(folder / "rotated.png", exif=turned)
+    photo.save(folder / "sideways.png")
+    photo.transpose(Image.Transpose.ROTATE_270).save(folder / "upright.png")
+    photo.resize((1, 1)).save(folder / "one_pixel.png")
+    photo.resize((1, 1)).save(folder / "one_pixel.jpg")
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_odd_photos_are_trained_on_and_evaluated(edgetl: Call, photo_folder: PhotoFolder) -> None:
+    photos = photo_folder(classes=2, images=2, splits=SPLITS)
+    for split in SPLITS:
+        kinds = len(odd_photos(photos / split / "amber"))
+    said = finetune(edgetl, "photos", "--json")
+    assert (said.code, "Traceback" in said.err) == (0, False), said.err
+    assert {name: found["n"] for name, found in json.loads(said.out)["metrics"].items()} == {
+        "val": kinds + 2,
+        "test": kinds + 2,
+    }
+
+
+def test_odd_photos_are_answered(edgetl: Call, kitchen: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    kinds = odd_photos(tmp_path / "photos")
+    said = edgetl("predict", kitchen / "bundle", "photos", "--json")
+    assert (said.code, said.err) == (0, "")
+    answers = {Path(one["path"]).name: one["score"] for one in json.loads(said.out)["predictions"]}
+    assert list(answers) == kinds
+    assert answers["rotated.png"] == answers["upright.png"] != answers["sideways.png"]
+    assert answers["sixteen.png"] == answers["sixteen.tif"]
+
+
+def test_copies_across_splits_are_told_and_with_strict_splits_refused(edgetl: Call, photo_folder: PhotoFolder) -> None:
+    photos = photo_folder(classes=2, images=4, splits=SPLITS)
+    shutil.copy(photos / "train/amber/001.jpg", photos / "test/amber/copy.jpg")
+    finetune(edgetl, "photos", "--strict-splits").refused("1 image(s) occur in more than one", "test/amber/copy.jpg")
+    assert left() == []
+    said = finetune(edgetl, "photos")
+    assert (said.code, left()) == (0, ["run"])
+    assert "data: warning: 1 image(s) occur in more than one of the data's own splits" in said.err
+
+
+# --- words ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_target_suggests_the_nearest(edgetl: Call, kitchen: Path) -> None:
+    said = edgetl("export", kitchen / "run", "--out", "bundle", "--target", "x86-vni")
+    said.refused("There is no target named 'x86-vni'. Did you mean 'x86-vnni'?", "hint: Choices: ")
+    assert left() == []
+
+
+def test_a_bundle_that_exists_is_refused_before_the_work(edgetl: Call, kitchen: Path, bundle: Path) -> None:
+    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    edgetl("export", kitchen / "run", "--out", "bundle").refused("bundle exists already.", "--overwrite")
+    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
+
+
+@pytest.mark.parametrize("verb", ["finetune", "export"])
+def test_an_output_folder_that_is_a_file_is_refused(edgetl: Call, kitchen: Path, verb: str) -> None:
+    Path("run").write_text("not a folder")
+    if verb == "finetune":
+        said = finetune(edgetl, kitchen / "photos", "--overwrite")
+    else:
+        said = edgetl("export", kitchen / "run", "--out", "run", "--overwrite")
+    said.refused("run is a file; --out names a folder.")
+    assert Path("run").read_text() == "not a folder"
+
+
+# --- the disk -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def room() -> Iterator[Callable[[int], None]]:
+    """`room(n)`: from now on the system refuses to make any file longer than `n` bytes, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size_bytes: resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_no_room_for_the_decoded_photos(
+    edgetl: Call, kitchen: Path, room: Callable[[int], None], own_home: Path
+) -> None:
+    room(1000)
+    finetune(edgetl, kitchen / "photos").refused(
+        "cache/edgetl/images",
+        " could not be written: File too large.",
+        "Make room, then continue with: edgetl finetune ",
+    )
+    assert left() == []
+    assert left(own_home / "cache/edgetl/images") == []
+
+
+def test_no_room_for_the_first_checkpoint(edgetl: Call, kitchen: Path, room: Callable[[int], None]) -> None:
+    room(100_000)
+    finetune(edgetl, kitchen / "photos").refused(".run.partial/", " could not be written: File too large.", "Make room")
+    assert left() == []
+
+
+def test_a_training_whose_disk_fills_up_can_be_resumed(
+    edgetl: Call, kitchen: Path, room: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = finetune(edgetl, kitchen / "photos", "--epochs", "3", "--out", "whole")
+    assert whole.code == 0
+    write = checkpoint.write
+
+    def last_write(path: Path, state: checkpoint.State) -> None:
+        write(path, state)
+        if path.name == rundir.CHECKPOINT:
+            room(100_000)
+
+    monkeypatch.setattr(checkpoint, "write", last_write)
+    finetune(edgetl, kitchen / "photos", "--epochs", "3").refused(
+        "could not be written: File too large. The last checkpoint is kept in .run.partial.", " --resume"
+    )
+    monkeypatch.setattr(checkpoint, "write", write)
+    assert left() == [".run.partial", "whole"]
+    assert (Path(".run.partial") / rundir.CHECKPOINT).is_file()
+    assert not list(Path(".run.partial").glob(".*"))
+    room(resource.RLIM_INFINITY)
+    assert finetune(edgetl, kitchen / "photos", "--epochs", "3", "--resume").code == 0
+    assert left() == ["run", "whole"]
+    assert Path("run", rundir.MODEL).read_bytes() == Path("whole", rundir.MODEL).read_bytes()
+
+
+def test_no_room_for_the_bundle(edgetl: Call, kitchen: Path, room: Callable[[int], None]) -> None:
+    room(100_000)
+    said = edgetl("export", kitchen / "run", "--out", "bundle", "--precision", "fp32", "--threads", "1")
+    said.refused(
+        "bundle.partial/fp32.onnx could not be written: File too large.", "Make room, then run the same command"
+    )
+    assert "--resume" not in said.err  # which export does not have
+    assert left() == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_no_room_for_the_answers() -> None:
+    with Path("/dev/full").open("w") as full:
+        words = [sys.executable, "-m", "edgetl", "list", "strategies"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    Said(done.returncode, "", done.stderr).refused("could not be written: No space left on device.")
+
+
+def test_no_room_for_the_report(edgetl: Call, kitchen: Path, room: Callable[[int], None]) -> None:
+    room(5_000)
+    words = ("--backend", "cpu", "--rounds", "1", "--block", "20", "--starts", "1")
+    said = edgetl("bench", kitchen / "bundle", *words, "--out", "report")
+    said.refused(".report.partial/", "could not be written: File too large.", "Make room, then run the same command")
+    assert "--resume" not in said.err
+    assert left() == []
+
+
+# --- bundles and checkpoints that are not what they were -------------------------------------------------------------
+
+
+def flip(path: Path) -> None:
+    """Changes one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def from_the_future(bundle: Path) -> None:
+    edit_manifest(bundle, "schema", value=99)
+
+
+def leaving(bundle: Path) -> None:
+    edit_manifest(bundle, "variants", 0, "file", value="../fp32.onnx")
+
+
+def leaving_by_a_link(bundle: Path) -> None:
+    (bundle / "fp32.onnx").rename(bundle.parent / "fp32.onnx")
+    (bundle / "fp32.onnx").symlink_to("../fp32.onnx")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda bundle: flip(bundle / "fp32.onnx"), "bundle/fp32.onnx was altered: its SHA-256 is not the manifest's."),
+        (from_the_future, "schema 99"),
+        (leaving, "../fp32.onnx"),
+        (leaving_by_a_link, "bundle/fp32.onnx is a link that leaves the bundle"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["predict", "verify", "bench"])
+def test_a_bundle_that_cannot_be_trusted_is_refused(
+    edgetl: Call, kitchen: Path, bundle: Path, verb: str, spoil: Callable[[Path], None], expected: str
+) -> None:
+    spoil(bundle)
+    more = {"predict": [kitchen / "photos"], "verify": [], "bench": ["--out", "report", "--backend", "cpu"]}
+    edgetl(verb, "bundle", *more[verb]).refused(expected)
+    assert left() == [name for name in ["bundle", "fp32.onnx"] if Path(name).exists()]
+
+
+def test_a_flipped_byte_in_the_golden_photos(edgetl: Call, bundle: Path) -> None:
+    flip(bundle / "golden.npz")
+    edgetl("verify", "bundle").refused("bundle/golden.npz was altered")
+
+
+class Trap:
+    """What a hostile pickle does when it is loaded."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("trapped",)
+
+
+@pytest.fixture
+def hostile() -> bytes:
+    return pickle.dumps(Trap())
+
+
+def test_a_checkpoint_that_is_a_pickle_is_never_loaded(edgetl: Call, kitchen: Path, hostile: bytes) -> None:
+    Path(".run.partial").mkdir()
+    Path(".run.partial", rundir.CHECKPOINT).write_bytes(hostile)
+    finetune(edgetl, kitchen / "photos", "--resume").refused(
+        f".run.partial/{rundir.CHECKPOINT} is a pickle, which edgetl never loads", "--overwrite"
+    )
+    assert left() == [".run.partial"]
+
+
+def test_a_model_that_is_a_pickle_is_never_loaded(edgetl: Call, kitchen: Path, hostile: bytes) -> None:
+    shutil.copytree(kitchen / "run", "run")
+    Path("run", rundir.MODEL).write_bytes(hostile)
+    says = f"run/{rundir.MODEL} is a pickle, which edgetl never loads"
+    edgetl("export", "run", "--out", "bundle").refused(says)
+    edgetl("distill", "--data", kitchen / "photos", "--teacher", "run", "--out", "student").refused(says)
+    assert left() == ["run"]
+    edgetl("bench", "run", "--backend", "torch", "--out", "report").refused("is a pickle, which edgetl never loads")
+    assert left() == ["report", "run"]
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
+def test_weights_that_are_more_than_tensors_are_never_loaded(
+    edgetl: Call, kitchen: Path, hostile: bytes, name: str
+) -> None:
+    Path(name).write_bytes(hostile)
+    finetune(edgetl, kitchen / "photos", "--weights", name).refused(name)
+    assert left() == [name]
+
+
+# --- a training that goes wrong --------------------------------------------------------------------------------------
+
+DIVERGING = ("--lr", "1000", "--clip-norm", "0")
+
+
+def test_a_loss_that_is_not_a_number_stops_the_training(edgetl: Call, kitchen: Path) -> None:
+    at_once = ("--weight-decay", "1000", "--warmup-epochs", "0", "--batch-size", "2")
+    said = finetune(edgetl, kitchen / "photos", *DIVERGING, *at_once)
+    said.refused("The loss is nan in epoch 1, step ", "no checkpoint was written yet", "lower --lr or a --clip-norm")
+    assert left() == []
+
+
+def test_the_last_good_checkpoint_outlives_a_loss_that_is_not_a_number(edgetl: Call, kitchen: Path) -> None:
+    slowly = ("--weight-decay", "5", "--batch-size", "32", "--epochs", "60", "--warmup-epochs", "40")
+    said = finetune(edgetl, kitchen / "photos", *DIVERGING, *slowly, "--checkpoint-minutes", "0")
+    said.refused("loss is nan", "epoch ", "the last good checkpoint is kept in .run.partial")
+    rows = [json.loads(line) for line in Path(".run.partial", rundir.METRICS).read_text().splitlines()]
+    assert rows and all(np.isfinite([row["loss"], row["val_loss"]]).all() for row in rows)
+    for name in (rundir.CHECKPOINT, BEST):
+        tensors = checkpoint.read(Path(".run.partial", name)).part("model")
+        assert all(tensor.isfinite().all() for tensor in tensors.values())
+    again = finetune(edgetl, kitchen / "photos", "--weights", f".run.partial/{BEST}", "--out", "again")
+    assert again.code == 0
+    assert f"weights from .run.partial/{BEST}\n" in again.err  # all of them
+
+
+def test_steps_of_one_image_are_refused(edgetl: Call, kitchen: Path) -> None:
+    said = finetune(edgetl, kitchen / "photos", "--batch-size", "1")
+    said.refused("10 training images and --batch-size 1 make a step of one image", "batch norms of timm/test_resnet")
+    assert left() == []
+
+
+@pytest.mark.parametrize("name", ["lr", "weight-decay"])
+def test_a_rate_beyond_all_reason_is_refused_at_once(edgetl: Call, kitchen: Path, name: str) -> None:
+    said = finetune(edgetl, kitchen / "photos", f"--{name}", "1e38")
+    said.refused(f"--{name}: found 1e+38, expected at most 1000", code=2)
+
+
+def interrupted(words: Sequence[str | Path], moment: str) -> Said:
+    """Ctrl-C in a process of its own as soon as `moment` stands on its stderr."""
+    command = [sys.executable, "-m", "edgetl", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as work:
+        assert work.stdout is not None and work.stderr is not None
+        err = ""
+        while moment not in err and (line := work.stderr.readline()):
+            err += line
+        work.send_signal(signal.SIGINT)
+        return Said(work.wait(timeout=60), work.stdout.read(), err + work.stderr.read())
+
+
+def words_of_the_hint(said: Said) -> list[str]:
+    hint = said.err.splitlines()[-1]
+    assert hint.startswith("hint: Continue with: edgetl ")
+    return shlex.split(hint.removeprefix("hint: Continue with: edgetl "))
+
+
+def test_ctrl_c_in_training_and_its_hint_finishes(edgetl: Call, kitchen: Path) -> None:
+    words = ["finetune", "--data", kitchen / "photos", *MODEL, *QUICK, "--epochs", "40", "--out", "a run"]
+    said = interrupted(words, "epoch 2/40")
+    said.refused("Interrupted.", code=130)
+    assert "epoch 40/40" not in said.err
+    assert left() == [".a run.partial"]
+    finished = edgetl(*words_of_the_hint(said))
+    assert (finished.code, left()) == (0, ["a run"])
+    assert "epoch 2/40" not in finished.err
+    assert "epoch 40/40" in finished.err
+    assert len(Path("a run", rundir.METRICS).read_text().splitlines()) == 40
+
+
+def test_ctrl_c_while_photos_are_decoded_leaves_nothing(
+    edgetl: Call, photo_folder: PhotoFolder, own_home: Path
+) -> None:
+    photos = photo_folder(classes=2, images=4, splits=SPLITS)
+    large = io.BytesIO()
+    Image.new("RGB", (4000, 3000), "teal").save(large, "JPEG")
+    for number in range(24):
+        (photos / f"train/amber/large{number}.jpg").write_bytes(large.getvalue() + bytes([number]))
+    said = interrupted(["finetune", "--data", "photos", *MODEL, *QUICK, "--out", "run"], "finetune: decode, ")
+    said.refused("Interrupted.", code=130)
+    assert "finetune: train" not in said.err
+    assert (left(), left(own_home / "cache/edgetl/images")) == ([], [])
+    for path in (photos / "train/amber").glob("large*"):
+        path.unlink()
+    assert edgetl(*words_of_the_hint(said)).code == 0
+
+
+def test_ctrl_c_in_the_last_moment_of_training_is_heard(
+    edgetl: Call, kitchen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate = setting.Validation.__call__
+
+    def interrupted_validation(self: setting.Validation, module: nn.Module) -> Score:
+        signal.raise_signal(signal.SIGINT)
+        return validate(self, module)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(setting.Validation, "__call__", interrupted_validation)
+        finetune(edgetl, kitchen / "photos").refused("Interrupted.", code=130)
+    assert left() == [".run.partial"]
+    assert finetune(edgetl, kitchen / "photos", "--resume").code == 0
+
+
+def test_ctrl_c_within_an_import_is_130_too() -> None:
+    # Imports run much through exec(text), after which CPython would die of SIGINT although the interrupt was caught.
+    code = """
+import sys
+from edgetl import __main__, pipeline
+pipeline.finetune_with = lambda *_: exec("raise KeyboardInterrupt")
+sys.argv = ["edgetl", "finetune", "--data", "photos", "--teacher", "timm/test_resnet", "--out", "run"]
+sys.exit(__main__.main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    Said(done.returncode, done.stdout, done.stderr).refused("Interrupted.", code=130)
+
+
+def test_ctrl_c_while_the_command_line_is_imported(edgetl: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("importlib.util.find_spec", interrupt)
+    edgetl("list", "losses").refused("Interrupted.", code=130)
