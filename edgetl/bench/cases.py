@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetl import extras, plugins, recipe, rundir, weights
+from edgetl.bench.tables import legible
 from edgetl.errors import EdgetlError, UnknownName
 from edgetl.runtime import manifest, preprocess, processor
 from edgetl.runtime.bundle import open_bundle
@@ -76,16 +77,17 @@ def _name(title: str, threads: int, batch: int, many_threads: bool, many_batches
 
 def _titles(paths: Sequence[Path]) -> dict[Path, str]:
     """The last part of each path, and as many parts before it as tell them apart."""
-    resolved = [path.resolve() for path in paths]
-    twice = [str(path) for path, count in Counter(resolved).items() if count > 1]
+    # Links are not followed: a case goes by the name that the user gave it.
+    named = [path.resolve() if ".." in path.parts else path.absolute() for path in paths]
+    twice = [str(path) for path, count in Counter(named).items() if count > 1]
     if twice:
         raise EdgetlError(f"{twice[0]} is named twice.", hint="Name each case once.")
     titles = {}
-    for path, whole in zip(paths, resolved, strict=True):
+    for path, whole in zip(paths, named, strict=True):
         parts = (*whole.parent.parts, whole.stem if whole.is_file() else whole.name)
-        others = [(*one.parent.parts, one.stem if one.is_file() else one.name) for one in resolved if one != whole]
+        others = [(*one.parent.parts, one.stem if one.is_file() else one.name) for one in named if one != whole]
         length = next((n for n in range(1, len(parts)) if all(one[-n:] != parts[-n:] for one in others)), len(parts))
-        titles[path] = "/".join(parts[-length:])
+        titles[path] = legible("/".join(parts[-length:]))
     return titles
 
 

@@ -24,7 +24,7 @@ STYLE: Any = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False,
     "axes.spines.right": False, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK,
     "ytick.color": INK, "legend.frameon": False, "savefig.transparent": True, "axes.grid": True, "grid.color": INK,
-    "grid.alpha": 0.15, "axes.axisbelow": True}
+    "grid.alpha": 0.15, "axes.axisbelow": True, "text.parse_math": False}  # a folder's name may hold dollar signs
 
 
 def latency_against_accuracy(report: Report) -> str | None:

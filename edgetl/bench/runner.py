@@ -193,9 +193,14 @@ def _focus(rows: Sequence[Row], reference: str) -> str | None:
 
 
 def _write(found: Report, options: recipe.Bench, paper: Exam | None, out: Path) -> None:
-    pictures = {} if paper is None else html.thumbnails(found, paper.items, paper.data.read)
+    """Writes the figures first: measurements of an hour are not lost because a picture cannot be drawn."""
     with rundir.building(out, overwrite=options.overwrite) as folder:
         rundir.write_text(folder / rundir.REPORT, report.dumps(found))
-        rundir.write_text(folder / report.MARKDOWN, tables.markdown(found))
-        rundir.write_text(folder / report.HTML, html.page(found, pictures))
-        rundir.write_text(folder / rundir.RECIPE, f"[{STAGE}]\n{recipe.to_toml(options)}")
+        rundir.write_text(folder / rundir.RECIPE, tables.legible(recipe.to_toml(options)))
+    try:
+        rundir.write_text(out / report.MARKDOWN, tables.legible(tables.markdown(found)))
+        pictures = {} if paper is None else html.thumbnails(found, paper.items, paper.data.read)
+        rundir.write_text(out / report.HTML, tables.legible(html.page(found, pictures)))
+    except BaseException as problem:
+        problem.add_note(f"All measurements are kept in {out / rundir.REPORT}.")
+        raise

@@ -118,6 +118,11 @@ def remarks(report: Report) -> list[str]:
     return [*reasons, *(report.data.notes if report.data else ())]
 
 
+def legible(text: str) -> str:
+    """Text that UTF-8 can hold: the bytes of file names that are not UTF-8 are written as escapes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def shown(value: Any) -> str:
     """A value of the environment in words; what a nested table does not know is left out."""
     if value is None:

@@ -76,8 +76,24 @@ def _splits(root: Path) -> dict[str, Path]:
     return found
 
 
+def _class_names(folders: list[Path]) -> tuple[str, ...]:
+    """Names of class folders, which are the labels."""
+    for path in folders:
+        try:
+            path.name.encode()
+        except UnicodeEncodeError as problem:
+            raise DataError(f"The name of the class folder {_legible(str(path))} is not UTF-8 text, so "
+                            "it can be no label.",
+                            hint="Rename the folder.") from problem
+    return tuple(path.name for path in folders)
+
+
+def _legible(name: str) -> str:
+    return name.encode(errors="backslashreplace").decode()
+
+
 def _load_splits(root: Path, parts: dict[str, Path], skipped: list[str]) -> tuple[list[Item], tuple[str, ...]]:
-    labels = tuple(path.name for path in _folders(parts["train"]))
+    labels = _class_names(_folders(parts["train"]))
     require_classes(labels, str(parts["train"]))
     items: list[Item] = []
     for split, part in parts.items():
@@ -101,7 +117,7 @@ def _load_classes(root: Path, skipped: list[str]) -> tuple[list[Item], tuple[str
         raise DataError(f"{root} holds {found}.", hint=LAYOUT)
     if not any(_is_image(path) for folder in folders for path in _files(folder)):
         raise DataError(f"{root} holds no images.", hint=f"{LAYOUT} Known endings: {', '.join(sorted(IMAGE_ENDINGS))}.")
-    labels = tuple(path.name for path in folders)
+    labels = _class_names(folders)
     require_classes(labels, str(root))
     items = [item for index, folder in enumerate(folders) for item in _class_items(root, folder, index, None, skipped)]
     return items, labels
@@ -134,10 +150,11 @@ def _is_image(path: Path) -> bool:
 def _notes(root: Path, parts: dict[str, Path], skipped: list[str]) -> tuple[str, ...]:
     notes = []
     if skipped:
-        notes.append(f"{len(skipped)} file(s) in {root} that are no images were left out, such as {min(skipped)}.")
+        notes.append(f"{len(skipped)} file(s) in {root.resolve().name} that are no images were left out, such as "
+                     f"{_legible(min(skipped))}.")
     others = [path.name for path in _folders(root) if parts and path not in parts.values()]
     if others:
-        notes.append(f"Left out of {root}, since they are no split: {', '.join(others[:5])}.")
+        notes.append(f"Left out of {root.resolve().name}, since they are no split: {', '.join(others[:5])}.")
     renamed = [path.name for split, path in parts.items() if path.name != split]
     notes += [f"The folder '{name}' is read as the split '{SPLIT_ALIASES[name.lower()]}'." for name in renamed]
     return tuple(notes)

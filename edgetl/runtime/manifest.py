@@ -70,7 +70,9 @@ class Manifest:
 def to_json(manifest: Manifest) -> str:
     """The manifest as indented JSON."""
     values = dataclasses.asdict(manifest) | {"preprocess": to_dict(manifest.preprocess)}
-    return json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False)
+    # File names may hold bytes that are not UTF-8; Python's escapes for them are JSON's too.
+    return text.encode(errors="backslashreplace").decode() + "\n"
 
 
 def from_json(text: str, *, where: str) -> Manifest:

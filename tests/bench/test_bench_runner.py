@@ -298,3 +298,37 @@ def test_ctrl_c_leaves_no_worker_and_no_folder_behind(tmp_path):
         runner.bench(options(tmp_path, bundle), listener=interrupt)
     assert not [child for child in psutil.Process().children() if "edgetl.bench.worker" in child.cmdline()]
     assert {path.name for path in tmp_path.iterdir()} == {"tiny"}
+
+
+ODD = os.fsdecode(b"caf\xe9 a$\\x$b")  # no UTF-8, and no TeX either
+
+
+def test_odd_names_of_folders_and_files_reach_the_page(tmp_path):
+    photos = make_photos(tmp_path / ODD / "photos")
+    for image in sorted((photos / "test").rglob("*.png")):
+        image.rename(image.with_name(os.fsdecode(b"\xff") + image.name))
+    bundle = make_tiny(tmp_path / ODD / ODD, "benchfakes.colourblind")
+    found = runner.bench(options(tmp_path, bundle, backend=("benchfakes.colourblind",), data=str(photos)))
+    assert found.rows[0].case.startswith("caf\\udce9 a$\\x$b ")
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "a$\\x$b" in page and "\\udcff" in page
+    assert report.read(tmp_path / "report").rows == found.rows
+
+
+def test_a_page_that_cannot_be_drawn_does_not_cost_the_measurements(tmp_path, monkeypatch):
+    def fail(*anything):
+        raise ZeroDivisionError("no ink")
+
+    monkeypatch.setattr(runner.html, "page", fail)
+    bundle = make_tiny(tmp_path / "tiny", "benchfakes.fine")
+    with pytest.raises(ZeroDivisionError, match="no ink") as told:
+        runner.bench(options(tmp_path, bundle))
+    assert "report.json" in told.value.__notes__[0]
+    assert len(report.read(tmp_path / "report").rows[0].measurement.seconds) == 2 * (20 - 10)
+
+
+def test_a_case_goes_by_the_name_of_its_link(tmp_path):
+    (tmp_path / "student").symlink_to(make_bundle(tmp_path / "elsewhere" / "x17"))
+    found = cases.find(options(tmp_path, tmp_path / "student", tmp_path / "elsewhere" / ".." / "elsewhere" / "x17",
+                               backend=("cpu",)))
+    assert [case.name for case in found] == ["student fp32 cpu", "x17 fp32 cpu"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import write_photos
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -341,3 +342,13 @@ def test_elpv_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EdgetlError, match="elpv-dataset") as caught:
         open_data("elpv")
     assert "edgetl[demo]" in str(caught.value.hint)
+
+
+def test_a_class_name_that_is_no_text_is_refused_and_a_file_name_is_not(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", classes=2, images=2)
+    odd = os.fsdecode(b"caf\xe9.png")
+    (photos / "amber" / "000.png").rename(photos / "amber" / odd)
+    assert f"amber/{odd}" in {item.key for item in open_data(str(photos)).items}
+    (photos / "amber").rename(photos / os.fsdecode(b"\xe9clair"))
+    with pytest.raises(DataError, match=r"\\udce9clair is not UTF-8 text"):
+        open_data(str(photos))

@@ -1,6 +1,7 @@
 """The manifest comes back as it was written, and whatever is wrong with one is said in one sentence."""
 
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -175,3 +176,8 @@ def to_json_or_nan(made: Manifest) -> str:
         return to_json(made)
     except ValueError:
         return "NaN"
+
+
+def test_bytes_of_file_names_that_are_no_text_survive():
+    odd = dataclasses.replace(WHOLE, provenance={"data": "caf\udce9"})
+    assert from_json(to_json(odd).encode().decode(), where="m") == odd
