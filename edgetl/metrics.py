@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetl.runtime import classifier
+
 Logits = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
 
@@ -64,11 +66,7 @@ def agreement(first: Logits, second: Logits) -> float:
 
 def softmax(logits: Logits, temperature: float = 1.0) -> NDArray[np.float64]:
     """Probabilities [N, K] of `logits` [N, K] divided by `temperature`."""
-    scaled = np.asarray(logits, dtype=np.float64) / temperature
-    # Subtracting the greatest changes nothing in the quotient and keeps exp() finite.
-    powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    result: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
-    return result
+    return classifier.softmax(np.asarray(logits, dtype=np.float64) / temperature)
 
 
 def ece(logits: Logits, labels: Labels, bins: int = 15) -> float:

@@ -189,7 +189,7 @@ class Classifier:
         return Prediction(self.labels[best], best, float(scores[best]), shown)
 
 
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Probabilities [N, K] of logits [N, K], in float64."""
     # The largest is taken off first, so that exp() cannot overflow.
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
