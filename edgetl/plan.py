@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgetl import extras, losses, plugins
+from edgetl import extras, losses, plugins, recipe
 from edgetl.errors import EdgetlError, RecipeError
 from edgetl.recipe import (
     SCHEMA,
@@ -21,7 +21,6 @@ from edgetl.recipe import (
     Recipe,
     build,
     fields_of,
-    toml_value,
 )
 
 FOLDERS = {"finetune": "teacher", "distill": "student", "export": "bundle", "bench": "report"}
@@ -92,13 +91,7 @@ def _gate_problems(gate: Gate, bench: Bench) -> list[str]:
 
 def to_toml(plan: Plan) -> str:
     """The resolved recipe: every key that a recipe may say, so that it can be run again."""
-    lines = [f"schema = {SCHEMA}"]
-    for name, stage in STAGES.items():
-        said = {key: getattr(getattr(plan, name), key) for key, field in fields_of(stage).items()
-                if not field.metadata["given"]}
-        lines += ["", f"[{name}]"]
-        lines += [f"{key} = {toml_value(value)}" for key, value in said.items() if value is not None]
-    return "\n".join(lines) + "\n"
+    return "\n".join([f"schema = {SCHEMA}\n", *(recipe.to_toml(getattr(plan, name)) for name in STAGES)])
 
 
 def preflight(plan: Plan) -> None:

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ REQUIRED: Any = dataclasses.MISSING
 
 def opt(default: Any, help: str, *, choices: Sequence[str] = (), low: float | None = None, high: float | None = None,
         positional: bool = False, split: bool = False, given: bool = False, path: bool = False,
-        result: bool = True) -> Any:
+        result: bool = True, form: tuple[str, str] | None = None) -> Any:
     """A field with its documentation and its limits.
 
     Args:
@@ -38,9 +39,11 @@ def opt(default: Any, help: str, *, choices: Sequence[str] = (), low: float | No
         given: decided by `edgetl run` (or asked for by the person at the shell), never by a recipe.
         path: a relative path in a recipe counts from the recipe's own folder.
         result: whether the stage's result depends on it, see `decisive`.
+        form: regular expression that the text, or each of a list, must match whole, and the same in words.
     """
     metadata = {"help": help, "choices": tuple(choices), "low": low, "high": high, "positional": positional,
-                "split": split, "given": given, "path": path, "result": result}
+                "split": split, "given": given, "path": path, "result": result,
+                "form": form}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -71,7 +74,8 @@ class TrainFields(DataFields):
         None, "Evaluation's centre crop as a share of the short side (default: the model's own; 1 keeps all).",
         low=0.1, high=1)
     epochs: int = opt(10, "Passes over the training images.", low=1)
-    batch_size: str = opt("auto", "Images a step, or 'auto' (32 on a CPU; what fits, up to 256, on a GPU).")
+    batch_size: str = opt("auto", "Images a step, or 'auto' (32 on a CPU; what fits, up to 256, on a GPU).",
+                          form=("auto|0*[1-9][0-9]*", "'auto' or a whole number above 0"))
     lr: float = opt(1e-3, "Peak learning rate of AdamW.", low=0, high=1000)
     weight_decay: float = opt(0.05, "Weight decay of AdamW; norms and biases have none.", low=0, high=1000)
     warmup_epochs: float = opt(1.0, "Epochs of linear warm-up before the cosine.", low=0)
@@ -87,7 +91,8 @@ class TrainFields(DataFields):
     color_jitter: float = opt(
         0.2, "Greatest relative change of brightness, contrast and saturation; 0 is off.", low=0, high=1)
     mixup: float = opt(0.0, "Alpha of mixup's Beta distribution; 0 is off.", low=0)
-    device: str = opt("auto", "'auto', 'cpu', 'cuda' or 'cuda:N'.")
+    device: str = opt("auto", "'auto', 'cpu', 'cuda' or 'cuda:N'.",
+                      form=("auto|cpu|cuda(:[0-9]+)?", "'auto', 'cpu', 'cuda' or 'cuda:N'"))
     amp: str = opt(
         "auto",
         "Mixed precision; 'auto' is bf16 (or fp16) on CUDA and off on a CPU.", choices=("auto", "off", "bf16", "fp16"))
@@ -122,7 +127,8 @@ class Distill(TrainFields):
     teacher: str = opt(REQUIRED, "RUN folder of the teacher.", given=True)
     student: str = opt(
         "slim:0.4",
-        "FAMILY/VARIANT, a RUN folder, or slim:R (the teacher cut to the fraction R of its parameters).", path=True)
+        "FAMILY/VARIANT, a RUN folder, or slim:R (the teacher cut to the fraction R of its parameters).", path=True,
+        form=("(?!slim:).*|slim:0?[.](?=0*[1-9])[0-9]+", "slim:R with a number R between 0 and 1, e.g. slim:0.4"))
     loss: tuple[str, ...] = opt(
         ("labels:0.1,kd:0.9;temperature=4",), "name[:weight][,name[:weight]...][;key=value...]; may be repeated.")
     importance: str = opt("taylor", "What slim:R ranks channels by: their effect on the loss, or their size.",
@@ -143,7 +149,8 @@ class Export(DataFields):
         None, "The data the RUN was trained on (default: what the RUN recorded).", path=True, result=False)
     name: str | None = opt(None, "Name of the bundle (default: the name of the folder).")
     target: tuple[str, ...] = opt((), "Where the bundle shall run, e.g. x86-vnni (default: this machine).", split=True)
-    precision: tuple[str, ...] = opt(("fp32", "int8"), "Precisions to export.", split=True)
+    precision: tuple[str, ...] = opt(
+        ("fp32", "int8"), "Precisions to export; fp32 always comes along as the reference.", split=True)
     max_drop: float = opt(
         0.5, "Greatest loss of validation accuracy against fp32 in percentage points.", low=0, high=100)
     min_agreement: float = opt(
@@ -170,11 +177,17 @@ class Bench(DataFields):
         ("cpu", "openvino", "torch"), "Backends to measure; each takes the cases it can open.", split=True)
     variant: tuple[str, ...] = opt((), "Variants of the bundles (default: all).", split=True)
     reference: str | None = opt(None, "Name of the case that speed-ups and agreement refer to (default: the first).")
-    threads: tuple[str, ...] = opt(("1",), "Thread counts of inference.", split=True)
-    batch: tuple[str, ...] = opt(("1",), "Images a call.", split=True)
+    threads: tuple[str, ...] = opt(
+        ("1",), "Thread counts of inference; 0 takes what the machine allows.", split=True,
+        form=("[0-9]+", "whole numbers"))
+    batch: tuple[str, ...] = opt(
+        ("1",), "Images a call.", split=True, form=("0*[1-9][0-9]*", "whole numbers above 0"))
     rounds: int = opt(5, "Rounds; in each, every case is measured once, in random order.", low=1)
-    block: int = opt(60, "Calls of one case in one round; the first 10 are dropped.", low=20)
-    interval: str | None = opt(None, "Pace the calls, e.g. 10ms (default: back to back).")
+    block: int = opt(60, "Calls of one case in one round; the first 10 are dropped.", low=50)
+    interval: str | None = opt(
+        None, "Pace the calls, e.g. 10ms (default: back to back).",
+        form=(r"\s*(?=.*[1-9])([0-9]+([.][0-9]*)?|[.][0-9]+)\s*(us|ms|s)\s*",
+              "a duration above 0 with a unit: 10ms, 500us or 1s"))
     starts: int = opt(3, "Fresh processes for the import, load and first-inference times.", low=1)
     timeout_s: float = opt(300.0, "Seconds after which a silent worker is a failed row.", low=1, result=False)
     seed: int = opt(0, "Seed of the order of cases.", low=0)
@@ -198,7 +211,8 @@ class Gate:
 
     min_teacher_accuracy: float | None = opt(None, "Least accuracy of the teacher in percent.", low=0, high=100)
     max_student_drop: float | None = opt(
-        None, "Most points that the bundle's default variant may lie below the teacher.", low=0, high=100)
+        None, "Most points that INT8 (where none is asked for: the default variant) may lie below the teacher.",
+        low=0, high=100)
 
 
 STAGES: dict[str, type[Any]] = {"finetune": Finetune, "distill": Distill, "export": Export, "bench": Bench,
@@ -255,8 +269,8 @@ def convert(value: Any, hint: Any, field: dataclasses.Field[Any]) -> Any:
         return None
     plain = next(one for one in typing.get_args(hint) if one is not type(None)) if optional else hint
     if typing.get_origin(plain) is tuple:
-        return _convert_list(value, field)
-    return _check_limits(_convert_plain(value, plain), field)
+        return _check_form(_convert_list(value, field), field)
+    return _check_form(_check_limits(_convert_plain(value, plain), field), field)
 
 
 def _convert_list(value: Any, field: dataclasses.Field[Any]) -> tuple[str, ...]:
@@ -319,12 +333,26 @@ def decisive(stage: Any) -> dict[str, Any]:
     return plain
 
 
+def _check_form(value: Any, field: dataclasses.Field[Any]) -> Any:
+    if field.metadata["form"] is None or value is None:
+        return value
+    pattern, words = field.metadata["form"]
+    for one in value if isinstance(value, tuple) else (value,):
+        if not re.fullmatch(pattern, one, re.DOTALL):
+            raise ValueError(f"found '{one}', expected {words}")
+    return value
+
+
 def to_toml(stage: Any) -> str:
-    """The resolved values of a stage as TOML, one key a line; a value of None is a comment."""
-    lines = []
-    for name in fields_of(type(stage)):
+    """A stage's resolved values as its table of a recipe, one key a line.
+
+    Comments are what `edgetl run` decides by itself and refuses in a recipe, and keys that are not set.
+    """
+    lines = [next(f"[{name}]" for name, known in STAGES.items() if isinstance(stage, known))]
+    for name, field in fields_of(type(stage)).items():
         value = getattr(stage, name)
-        lines.append(f"# {name} is not set" if value is None else f"{name} = {toml_value(value)}")
+        line = f"{name} is not set" if value is None else f"{name} = {toml_value(value)}"
+        lines.append(f"# {line}" if value is None or field.metadata["given"] else line)
     return "\n".join(lines) + "\n"
 
 

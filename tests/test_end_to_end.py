@@ -33,7 +33,7 @@ min_agreement = 0
 [bench]
 backend = ["cpu", "torch"]
 rounds = 1
-block = 20
+block = 50
 starts = 1
 timeout_s = 120
 [gate]

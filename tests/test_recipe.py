@@ -208,7 +208,26 @@ def test_every_value_survives_toml(value: object) -> None:
 def test_a_written_stage_reads_back_the_same() -> None:
     made = build(Export, {"run": 'a "b"\n', "out": "o", "target": ["x86-vnni"]}, where="here")
     values = tomllib.loads(to_toml(made))
-    assert build(Export, values, where="here") == made
+    assert list(values) == ["export"]
+    assert build(Export, {**values["export"], "run": made.run, "out": "o"}, where="here") == made
+
+
+def test_the_recipe_beside_a_result_is_a_recipe() -> None:
+    made = build(Distill, {"data": "photos", "teacher": "t", "out": "o", "resume": True}, where="here")
+    read = parse_recipe(to_toml(made), where="r.toml")
+    assert read.distill["student"] == "slim:0.4"
+    assert '# teacher = "t"\n' in to_toml(made)
+    assert "# image_size is not set\n" in to_toml(made)
+
+
+@pytest.mark.parametrize("text", ["0", "1", "1.0", ".", "", "x", "-0.4", "0.4x", "0.0"])
+def test_slim_keeps_a_share_between_nothing_and_everything(text: str) -> None:
+    assert len(problems(f'[distill]\nstudent = "slim:{text}"')) == 1
+
+
+@pytest.mark.parametrize("text", ["slim:0.4", "slim:.05", "slim:0.10", "timm/x", "runs/a b"])
+def test_students_that_are_well_written(text: str) -> None:
+    assert parse_recipe(f'distill.student = "{text}"', where="r.toml").distill["student"] == text
 
 
 def test_a_commented_recipe_says_every_key_once_and_is_valid_when_uncommented() -> None:

@@ -145,7 +145,7 @@ def write(out: Path, manifest: Manifest, ordered: Sequence[Built], stock: Stock)
     whole = dataclasses.replace(manifest, golden=entry)
     files = {one.variant.file: one.graph for one in ordered}
     files |= {manifests.GOLDEN: pictures, manifests.MANIFEST: manifests.to_json(whole).encode(),
-              CARD: card.card(whole).encode(), rundir.RECIPE: f"[export]\n{to_toml(stock.options)}".encode()}
+              CARD: card.card(whole).encode(), rundir.RECIPE: to_toml(stock.options).encode()}
     with rundir.building(out, overwrite=stock.options.overwrite) as folder:
         for name, content in files.items():
             rundir.write_bytes(folder / name, content)

@@ -307,7 +307,7 @@ def test_no_room_for_the_answers() -> None:
 
 def test_no_room_for_the_report(edgetl: Call, kitchen: Path, room: Callable[[int], None]) -> None:
     room(5_000)
-    words = ("--backend", "cpu", "--rounds", "1", "--block", "20", "--starts", "1")
+    words = ("--backend", "cpu", "--rounds", "1", "--block", "50", "--starts", "1")
     said = edgetl("bench", kitchen / "bundle", *words, "--out", "report")
     said.refused(".report.partial/", "could not be written: File too large.", "Make room, then run the same command")
     assert "--resume" not in said.err
