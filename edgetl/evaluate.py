@@ -186,18 +186,21 @@ def with_reference(model: Evaluation, reference: Evaluation) -> Evaluation:
     return dataclasses.replace(model, agreement=compare(model, reference).agreement)
 
 
-def latencies(calls: Mapping[str, Callable[[], Any]], *, rounds: int = 5, block: int = 60, dropped: int = 10,
-              seed: int = 0) -> dict[str, tuple[float, ...]]:
+def latencies(calls: Mapping[str, Callable[[], Any]], *, rounds: int = 5, block: int = 60,
+              dropped: int = timing.DROPPED, seed: int = 0) -> dict[str, tuple[float, ...]]:
     """Seconds of each kept call, by name: back to back in blocks, the blocks of all cases interleaved in rounds.
 
-    The first `dropped` calls of a block are not kept: they refill the caches that the case before emptied. The order
-    of the cases within a round is random, so that no case always follows the same one.
+    The first `dropped` calls of a block are not kept, see `timing.block`. The order of the cases within a round is
+    random, so that no case always follows the same one.
     """
     samples: dict[str, list[float]] = {name: [] for name in calls}
     order = np.random.default_rng(seed)
     for _ in range(rounds):
         for place in order.permutation(len(calls)):
             name = list(calls)[place]
-            block_s = [timing.timed(calls[name])[1] for _ in range(block)]
-            samples[name] += block_s[dropped:]
+            samples[name] += _block_s(calls[name], block, dropped)
     return {name: tuple(kept) for name, kept in samples.items()}
+
+
+def _block_s(call: Callable[[], Any], n: int, dropped: int) -> tuple[float, ...]:
+    return timing.block(lambda _: call(), n, dropped=dropped).seconds

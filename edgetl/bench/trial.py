@@ -15,8 +15,7 @@ from edgetl.bench.cases import Case, interval_s, spec_to_json
 from edgetl.bench.process import Process, WorkerFailed
 from edgetl.evaluate import Evaluation
 from edgetl.runtime import preprocess
-
-DROPPED = 10  # calls at the start of a block: they refill the caches that the case before emptied
+from edgetl.timing import DROPPED
 
 
 class Trial:

@@ -13,7 +13,6 @@ application pays.
 from __future__ import annotations
 
 import functools
-import gc
 import json
 import os
 import resource
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from edgetl.allocator import set_allocator
 from edgetl.errors import EdgetlError
-from edgetl.timing import now_s, sleep_until, timed
+from edgetl.timing import block, timed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,14 +74,9 @@ class Worker:
 
     def block(self, n: int, interval_s: float | None, drop: int) -> Mapping[str, Any]:
         """Times `n` calls, back to back or paced, and leaves out the first `drop`."""
-        gc.collect()
-        gc.disable()
-        try:
-            seconds, late = measure(self._opened().run, self.feeds, n, interval_s)
-        finally:
-            gc.enable()
-        return {"seconds": seconds[drop:], "late_calls": None if interval_s is None else sum(late[drop:]),
-                "memory_peak_bytes": peak_memory_bytes()}
+        run, feeds = self._opened().run, self.feeds
+        found = block(lambda call: run(feeds[call % len(feeds)]), n, dropped=drop, interval_s=interval_s)
+        return {"seconds": found.seconds, "late_calls": found.late_calls, "memory_peak_bytes": peak_memory_bytes()}
 
     def evaluate(self, data: str, keys: str, preprocess: Mapping[str, Any], spec: Mapping[str, Any], batch: int,
                  out: str) -> Mapping[str, Any]:
@@ -122,20 +116,6 @@ def _import(backend: str) -> None:
 
     plugins.load("backends", backend).probe()
     session.usable_threads()
-
-
-def measure(run: Callable[[Feeds], Any], feeds: Sequence[Feeds], n: int,
-            interval_s: float | None) -> tuple[list[float], list[bool]]:
-    """Seconds of `n` calls, and which of them began late because the one before took too long."""
-    seconds, late = [], []
-    begin = now_s()
-    for call in range(n):
-        if interval_s is not None:
-            moment = begin + call * interval_s
-            late.append(call > 0 and now_s() > moment)
-            sleep_until(moment)
-        seconds.append(timed(functools.partial(run, feeds[call % len(feeds)]))[1])
-    return seconds, late
 
 
 def make_feeds(spec: GraphSpec, batch: int) -> list[Feeds]:

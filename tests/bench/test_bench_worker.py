@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -22,22 +23,44 @@ def spec_of(dtype: str = "float32", role: str = "logits") -> GraphSpec:
 
 def test_paced_calls_keep_the_clock_and_tell_when_they_cannot():
     starts = []
-    seconds, late = worker.measure(lambda feed: starts.append(timing.now_s()), [{}], 6, 0.02)
+    found = timing.block(lambda call: starts.append(timing.now_s()), 6, dropped=0, interval_s=0.02)
     gaps = np.diff(starts)
-    assert len(seconds) == 6 and starts[-1] - starts[0] >= 0.1 - 0.001
-    assert gaps.min() > 0.005 or any(late)
+    assert len(found.seconds) == 6 and starts[-1] - starts[0] >= 0.1 - 0.001
+    assert gaps.min() > 0.005 or found.late_calls
 
-    def slow(feed):
+    def slow(call):
         timing.sleep_until(timing.now_s() + 0.01)
 
-    seconds, late = worker.measure(slow, [{}], 4, 0.001)
-    assert min(seconds) >= 0.01 and late == [False, True, True, True]
+    found = timing.block(slow, 4, dropped=0, interval_s=0.001)
+    assert min(found.seconds) >= 0.01 and found.late_calls == 3
+    assert timing.block(slow, 4, dropped=2, interval_s=0.001).late_calls == 2
 
 
 def test_back_to_back_calls_take_the_inputs_in_turn():
     seen = []
-    seconds, late = worker.measure(seen.append, ["a", "b"], 5, None)
-    assert seen == ["a", "b", "a", "b", "a"] and late == [] and all(one > 0 for one in seconds)
+
+    class Session:
+        def run(self, feed):
+            seen.append(feed)
+
+    opened = worker.Worker(lambda reply: None)
+    opened.session, opened.feeds = Session(), ("a", "b")
+    found = opened.block(n=5, interval_s=None, drop=2)
+    assert seen == ["a", "b", "a", "b", "a"] and found["late_calls"] is None
+    assert len(found["seconds"]) == 3 and all(one > 0 for one in found["seconds"])
+
+
+def test_the_garbage_collector_rests_while_a_block_is_timed():
+    states = []
+
+    def fail(call):
+        raise ZeroDivisionError
+
+    timing.block(lambda call: states.append(gc.isenabled()), 3, dropped=1)
+    assert states == [False] * 3 and gc.isenabled()
+    with pytest.raises(ZeroDivisionError):
+        timing.block(fail, 3)
+    assert gc.isenabled()
 
 
 def test_feeds_have_the_shape_and_dtype_of_the_spec():
