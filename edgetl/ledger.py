@@ -74,7 +74,7 @@ class Ledger:
         if entry["made"] is None:
             # A stage that was to replace a folder and left nothing of its own: what lies there is still the old one.
             untouched = entry.get("before") is not None and entry["before"] == digest(folder)
-            return CHANGED if untouched and not rundir.partial(folder).exists() else INTERRUPTED
+            return CHANGED if untouched and not rundir.resumable(rundir.partial(folder)) else INTERRUPTED
         return FINISHED if digest(folder) == entry["made"] else CHANGED
 
     def reason(self, stage: str, inputs: Mapping[str, Any]) -> str:

@@ -179,7 +179,7 @@ def walk(recipe: Path | str | Recipe, *, out: Path | str, overrides: Sequence[st
     walker.stage("export", plan.export, export_with, parents=("distill",))
     walker.stage("bench", plan.bench, bench_with, parents=("finetune", "distill", "export"))
     folders = {name: out / name for name in FOLDERS.values()}
-    gate = (*ledger.objections(), *objections(plan.gate, out))
+    gate = (*ledger.objections(), *objections(plan.gate, out, plan.export.precision))
     return Outcome(out=out, **folders, kept=tuple(walker.kept), gate=gate)
 
 
@@ -216,7 +216,7 @@ class _Walker:
         permitted = self._permitted(options, state)
         # Before the ledger says that the stage began: a folder that is somebody else's is refused, and what was left
         # of an attempt with other inputs goes.
-        rundir.claim(folder, resume=getattr(permitted, "resume", False), overwrite=permitted.overwrite)
+        rundir.claim(folder, resume=getattr(permitted, "resume", None), overwrite=permitted.overwrite)
         before = digest(folder)
         self.ledger.begin(name, inputs, folder)
         objection = None
@@ -264,8 +264,14 @@ class _Walker:
         self.listener(Event(stage, "note", {"text": text}))
 
 
-def objections(gate: Gate, out: Path) -> tuple[str, ...]:
-    """What the `[gate]` table objects to, in sentences; accuracies are those of the report's test split."""
+def objections(gate: Gate, out: Path, precision: Sequence[str] = ()) -> tuple[str, ...]:
+    """What the `[gate]` table objects to, in sentences; accuracies are those of the report's test split.
+
+    Args:
+        gate: the limits.
+        out: what `edgetl run` wrote.
+        precision: what was to be exported; with "int8", each INT8 variant is judged and there must be one.
+    """
     if gate.min_teacher_accuracy is None and gate.max_student_drop is None:
         return ()
     from edgetl.bench import report
@@ -277,20 +283,26 @@ def objections(gate: Gate, out: Path) -> tuple[str, ...]:
         found.append(f"The teacher is right on {min(teacher):.1f} % of the test images; the recipe asks for "
                      f"{gate.min_teacher_accuracy:g} %.")
     if gate.max_student_drop is not None:
-        default = _default_variant(out / FOLDERS["export"])
-        student = min(_accuracies(rows, FOLDERS["export"], default))
-        drop = max(teacher) - student
-        if drop > gate.max_student_drop + ROUNDING:
-            found.append(f"The bundle's default variant {default} is right on {student:.1f} % of the test images, "
-                         f"{drop:.1f} points below the teacher; the recipe allows {gate.max_student_drop:g}.")
+        judged = _judged(out / FOLDERS["export"], precision)
+        if not judged:
+            found.append("The recipe asks for INT8, and the bundle has no INT8 variant to hold against the teacher.")
+        for name in judged:
+            student = min(_accuracies(rows, FOLDERS["export"], name))
+            drop = max(teacher) - student
+            if drop > gate.max_student_drop + ROUNDING:
+                found.append(f"The bundle's variant {name} is right on {student:.1f} % of the test images, "
+                             f"{drop:.1f} points below the teacher; the recipe allows {gate.max_student_drop:g}.")
     return tuple(found)
 
 
-def _default_variant(bundle: Path) -> str:
-    from edgetl.runtime import manifest
+def _judged(bundle: Path, precision: Sequence[str]) -> list[str]:
+    """Names of the variants that the gate is about: INT8 where it was asked for, else the default."""
+    from edgetl.runtime.bundle import open_bundle
 
-    file = bundle / manifest.MANIFEST
-    return manifest.from_json(file.read_text(encoding="utf-8"), where=str(file)).variants[0].name
+    variants = open_bundle(bundle).manifest.variants
+    if "int8" in precision:
+        return [variant.name for variant in variants if variant.precision == "int8"]
+    return [variants[0].name]
 
 
 def _accuracies(rows: Sequence[Row], folder: str, variant: str | None) -> list[float]:

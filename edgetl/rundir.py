@@ -201,8 +201,13 @@ def _replaced(out: Path) -> Path:
     return out.parent / f".{out.name}.replaced"
 
 
-def claim(out: Path, *, resume: bool, overwrite: bool) -> None:
+def claim(out: Path, *, resume: bool | None, overwrite: bool) -> None:
     """Checks that `out` may be built, and clears an interrupted run when it is to be overwritten.
+
+    Args:
+        out: the folder.
+        resume: whether --resume was given; None where the command has no such flag.
+        overwrite: whether --overwrite was given.
 
     Raises:
         OutputError: see `building`; also when both flags were given.
@@ -216,7 +221,8 @@ def claim(out: Path, *, resume: bool, overwrite: bool) -> None:
     if out.exists() and not (resume or overwrite):
         raise OutputError(
             f"{out} exists already.",
-            hint="Choose another --out, or give --overwrite to replace it, or --resume to continue.",
+            hint="Choose another --out, or give --overwrite to replace it"
+            + ("." if resume is None else ", or --resume to continue."),
         )
     if partial(out).exists():
         with locked(partial(out), out):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from bench import hand_made
-from tiny_bundle import make_bundle
+from tiny_bundle import edit_manifest, make_bundle
 
 from edgetl import ledger, pipeline, plan, rundir
 from edgetl.bench import report
@@ -26,6 +26,9 @@ epochs = 2
 [bench]
 backend = ["cpu", "torch"]
 """
+
+
+INT8 = "x86-vnni.int8"
 
 
 class Kitchen:
@@ -78,6 +81,9 @@ class Kitchen:
         rundir.claim(out, resume=False, overwrite=options.overwrite)
         shutil.rmtree(out, ignore_errors=True)
         make_bundle(out, labels=("cat", "dog", str(len(self.notes))))  # another bundle each time
+        if "int8" in options.precision and "export" not in self.refuse:
+            edit_manifest(out, "variants", 0, "name", value=INT8)
+            edit_manifest(out, "variants", 0, "precision", value="int8")
         if "export" in self.refuse:
             raise GateFailed("int8 lost too much. It was left out.")
         return out
@@ -97,7 +103,7 @@ class Kitchen:
         share = self.right.get(case.name)
         accuracy = None if share is None else dataclasses.replace(plain.accuracy, accuracy=share)  # type: ignore[type-var]
         return dataclasses.replace(
-            plain, source=str(case), variant="fp32" if case.name == "bundle" else None, accuracy=accuracy
+            plain, source=str(case), variant=INT8 if case.name == "bundle" else None, accuracy=accuracy
         )
 
 
@@ -368,6 +374,18 @@ def test_what_an_interrupted_rebuild_did_not_touch_is_not_taken_for_the_new_one(
     assert kitchen.walked == ALL
 
 
+def test_a_rebuild_that_was_killed_before_its_first_checkpoint_begins_again(kitchen: Kitchen) -> None:
+    kitchen.walk()
+    kitchen.fail["finetune"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        kitchen.walk("finetune.epochs=5", resume=True)
+    partial = rundir.partial(kitchen.out / "teacher")
+    partial.mkdir()  # what kill -9 leaves
+    kitchen.calls.clear()
+    kitchen.walk("finetune.epochs=5", resume=True)
+    assert (kitchen.calls[0][1].resume, kitchen.calls[0][1].overwrite) == (False, True)
+
+
 def test_an_interrupted_rebuild_that_got_somewhere_is_continued(kitchen: Kitchen) -> None:
     kitchen.walk()
     partial = rundir.partial(kitchen.out / "teacher")
@@ -421,7 +439,7 @@ def test_a_gate_that_is_content(kitchen: Kitchen) -> None:
         (
             {"teacher": 0.9, "bundle": 0.86},
             [
-                "The bundle's default variant fp32 is right on 86.0 % of the test images, 4.0 points below "
+                "The bundle's variant x86-vnni.int8 is right on 86.0 % of the test images, 4.0 points below "
                 "the teacher; the recipe allows 3."
             ],
         ),
@@ -452,8 +470,21 @@ def test_a_gate_of_a_folder_that_was_moved(kitchen: Kitchen) -> None:
 
 def test_a_gate_without_a_measurement_is_not_passed(kitchen: Kitchen) -> None:
     kitchen.right = {"teacher": 0.9}
-    with pytest.raises(GateFailed, match="no accuracy of the variant fp32 of the bundle"):
+    with pytest.raises(GateFailed, match=r"no accuracy of the variant x86-vnni\.int8 of the bundle"):
         kitchen.walk(text=RECIPE + GATE)
+
+
+def test_a_gate_without_int8_says_so_when_it_was_asked_for(kitchen: Kitchen) -> None:
+    kitchen.refuse.add("export")
+    outcome = kitchen.walk(text=RECIPE + GATE)
+    assert outcome.gate[1:] == (
+        "The recipe asks for INT8, and the bundle has no INT8 variant to hold against the teacher.",
+    )
+
+
+def test_a_gate_judges_the_default_where_no_int8_is_asked_for(kitchen: Kitchen) -> None:
+    with pytest.raises(GateFailed, match="no accuracy of the variant fp32 of the bundle"):
+        kitchen.walk("export.precision=fp32", text=RECIPE + GATE)
 
 
 def test_an_export_that_refuses_a_variant_goes_on_and_is_remembered(kitchen: Kitchen) -> None:

@@ -41,7 +41,7 @@ def bench(options: recipe.Bench, *, listener: Listener = ignore) -> Report:
     """
     extras.require("matplotlib", extra="cli", purpose="The html report of a benchmark")
     out = Path(options.out)
-    rundir.claim(out, resume=False, overwrite=options.overwrite)
+    rundir.claim(out, resume=None, overwrite=options.overwrite)
     cases.interval_s(options.interval)
     chosen = cases.find(options)
     reference = _reference(options, [case.name for case in chosen])

@@ -43,7 +43,7 @@ def export(options: Export, *, listener: Listener = ignore) -> Path:
     targets = variants.choose_targets(options)
     graph.require_packages()
     out = Path(options.out)
-    rundir.claim(out, resume=False, overwrite=options.overwrite)
+    rundir.claim(out, resume=None, overwrite=options.overwrite)
     stock = prepare(options, run, listener)
     ordered, rejected = build(stock, targets)
     write(out, describe(stock, run, ordered, rejected), ordered, stock)

@@ -229,6 +229,7 @@ def test_an_output_folder_that_exists_is_refused(
     code, _, err = said(capsys, *argv, "--out", "out")
     assert code == 1
     assert err.startswith("error: out exists already.\nhint: Choose another --out, or give --overwrite")
+    assert ("--resume" in err) == (argv[0] != "bench")  # which has no such flag
 
 
 FINETUNE = ("finetune", "--data", "digits", "--teacher", "timm/test_resnet", "--out", "out dir", "--epochs", "3")
