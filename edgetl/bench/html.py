@@ -10,7 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from edgetl.bench import plots
 from edgetl.bench.report import Accuracy, Report, Row
 from edgetl.bench.style import STYLE
-from edgetl.bench.tables import Table, answers, failures, percent, remarks, shown, significant, startup, summary
+from edgetl.bench.tables import (
+    HEADS,
+    Table,
+    answers,
+    failures,
+    percent,
+    remarks,
+    shown,
+    significant,
+    startup,
+    summary,
+)
 from edgetl.datasets import Item
 from edgetl.runtime.preprocess import Preprocess, decode
 
@@ -123,7 +134,7 @@ def _scrolling(content: str, label: str) -> str:
 def _cells(table: Table, row: Sequence[str]) -> str:
     cells = []
     for column, text in enumerate(row):
-        name = "th scope=\"row\"" if table.columns[column] == "case" else "td"
+        name = "th scope=\"row\"" if table.columns[column] in HEADS else "td"
         cells.append(f"<{name}{_align(table, column)}>{escape(text)}</{name.split()[0]}>")
     return "".join(cells)
 
@@ -161,7 +172,7 @@ def _confusions(graded: Accuracy, labels: Sequence[str]) -> str:
     pairs = [(count, labels[true], labels[said]) for true, row in enumerate(graded.confusion)
              for said, count in enumerate(row) if true != said and count]
     worst = sorted(pairs, reverse=True)[:20]
-    table = Table(f"The most frequent of {len(pairs)} kinds of confusion", ("images", "case", "answered"),
+    table = Table(f"The most frequent of {len(pairs)} kinds of confusion", ("images", "true class", "answered"),
                   tuple((str(count), true, said) for count, true, said in worst))
     return _table(table)
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl import rundir
+from edgetl.bench import stats
 from edgetl.bench.stats import Interval
 from edgetl.errors import EdgetlError
 
@@ -143,9 +144,45 @@ class Report:
         return {row.case: row for row in self.rows}[case]
 
 
+@dataclass(frozen=True)
+class Figures:
+    """What a case comes down to; what was not measured is None."""
+
+    case: str
+    median_s: float | None
+    p95_s: float | None  # None also where the samples are too few for it
+    throughput_ips: float | None  # images a second; None for paced calls, whose rate is the clock's
+    speedup: float | None
+    accuracy: float | None
+    import_s: float | None  # these three are medians over the fresh processes
+    load_s: float | None
+    first_s: float | None
+    size_bytes: int | None
+    memory_peak_bytes: int | None
+
+
+def figures(row: Row) -> Figures:
+    """The summary of a row in plain numbers."""
+    seconds = row.measurement.seconds
+    median = stats.median_interval(seconds).value if seconds else None
+    paced = row.measurement.arrival != "back-to-back"
+    return Figures(
+        case=row.case, median_s=median, p95_s=stats.percentile(seconds, 95.0) if seconds else None,
+        throughput_ips=None if median is None or paced else row.batch / median,
+        speedup=row.speedup.value if row.speedup else None, accuracy=row.accuracy.accuracy if row.accuracy else None,
+        import_s=_middle(row.import_s), load_s=_middle(row.load_s), first_s=_middle(row.first_s),
+        size_bytes=row.size_bytes, memory_peak_bytes=row.memory_peak_bytes)
+
+
+def _middle(seconds: tuple[float, ...]) -> float | None:
+    return float(np.median(seconds)) if seconds else None
+
+
 def to_json(report: Report) -> dict[str, Any]:
-    """Values that json can write, with every raw sample; a missing number is null."""
-    return dataclasses.asdict(report)
+    """Values that json can write: a summary, then all there is, with every raw sample; a missing number is null."""
+    values = dataclasses.asdict(report)
+    return {"schema": values.pop("schema"), "summary": [dataclasses.asdict(figures(row)) for row in report.rows],
+            **values}
 
 
 def from_json(values: Any, *, where: str) -> Report:

@@ -54,6 +54,8 @@ def bench(options: recipe.Bench, *, listener: Listener = ignore) -> Report:
     _warn_if_busy(machine, heard)
     trials = [Trial(case, options) for case in chosen]
     _measure(trials, options, paper, listener)
+    for text in late_calls([trial.row() for trial in trials]):
+        heard(Event(STAGE, "warning", {"text": text}))
     found = _assemble(trials, options, paper, machine, reference, notes)
     _write(found, options, paper, out)
     if not any(row.measured for row in found.rows):
@@ -74,6 +76,12 @@ def _warn_if_busy(machine: dict[str, Any], listener: Listener) -> None:
     if load is not None and load > BUSY * threads:
         text = f"The machine was busy before the benchmark began (load {load:.1f} on {threads} threads)."
         listener(Event(STAGE, "warning", {"text": text}))
+
+
+def late_calls(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each paced case that did not keep up with the clock."""
+    return [f"{row.case}: {row.late_calls} of {len(row.measurement.seconds)} calls began late, since the call before "
+            f"had not ended; it does not keep up with {row.measurement.arrival}." for row in rows if row.late_calls]
 
 
 def _measure(trials: Sequence[Trial], options: recipe.Bench, paper: Exam | None, listener: Listener) -> None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgetl.bench import stats
-from edgetl.bench.report import Accuracy, Report, Row
+from edgetl.bench.report import Accuracy, Report, Row, figures
 
 MISSING = "–"  # a number that was not measured; never 0
-TEXT_COLUMNS = frozenset({"case", "reason", "arrival", "backend", "precision"})
+HEADS = frozenset({"case", "true class"})  # columns that say what their row is about
+TEXT_COLUMNS = HEADS | {"answered", "reason", "arrival", "backend", "precision"}
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,15 @@ def tables(report: Report) -> tuple[Table, ...]:
 
 
 def summary(report: Report) -> Table:
-    """One row a measured case: latency, throughput, speed-up, accuracy, size and memory."""
+    """One row a measured case: latency, accuracy, speed-up, throughput, import, load, first call, size and memory."""
     reference = f"; speed-up against {report.reference}" if report.reference else ""
     # What decides comes first: a phone shows four columns, and the terminal cuts from the right.
-    columns = ("#", "case", "median ms", "accuracy %", "speed-up", "95 % interval ms", "p95 ms", "images/s", "size MB",
-               "peak MB")
+    columns = ("#", "case", "median ms", "accuracy %", "speed-up", "95 % interval ms", "p95 ms", "images/s",
+               "import ms", "load ms", "first ms", "size MB", "peak MB")
     rows = [(str(number), row.case, *_summary_cells(row)) for number, row in numbered(report)]
-    return Table(f"Steady-state latency of one call, {_arrival(report)}{reference}", columns, tuple(rows))
+    caption = (f"Steady-state latency of one call, {_arrival(report)}{reference}; import, load and first call of a "
+               "fresh process; size of the graph or weights; peak resident memory of the process")
+    return Table(caption, columns, tuple(rows))
 
 
 def numbered(report: Report) -> list[tuple[int, Row]]:
@@ -52,15 +55,15 @@ def _arrival(report: Report) -> str:
 
 
 def _summary_cells(row: Row) -> tuple[str, ...]:
-    seconds = row.measurement.seconds
-    median = stats.median_interval(seconds)
-    p95 = stats.percentile(seconds, 95.0)
-    # Paced calls wait for the clock: their rate is the clock's, not the case's.
-    rate = row.batch / median.value if row.measurement.arrival == "back-to-back" else None
-    return (milliseconds(median.value), percent(row.accuracy.accuracy if row.accuracy else None), times(row.speedup),
-            span(median.low, median.high, 1000, 3), stats.needs(95.0) if p95 is None else milliseconds(p95),
-            MISSING if rate is None else significant(rate, 3), megabytes(row.size_bytes),
-            megabytes(row.memory_peak_bytes))
+    found = figures(row)
+    median = stats.median_interval(row.measurement.seconds)
+    rate = found.throughput_ips
+    return (milliseconds(found.median_s), percent(found.accuracy), times(row.speedup),
+            span(median.low, median.high, 1000, 3),
+            stats.needs(95.0) if found.p95_s is None else milliseconds(found.p95_s),
+            MISSING if rate is None else significant(rate, 3), milliseconds(found.import_s),
+            milliseconds(found.load_s), milliseconds(found.first_s), megabytes(found.size_bytes),
+            megabytes(found.memory_peak_bytes))
 
 
 def answers(report: Report) -> Table:

@@ -63,7 +63,8 @@ def test_damaged_reports_name_the_field(made, break_it, told):
 
 
 def test_a_missing_number_is_null_and_a_dash_but_never_zero():
-    failed = hand_made.row("a cpu", 0, backend="cpu", reason="crashed", size_bytes=None, memory_peak_bytes=None)
+    failed = hand_made.row("a cpu", 0, backend="cpu", reason="crashed", size_bytes=None, memory_peak_bytes=None,
+                           import_s=(), load_s=(), first_s=())
     bare = hand_made.row("b cpu", 2, backend="cpu", size_bytes=None, parameters=None, memory_peak_bytes=None,
                          memory_loaded_bytes=None, import_s=(), load_s=(), first_s=(), precision=None)
     values = json.loads(report.dumps(dataclasses.replace(hand_made.make_report(), rows=(failed, bare))))
@@ -71,7 +72,9 @@ def test_a_missing_number_is_null_and_a_dash_but_never_zero():
     found = dataclasses.replace(hand_made.make_report(), rows=(failed, bare), reference=None, focus=None)
     line = dict(zip(tables.summary(found).columns, tables.summary(found).rows[0], strict=True))
     assert line["case"] == "b cpu" and line["median ms"] != tables.MISSING
-    assert {line[name] for name in ("accuracy %", "speed-up", "size MB", "peak MB")} == {tables.MISSING}
+    assert {line[name] for name in ("accuracy %", "speed-up", "import ms", "load ms", "first ms", "size MB",
+                                    "peak MB")} == {tables.MISSING}
+    assert values["summary"][0] == {name: "a cpu" if name == "case" else None for name in values["summary"][0]}
     start = dict(zip(tables.startup(found).columns, tables.startup(found).rows[0], strict=True))
     assert {start[name] for name in ("import ms", "load ms", "first ms", "loaded MB", "parameters M", "precision")} == {
         tables.MISSING}
@@ -187,6 +190,7 @@ def test_many_classes_are_told_as_their_confusions(made):
     rows = (dataclasses.replace(made.rows[2], accuracy=graded),)
     text = pages.page(dataclasses.replace(made, rows=rows, data=dataclasses.replace(made.data, labels=labels)), {})
     assert 'class="matrix"' not in text
+    assert '<th scope="col">true class</th>' in text and ">case</th>" not in text.partition("kinds of confusion")[2]
     assert text.index("class 3</th>") < text.index("class 1</th>") and "2 kinds of confusion" in text
 
 
@@ -197,3 +201,18 @@ def test_thumbnails_are_small_jpegs_of_the_mistakes(made):
     found = pages.thumbnails(made, [Item(mistake.key, 0) for mistake in mistakes], lambda item: hand_made.picture(1))
     assert set(found) == {mistake.key for mistake in mistakes}
     assert all(data.startswith(b"\xff\xd8") and len(data) < 30_000 for data in found.values())
+
+
+def test_one_table_has_all_that_decides(made):
+    whole = tables.summary(made)
+    line = dict(zip(whole.columns, whole.rows[0], strict=True))
+    needed = {"median ms", "95 % interval ms", "p95 ms", "images/s", "import ms", "load ms", "first ms", "size MB",
+              "peak MB", "accuracy %"}
+    assert needed < set(whole.columns)
+    assert [line[name] for name in ("import ms", "load ms", "first ms")] == ["1150", "45.0", "15.0"]
+    first = json.loads(report.dumps(made))["summary"][0]
+    assert first["first_s"] == 0.015 and first["throughput_ips"] == pytest.approx(1 / first["median_s"])
+    assert MARKDOWN_HEAD in tables.markdown(made)
+
+
+MARKDOWN_HEAD = "| images/s | import ms | load ms | first ms | size MB | peak MB |"

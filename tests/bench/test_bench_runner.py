@@ -282,7 +282,7 @@ def test_a_run_is_measured_in_torch_beside_its_plain_onnx_file(tmp_path):
     assert run.import_s[0] > graph.import_s[0]  # torch takes longer to import than ONNX Runtime, everywhere
     assert graph.measured and graph.speedup.value > 1
     assert graph.measurement.arrival == "paced 1ms" and graph.late_calls is not None
-    assert found.notes == () or all("busy" in note for note in found.notes)
+    assert all("busy" in note or "began late" in note for note in found.notes)
 
 
 def test_ctrl_c_leaves_no_worker_and_no_folder_behind(tmp_path):
@@ -332,3 +332,14 @@ def test_a_case_goes_by_the_name_of_its_link(tmp_path):
     found = cases.find(options(tmp_path, tmp_path / "student", tmp_path / "elsewhere" / ".." / "elsewhere" / "x17",
                                backend=("cpu",)))
     assert [case.name for case in found] == ["student fp32 cpu", "x17 fp32 cpu"]
+
+
+def test_a_paced_case_that_cannot_keep_up_is_told(tmp_path):
+    bundle = make_tiny(tmp_path / "tiny", "benchfakes.fine")
+    told = []
+    runner.bench(options(tmp_path, bundle, interval="1us"),
+                 listener=lambda event: told.append(event.values.get("text")))
+    late = "tiny fp32 benchfakes.fine: 20 of 20 calls began late"
+    assert any(text and late in text for text in told)
+    assert late in (tmp_path / "report" / "report.md").read_text()
+    assert late in (tmp_path / "report" / "report.html").read_text()
