@@ -12,7 +12,6 @@ class Target:
     """What a runtime wants of a graph."""
 
     name: str
-    summary: str
     precisions: tuple[str, ...]
     backends: tuple[str, ...]  # which backends run its graphs
     opset: int

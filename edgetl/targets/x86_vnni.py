@@ -1,4 +1,7 @@
-"""x86 processors with VNNI: uint8 activations and int8 weights, multiplied and summed without saturation."""
+"""x86 CPUs with AVX512-VNNI or AVX-VNNI (servers since 2019, laptops since 2021), ONNX Runtime or OpenVINO.
+
+INT8 is uint8 activations and int8 weights, multiplied and summed without saturation.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from edgetl.targets import Target
 
 TARGET = Target(
     name="x86-vnni",
-    summary="x86 CPUs with AVX512-VNNI or AVX-VNNI (servers since 2019, laptops since 2021), ONNX Runtime or OpenVINO.",
     precisions=("fp32", "int8"),
     backends=("cpu", "openvino"),
     opset=18,
