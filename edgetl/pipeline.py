@@ -14,7 +14,7 @@ from edgetl import extras, rundir, timing
 from edgetl.errors import GateFailed
 from edgetl.events import Event, Listener, ignore
 from edgetl.ledger import CHANGED, FINISHED, INTERRUPTED, NEW, Ledger, digest
-from edgetl.plan import FOLDERS, preflight, resolve, to_toml
+from edgetl.plan import FOLDERS, preflight, require_model, resolve, to_toml
 from edgetl.recipe import REQUIRED, Bench, Distill, Export, Finetune, Gate, Recipe, build, decisive, fields_of
 from edgetl.recipe_file import parse_recipe, read_recipe
 
@@ -73,6 +73,7 @@ def bench(*, listener: Listener = ignore, **fields: Any) -> Report:
 def finetune_with(options: Finetune, listener: Listener = ignore) -> Path:
     """RUN folder of the fine-tuned teacher."""
     extras.require("torch", extra="train", purpose="Fine-tuning")
+    require_model(options.teacher, options.weights)
     from edgetl.train import teacher
 
     return teacher.finetune(options, listener=listener)
@@ -81,6 +82,7 @@ def finetune_with(options: Finetune, listener: Listener = ignore) -> Path:
 def distill_with(options: Distill, listener: Listener = ignore) -> Path:
     """RUN folder of the distilled student."""
     extras.require("torch", extra="train", purpose="Distillation")
+    require_model(options.student, options.weights)
     from edgetl.train import student
 
     return student.distill(options, listener=listener)

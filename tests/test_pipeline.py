@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,6 +206,20 @@ def test_a_gate_that_nothing_will_measure_is_a_problem_at_once(
         ("distill.loss=kdd:1", UnknownName, "no loss named 'kdd'"),
         ("export.target=x86-vni", UnknownName, "Did you mean 'x86-vnni'?"),
         ("bench.backend=cpu,torhc", UnknownName, "Did you mean 'torch'?"),
+        ("finetune.teacher=timm/test_resnett", UnknownName, "Did you mean 'test_resnet'?"),
+        ("distill.student=torchvision/resnet81", UnknownName, "Did you mean 'resnet18'?"),
+        ("distill.student=slim:40", RecipeError, "'distill.student': found 'slim:40', expected slim:R"),
+        ("distill.batch_size=large", RecipeError, "'distill.batch_size': found 'large', expected 'auto'"),
+        ("distill.device=gpu", RecipeError, "'distill.device': found 'gpu'"),
+        ("bench.threads=x", RecipeError, "'bench.threads': found 'x', expected whole numbers"),
+        ("bench.batch=0", RecipeError, "'bench.batch': found '0', expected whole numbers above 0"),
+        ("bench.interval=10", RecipeError, "'bench.interval': found '10', expected a duration"),
+        ("bench.block=49", RecipeError, "'bench.block': found 49, expected at least 50"),
+        ("bench.reference=tea torch", RecipeError, "'bench.reference': found 'tea torch', which no case"),
+        ("bench.reference=student openvino", RecipeError, "'bench.reference': found 'student openvino'"),
+        ("export.precision=fp32,int4", RecipeError, "'export.precision': found 'int4', expected one of fp32, int8"),
+        ("distill.weights=w.pt", EdgetlError, "slim:0.4 brings its own weights, so --weights w.pt would not be read"),
+        ("finetune.weights=w.pt", EdgetlError, "The file of weights w.pt does not exist."),
     ],
 )
 def test_wrong_names_are_found_before_any_work(
@@ -214,6 +230,44 @@ def test_wrong_names_are_found_before_any_work(
     assert expected in str(caught.value)
     assert kitchen.walked == []
     assert not kitchen.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("reference", "more"),
+    [
+        ("teacher torch", ""),
+        ("bundle x86-vnni.int8 cpu", ""),
+        ("student torch 2 threads batch 8", 'threads = [1, 2]\nbatch = [1, 8]'),
+        ("bundle fp32 cpu all threads", "threads = [0, 1]"),
+    ],
+)
+def test_a_reference_that_there_will_be(tmp_path: Path, reference: str, more: str) -> None:
+    text = f'data = "a"\n[finetune]\nteacher = "timm/x"\n[bench]\nreference = "{reference}"\n{more}\n'
+    assert plan.resolve(parse_recipe(text, where="r"), tmp_path).bench.reference == reference
+
+
+def test_a_family_whose_package_is_missing(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(MissingDependency, match="model torchvision/resnet18 needs the package 'torchvision'"):
+        kitchen.walk("distill.student=torchvision/resnet18")
+
+
+def test_what_cuts_a_student_is_missing(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch_pruning" else find(name))
+    with pytest.raises(MissingDependency, match=r"student slim:0\.4 needs the package 'torch_pruning'"):
+        kitchen.walk()
+
+
+def test_a_folder_that_is_no_run_is_no_teacher(kitchen: Kitchen) -> None:
+    with pytest.raises(EdgetlError, match=r"run\.json"):
+        kitchen.walk(f"finetune.teacher={kitchen.root}")
+
+
+def test_a_run_takes_no_file_of_weights(kitchen: Kitchen) -> None:
+    (kitchen.root / rundir.RUN).write_text("{}")
+    with pytest.raises(EdgetlError, match="brings its own weights"):
+        kitchen.walk(f"finetune.teacher={kitchen.root}", "finetune.weights=w.pt")
 
 
 def test_a_missing_package_is_found_before_any_work(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -212,6 +212,12 @@ def test_an_unknown_model_suggests_the_nearest(capsys: pytest.CaptureFixture[str
     assert "Did you mean 'test_resnet'?" in err
 
 
+def test_a_file_of_weights_that_would_not_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = said(capsys, "distill", "--data", "digits", "--teacher", "t", "--out", "o", "--weights", "w.pt")
+    assert (code, err.splitlines()[0]) == (
+        1, "error: slim:0.4 brings its own weights, so --weights w.pt would not be read.")
+
+
 @pytest.mark.parametrize(
     "argv",
     [
