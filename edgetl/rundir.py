@@ -122,7 +122,8 @@ def room_for(what: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        if problem.errno not in NO_ROOM:
+        # Where all disks are full, Python finds no place for a temporary file and says it so.
+        if problem.errno not in NO_ROOM and "No usable temporary directory" not in (problem.strerror or ""):
             raise
         raise DiskFull(
             f"{what} could not be written: {problem.strerror}.",

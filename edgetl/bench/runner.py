@@ -17,7 +17,7 @@ from edgetl.bench import cases, environment, exam, html, report, stats, tables
 from edgetl.bench.exam import Exam
 from edgetl.bench.report import Report, Row
 from edgetl.bench.trial import Trial
-from edgetl.errors import EdgetlError, UnknownName
+from edgetl.errors import DiskFull, EdgetlError, UnknownName
 from edgetl.events import Event, Listener, ignore
 
 STAGE = "bench"
@@ -209,6 +209,9 @@ def _write(found: Report, options: recipe.Bench, paper: Exam | None, out: Path) 
         rundir.write_text(out / report.MARKDOWN, tables.legible(tables.markdown(found)))
         pictures = {} if paper is None else html.thumbnails(found, paper.items, paper.data.read)
         rundir.write_text(out / report.HTML, tables.legible(html.page(found, pictures)))
+    except DiskFull as problem:
+        raise DiskFull(f"{problem.message} All measurements are kept in {out / rundir.REPORT}.",
+                       hint="Make room, then run the same command again with --overwrite.") from problem
     except BaseException as problem:
         problem.add_note(f"All measurements are kept in {out / rundir.REPORT}.")
         raise

@@ -12,20 +12,23 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import PhotoFolder, write_photos
 from PIL import Image
 from tiny_bundle import edit_manifest
-from torch import nn
 
 from edgetl import __main__, rundir
 from edgetl.train import checkpoint, setting
+from edgetl.train.loader import Batch
 from edgetl.train.loop import BEST, Score
+from edgetl.train.task import ClassifierTask
 
 SPLITS = ("train", "val", "test")
 MODEL = ("--teacher", "timm/test_resnet", "--no-pretrained", "--image-size", "32")
@@ -57,11 +60,15 @@ Call = Callable[..., Said]
 def edgetl(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
     """`edgetl("predict", bundle, photo)` in this process and an empty folder, as the console script would."""
     monkeypatch.chdir(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def call(*words: str | Path) -> Said:
         monkeypatch.setattr(sys, "argv", ["edgetl", *map(str, words)])
         capfd.readouterr()
-        code = __main__.main()
+        try:
+            code = __main__.main()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)  # `room` is for the call, not for pytest
         return Said(code, *capfd.readouterr())
 
     return call
@@ -234,17 +241,12 @@ def test_an_output_folder_that_is_a_file_is_refused(edgetl: Call, kitchen: Path,
 # --- the disk -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def room() -> Iterator[Callable[[int], None]]:
-    """`room(n)`: from now on the system refuses to make any file longer than `n` bytes, as a full disk would."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size_bytes: resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+def room(size_bytes: int) -> None:
+    """Lets the system refuse to make any file longer, as a full disk would, until the next call has ended."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
-def test_no_room_for_the_decoded_photos(
-    edgetl: Call, kitchen: Path, room: Callable[[int], None], own_home: Path
-) -> None:
+def test_no_room_for_the_decoded_photos(edgetl: Call, kitchen: Path, own_home: Path) -> None:
     room(1000)
     finetune(edgetl, kitchen / "photos").refused(
         "cache/edgetl/images",
@@ -255,14 +257,14 @@ def test_no_room_for_the_decoded_photos(
     assert left(own_home / "cache/edgetl/images") == []
 
 
-def test_no_room_for_the_first_checkpoint(edgetl: Call, kitchen: Path, room: Callable[[int], None]) -> None:
+def test_no_room_for_the_first_checkpoint(edgetl: Call, kitchen: Path) -> None:
     room(100_000)
     finetune(edgetl, kitchen / "photos").refused(".run.partial/", " could not be written: File too large.", "Make room")
     assert left() == []
 
 
 def test_a_training_whose_disk_fills_up_can_be_resumed(
-    edgetl: Call, kitchen: Path, room: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    edgetl: Call, kitchen: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = finetune(edgetl, kitchen / "photos", "--epochs", "3", "--out", "whole")
     assert whole.code == 0
@@ -281,13 +283,12 @@ def test_a_training_whose_disk_fills_up_can_be_resumed(
     assert left() == [".run.partial", "whole"]
     assert (Path(".run.partial") / rundir.CHECKPOINT).is_file()
     assert not list(Path(".run.partial").glob(".*"))
-    room(resource.RLIM_INFINITY)
     assert finetune(edgetl, kitchen / "photos", "--epochs", "3", "--resume").code == 0
     assert left() == ["run", "whole"]
     assert Path("run", rundir.MODEL).read_bytes() == Path("whole", rundir.MODEL).read_bytes()
 
 
-def test_no_room_for_the_bundle(edgetl: Call, kitchen: Path, room: Callable[[int], None]) -> None:
+def test_no_room_for_the_bundle(edgetl: Call, kitchen: Path) -> None:
     room(100_000)
     said = edgetl("export", kitchen / "run", "--out", "bundle", "--precision", "fp32", "--threads", "1")
     said.refused(
@@ -305,13 +306,28 @@ def test_no_room_for_the_answers() -> None:
     Said(done.returncode, "", done.stderr).refused("could not be written: No space left on device.")
 
 
-def test_no_room_for_the_report(edgetl: Call, kitchen: Path, room: Callable[[int], None]) -> None:
-    room(5_000)
-    words = ("--backend", "cpu", "--rounds", "1", "--block", "50", "--starts", "1")
-    said = edgetl("bench", kitchen / "bundle", *words, "--out", "report")
-    said.refused(".report.partial/", "could not be written: File too large.", "Make room, then run the same command")
+def test_no_room_on_any_disk(edgetl: Call, kitchen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", None)  # to be looked for again
+        patch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["nowhere"])
+        said = edgetl("bench", kitchen / "bundle", "--backend", "cpu", "--out", "report")
+    said.refused("could not be written: No usable temporary directory found in ", "Make room")
+    assert left() == []
+
+
+def test_no_room_for_the_report(edgetl: Call, kitchen: Path) -> None:
+    words = ("bench", kitchen / "bundle", "--backend", "cpu", "--rounds", "1", "--block", "50", "--starts", "1")
+    room(500)
+    said = edgetl(*words, "--out", "report")
+    said.refused(".report.partial/report.json could not be written: File too large.", "Make room, then run the same")
     assert "--resume" not in said.err
     assert left() == []
+    room(12_000)
+    said = edgetl(*words, "--out", "report")
+    said.refused(
+        "report/report.html could not be written: File too large.", "kept in report/report.json", "--overwrite"
+    )
+    assert len(json.loads(Path("report/report.json").read_text())["rows"]) == 1
 
 
 # --- bundles and checkpoints that are not what they were -------------------------------------------------------------
@@ -428,6 +444,25 @@ def test_the_last_good_checkpoint_outlives_a_loss_that_is_not_a_number(edgetl: C
     assert f"weights from .run.partial/{BEST}\n" in again.err  # all of them
 
 
+def test_weights_that_break_in_a_step_never_reach_the_checkpoint(
+    edgetl: Call, kitchen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = ClassifierTask.forward
+    steps = iter(range(1, 100))
+
+    def breaking(self: ClassifierTask, batch: Batch) -> dict[str, torch.Tensor]:
+        result = forward(self, batch)
+        if next(steps) == 3:  # adds 0 to the loss; its gradient is NaN
+            result["loss"] = result["loss"] + (0 * result["logits"].sum()).sqrt()
+        return result
+
+    monkeypatch.setattr(ClassifierTask, "forward", breaking)
+    said = finetune(edgetl, kitchen / "photos", "--epochs", "4", "--checkpoint-minutes", "0")
+    said.refused(" is not finite any more in epoch ", "the last good checkpoint is kept in .run.partial")
+    state = checkpoint.read(Path(".run.partial", rundir.CHECKPOINT))
+    assert all(tensor.isfinite().all() for tensor in state.part("model").values())
+
+
 def test_steps_of_one_image_are_refused(edgetl: Call, kitchen: Path) -> None:
     said = finetune(edgetl, kitchen / "photos", "--batch-size", "1")
     said.refused("10 training images and --batch-size 1 make a step of one image", "batch norms of timm/test_resnet")
@@ -493,7 +528,7 @@ def test_ctrl_c_in_the_last_moment_of_training_is_heard(
 ) -> None:
     validate = setting.Validation.__call__
 
-    def interrupted_validation(self: setting.Validation, module: nn.Module) -> Score:
+    def interrupted_validation(self: setting.Validation, module: torch.nn.Module) -> Score:
         signal.raise_signal(signal.SIGINT)
         return validate(self, module)
 
@@ -504,16 +539,18 @@ def test_ctrl_c_in_the_last_moment_of_training_is_heard(
     assert finetune(edgetl, kitchen / "photos", "--resume").code == 0
 
 
-def test_ctrl_c_within_an_import_is_130_too() -> None:
-    # Imports run much through exec(text), after which CPython would die of SIGINT although the interrupt was caught.
-    code = """
+def test_ctrl_c_within_an_import_is_130_too(tmp_path: Path) -> None:
+    # Imports run much through exec(text); after that `python -m` would die of SIGINT although it was caught.
+    (tmp_path / "interrupted.py").write_text("""
 import sys
 from edgetl import __main__, pipeline
 pipeline.finetune_with = lambda *_: exec("raise KeyboardInterrupt")
 sys.argv = ["edgetl", "finetune", "--data", "photos", "--teacher", "timm/test_resnet", "--out", "run"]
 sys.exit(__main__.main())
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+""")
+    where = os.pathsep.join([str(tmp_path), str(Path(rundir.__file__).parents[1])])
+    words = [sys.executable, "-m", "interrupted"]
+    done = subprocess.run(words, env={**os.environ, "PYTHONPATH": where}, capture_output=True, text=True, check=False)
     Said(done.returncode, done.stdout, done.stderr).refused("Interrupted.", code=130)
 
 
