@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,7 +65,7 @@ def _head(data: DataSet, spec: str, sides: list[int], unreadable: int) -> str:
         lines.append(f"The short side of {len(sides)} images looked at: {min(sides)} to {max(sides)} px, "
                      f"median {_middle(sides)}.")
     if unreadable:
-        lines.append(f"{unreadable} of the images looked at could not be read.")
+        lines.append(f"{unreadable} of the images looked at could not be read or are too large.")
     lines += [*data.notes, "Larger images can be more accurate; the time grows with the square of image_size.", "",
               "Run it with: edgetl run THIS_FILE --out runs/NAME", "A key behind '#' has the value shown (...: none)."]
     return "\n".join(lines)
@@ -80,9 +81,11 @@ def _short_sides(data: DataSet) -> tuple[list[int], int]:
     sides, unreadable = [], 0
     for item in data.items[:: max(1, len(data.items) // LOOKED_AT)]:
         try:
-            with Image.open(io.BytesIO(data.read(item))) as image:
-                sides.append(min(image.size))
-        except UnidentifiedImageError:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # nothing is decoded here
+                with Image.open(io.BytesIO(data.read(item))) as image:
+                    sides.append(min(image.size))
+        except (UnidentifiedImageError, Image.DecompressionBombError):
             unreadable += 1
     return sides, unreadable
 

@@ -32,7 +32,7 @@ def inspect(path: Where, as_json: Json = False) -> None:
         _run(path, as_json)
     elif (path / rundir.REPORT).is_file() or path.name == rundir.REPORT:
         _report(path, as_json)
-    elif path.suffix == ".onnx":
+    elif path.suffix == ".onnx" and path.is_file():
         _graph(path, as_json)
     else:
         raise EdgetlError(f"{path} is neither a bundle ({manifest.MANIFEST}), a RUN ({rundir.RUN}), a report "
@@ -46,11 +46,11 @@ def read_bundle(folder: Path) -> tuple[dict[str, Any], Manifest]:
         BundleError: it cannot be read.
     """
     from edgetl import rundir
-    from edgetl.runtime import manifest
+    from edgetl.runtime.bundle import open_bundle
+    from edgetl.runtime.manifest import MANIFEST
 
-    file = folder / manifest.MANIFEST
-    values = rundir.read_json(file, BundleError)
-    return values, manifest.from_json(file.read_text(encoding="utf-8"), where=str(file))
+    manifest = open_bundle(folder).manifest
+    return rundir.read_json(folder / MANIFEST, BundleError), manifest
 
 
 def _bundle(path: Path, as_json: bool) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,13 +82,15 @@ def run_pairs(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
 
 def bundle_pairs(folder: Path, manifest: Any) -> dict[str, Any]:
     """What there is to say about a bundle, its variants apart."""
+    from edgetl.runtime.manifest import golden_words
+
     size = manifest.preprocess.size_hw
     return {
         "bundle": folder,
         "name": manifest.name,
         "classes": _classes(manifest.labels),
         "input": f"{size[0]} x {size[1]} px, {manifest.preprocess.resize_mode}, {manifest.preprocess.interpolation}",
-        "golden": f"{manifest.golden.get('count')} {manifest.golden.get('kind')}" if manifest.golden else None,
+        "golden": golden_words(manifest.golden) if manifest.golden else None,
     }
 
 
@@ -103,9 +108,21 @@ def variants(manifest: Any) -> None:
 
 
 def report(made: Any) -> None:
-    """Prints the tables of a benchmark."""
+    """Prints the tables of a benchmark; on a terminal only the columns that fit, of which the first decide most."""
     from edgetl.bench import tables
 
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for number, one in enumerate(tables.tables(made)):
+        count = len(one.columns) if width is None else fitting([one.columns, *one.rows], width)
         print(("\n" if number else "") + one.caption)
-        table(one.columns, one.rows, numeric=[one.numeric(column) for column in range(len(one.columns))])
+        table(one.columns[:count], [row[:count] for row in one.rows],
+              numeric=[one.numeric(column) for column in range(count)])
+        if count < len(one.columns):
+            print(textwrap.fill(f"The report also has: {', '.join(one.columns[count:])}.", width or 0))
+
+
+def fitting(lines: Sequence[Sequence[str]], width: int) -> int:
+    """How many of the first columns fit into so many characters; at least two: of what, and the first figure."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    ends = list(itertools.accumulate(one + 2 for one in widths))
+    return max(2, sum(end - 2 <= width for end in ends))

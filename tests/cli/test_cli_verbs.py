@@ -8,10 +8,11 @@ import json
 from pathlib import Path
 
 import pytest
+from bench import hand_made
 from tiny_bundle import LABELS, edit_manifest, encode, make_bundle, make_graph, make_photo
 
 from edgetl import plan, recipe_file, rundir
-from edgetl.cli import app, init
+from edgetl.cli import app, init, present
 from edgetl.datasets import open_data
 from edgetl.runtime import load
 
@@ -147,6 +148,36 @@ def test_inspect_a_run(kitchen: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert json.loads(out) == {"run": "run", **record}
 
 
+def test_a_folder_with_the_name_of_a_graph_is_no_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.onnx").mkdir()
+    code, _, err = said(capsys, "inspect", str(tmp_path / "x.onnx"))
+    assert code == 1
+    assert "x.onnx is neither a bundle" in err
+
+
+def test_a_narrow_terminal_gets_the_columns_that_fit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = hand_made.make_report()
+    present.report(made)
+    whole = capsys.readouterr().out  # no terminal: everything
+    assert "peak MB" in whole
+    assert "The report also has" not in whole
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    present.report(made)
+    narrow = capsys.readouterr().out.splitlines()
+    assert len(narrow[1]) <= 80
+    assert "accuracy %" in narrow[1]
+    assert any(line.startswith("The report also has: ") and "peak MB" in line for line in narrow)
+    assert all(len(line) <= 80 for line in narrow if not line.startswith(("Steady", "Accuracy", "From", "bundle fp32")))
+
+
+@pytest.mark.parametrize(("width", "count"), [(1, 2), (7, 2), (8, 3), (80, 3)])
+def test_columns_that_fit(width: int, count: int) -> None:
+    assert present.fitting([("a", "b", "cc"), ("1", "2", "3")], width) == count
+
+
 def test_inspect_what_it_does_not_know(kitchen: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = said(capsys, "inspect", "photos")
     assert code == 1
@@ -217,10 +248,17 @@ def test_init_prints_a_recipe_that_run_accepts(
     assert (planned.finetune.image_size, planned.finetune.epochs, planned.distill.epochs) == (64, 30, 60)
 
 
+def test_init_passes_by_an_image_that_is_too_large(photo_folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = photo_folder(classes=2, images=4, size=24)
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 100)  # 24 x 24 is more than twice that
+    text = init.recipe_for(open_data(str(photos)), str(photos))
+    assert "\n# 8 of the images looked at could not be read or are too large.\n" in text
+
+
 def test_init_fits_the_data(photo_folder, tmp_path: Path) -> None:
     photos = photo_folder(classes=2, images=4, size=24, splits=("train", "val", "test"))
     (photos / "train/amber/broken.jpg").write_text("no image")
     text = init.recipe_for(open_data(str(photos)), str(photos))
-    assert "\n# 1 of the images looked at could not be read.\n" in text
+    assert "\n# 1 of the images looked at could not be read or are too large.\n" in text
     assert "\n# Splits of its own: " in text
     assert recipe_file.parse_recipe(text, where="r.toml").distill["image_size"] == 32
