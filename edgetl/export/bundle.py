@@ -10,7 +10,7 @@ from typing import Any
 from edgetl import datasets, rundir, splits, weights
 from edgetl.errors import DataError, EdgetlError, GateFailed
 from edgetl.events import Event, Listener, ignore
-from edgetl.export import card, golden, graph, variants
+from edgetl.export import card, golden, graph, private, variants
 from edgetl.export.variants import Built, Rejected, Stock
 from edgetl.recipe import Export, to_toml
 from edgetl.runtime import manifest as manifests
@@ -123,7 +123,7 @@ def describe(stock: Stock, run: weights.Run, ordered: Sequence[Built], rejected:
     """The manifest; its `golden` is filled in when the file is written."""
     exported = stock.exported
     provenance = {
-        "run": {key: run.record[key] for key in RECORD_KEPT if key in run.record},
+        "run": private.without_folders({key: run.record[key] for key in RECORD_KEPT if key in run.record}),
         "model_sha256": rundir.sha256((run.folder / rundir.MODEL).read_bytes()),
         "export": {"exporter": exported.exporter, "fallback_reason": exported.reason,
                    "parity": exported.parity.to_json(), "seed": stock.options.seed,
@@ -141,11 +141,12 @@ def write(out: Path, manifest: Manifest, ordered: Sequence[Built], stock: Stock)
     """Writes the whole bundle, verified, or nothing: graphs, golden images, manifest, model card and recipe."""
     pictures = golden.to_npz(stock.golden)
     entry: dict[str, Any] = {"file": manifests.GOLDEN, "sha256": rundir.sha256(pictures), "size_bytes": len(pictures),
-                             "count": len(stock.golden.sources), "kind": stock.golden.kind}
+                             "count": len(stock.golden.sources), "kind": stock.golden.kind,
+                             "drawn": stock.golden.drawn}
     whole = dataclasses.replace(manifest, golden=entry)
     files = {one.variant.file: one.graph for one in ordered}
     files |= {manifests.GOLDEN: pictures, manifests.MANIFEST: manifests.to_json(whole).encode(),
-              CARD: card.card(whole).encode(), rundir.RECIPE: to_toml(stock.options).encode()}
+              CARD: card.card(whole).encode(), rundir.RECIPE: to_toml(private.shareable(stock.options)).encode()}
     with rundir.building(out, overwrite=stock.options.overwrite) as folder:
         for name, content in files.items():
             rundir.write_bytes(folder / name, content)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgetl.runtime.manifest import Manifest, Variant
+from edgetl.runtime.manifest import Manifest, Variant, golden_words
 from edgetl.runtime.preprocess import Preprocess
 
 RESIZE = {
@@ -69,9 +69,17 @@ def _preprocessing(preprocess: Preprocess) -> str:
 
 
 def _run(manifest: Manifest) -> str:
-    return ("## Use\n\n```sh\npip install \"edgetl[cpu]\"\npython -m edgetl.runtime predict . IMAGE...\n```\n\n"
-            "```python\nimport edgetl.runtime\n\nclassifier = edgetl.runtime.load(\".\")\n"
+    # -P: without it Python would look for modules in the current folder, which may be this one, first.
+    return (f"## Use\n\n```sh\npip install \"dist/edgetl-{edgetl_version(manifest)}-py3-none-any.whl[cpu]\"  "
+            "# made by `python -m build --wheel` in a checkout\n"
+            "python -P -m edgetl.runtime predict BUNDLE IMAGE...\n```\n\n"
+            "```python\nimport edgetl.runtime\n\nclassifier = edgetl.runtime.load(\"BUNDLE\")\n"
             "print(classifier.predict(\"photo.jpg\").label)\n```\n")
+
+
+def edgetl_version(manifest: Manifest) -> str:
+    """The version of edgetl that exported the bundle."""
+    return str(manifest.provenance["export"]["environment"]["versions"].get("edgetl", "VERSION"))
 
 
 def _origin(manifest: Manifest) -> str:
@@ -90,8 +98,7 @@ def _origin(manifest: Manifest) -> str:
                      f"{made['parity']['difference']:.2g}")
         lines.append("- versions: " + ", ".join(f"{name} {version}" for name, version
                                                 in made["environment"]["versions"].items()))
-    kind = {"photos": "photos from the training split", "synthetic": "synthetic pictures"}
-    lines.append(f"- golden images: {manifest.golden['count']} {kind[manifest.golden['kind']]}")
+    lines.append(f"- golden images: {golden_words(manifest.golden)}")
     return "\n".join([*lines, ""])
 
 

@@ -31,6 +31,7 @@ class Golden:
     sources: tuple[bytes, ...]
     tensor: NDArray[np.float32]  # [G, C, H, W]
     logits: NDArray[np.float32]  # [G, K], by torch
+    drawn: int = 0  # how many of the images, the last ones, are no photos
 
 
 def make(kind: str, count: int, seed: int, *, items: Sequence[Item], data: DataSet, preprocess: Preprocess,
@@ -50,7 +51,7 @@ def make(kind: str, count: int, seed: int, *, items: Sequence[Item], data: DataS
         DataError: there is no image to choose from, or one cannot be read.
     """
     if kind == "synthetic":
-        sources = synthetic(count, seed)
+        drawn = sources = synthetic(count, seed)
         pixels = [resize(decode(source, preprocess), preprocess) for source in sources]
     else:
         chosen = choose(items, count, seed)
@@ -60,7 +61,7 @@ def make(kind: str, count: int, seed: int, *, items: Sequence[Item], data: DataS
         pixels += [resize(decode(source, preprocess), preprocess) for source in drawn]
         sources = (*map(data.read, chosen), *drawn)
     tensor = normalize(np.stack(pixels), preprocess)
-    return Golden(kind, sources, tensor, answers(tensor))
+    return Golden(kind, sources, tensor, answers(tensor), len(drawn))
 
 
 def synthetic(count: int, seed: int) -> tuple[bytes, ...]:

@@ -62,7 +62,7 @@ class Manifest:
     preprocess: Preprocess
     variants: tuple[Variant, ...]  # in the order of preference; variants[0] is the default
     features: tuple[str, ...] = ()
-    # {file, sha256, size_bytes, count, kind: "photos"|"synthetic"}
+    # {file, sha256, size_bytes, count, kind: "photos"|"synthetic", drawn: how many of them are no photos}
     golden: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -201,7 +201,20 @@ def _golden(table: Table) -> Mapping[str, Any]:
     golden = Table(values, f"{table.where}: golden")
     return {**values, "file": _inside(golden, "file"), "sha256": _digest(golden),
             "size_bytes": golden.whole("size_bytes"), "count": golden.whole("count", low=1),
-            "kind": golden.text("kind", choices=("photos", "synthetic"))}
+            "kind": golden.text("kind", choices=("photos", "synthetic")), **_drawn(golden)}
+
+
+def _drawn(golden: Table) -> Mapping[str, int]:
+    """How many golden images were drawn; bundles of edgetl's first days do not say."""
+    return {"drawn": golden.whole("drawn", high=golden.whole("count"))} if "drawn" in golden.values else {}
+
+
+def golden_words(golden: Mapping[str, Any]) -> str:
+    """What the golden images of a manifest are, e.g. `8 photos from the training split and 3 drawn pictures`."""
+    count, drawn = golden["count"], golden.get("drawn", golden["count"] if golden["kind"] == "synthetic" else 0)
+    parts = [f"{count - drawn} photo{'s' * (count - drawn != 1)} from the training split"] if count > drawn else []
+    parts += [f"{drawn} drawn picture{'s' * (drawn != 1)}"] if drawn else []
+    return " and ".join(parts)
 
 
 def _check_names(variants: tuple[Variant, ...], table: Table) -> None:

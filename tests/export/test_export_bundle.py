@@ -17,7 +17,7 @@ from PIL import Image
 import edgetl.runtime
 from edgetl import datasets, evaluate, models, rundir, splits, weights
 from edgetl.errors import BackendUnavailable, DataError, EdgetlError, GateFailed, OutputError, RecipeError, UnknownName
-from edgetl.export import bundle, golden, variants
+from edgetl.export import bundle, golden, private, variants
 from edgetl.export.bundle import export
 from edgetl.recipe import Export, build
 from edgetl.runtime import manifest as manifests
@@ -128,7 +128,7 @@ def test_the_card_has_the_figures(made: Path) -> None:
     text = (made / "README.md").read_text()
     row = manifest_of(made).variants[0].evaluations[1]
     for part in (f"{100 * row['accuracy']:.2f} %", f"{1e3 * row['latency_s']:.2f} ms", row["machine"], "`amber`",
-                 "python -m edgetl.runtime predict", "photos from the training split"):
+                 "python -P -m edgetl.runtime predict", "4 photos from the training split and 3 drawn pictures"):
         assert part in text, part
 
 
@@ -235,7 +235,7 @@ def test_synthetic_goldens_are_many_kinds_and_always_the_same(run: Path, tmp_pat
     assert [image.mode for image in opened] == list(golden.MODES) and len({image.size for image in opened}) == 8
     out = export(options(run, tmp_path / "bundle", golden_kind="synthetic", golden=8, precision=["fp32"]))
     assert edgetl.runtime.verify(out).kind == "synthetic"
-    assert "8 synthetic pictures" in (out / "README.md").read_text()
+    assert "golden images: 8 drawn pictures" in (out / "README.md").read_text()
 
 
 def test_the_fallback_is_in_the_manifest(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,3 +301,20 @@ def test_grey_photos_do_not_hide_swapped_channels(tmp_path: Path) -> None:
     assert len(made.sources) == len(made.tensor) == 4 + golden.DRAWN_BESIDE_PHOTOS
     assert np.allclose(made.tensor[:4], made.tensor[:4, ::-1])
     assert not np.allclose(made.tensor, made.tensor[:, ::-1])
+
+
+def test_a_bundle_tells_no_paths_of_the_machine_that_made_it(made: Path, run: Path, photos: Path) -> None:
+    texts = [(made / name).read_text() for name in ("manifest.json", "README.md", "recipe.toml")]
+    for text in texts:
+        assert str(photos.parent) not in text and str(run.parent) not in text and str(made.parent) not in text
+    assert manifest_of(made).provenance["run"]["data"]["source"] == photos.name
+    assert weights.read_record(run)["data"]["source"] == str(photos)
+
+
+@pytest.mark.parametrize(("text", "kept"), [
+    ("/home/me/photos", "photos"), ("csv:/home/me/photos.csv", "csv:photos.csv"), ("~/photos/", "photos"),
+    ("fashion-mnist:../data", "fashion-mnist:data"), ("elpv:doubt-is-defective", "elpv:doubt-is-defective"),
+    ("timm/test_resnet", "timm/test_resnet"), ("out/teacher", "teacher"), ("slim:0.4", "slim:0.4"), ("..", "..")])
+def test_final_names(text: str, kept: str) -> None:
+    record = {"options": {"teacher": text, "name": text}, "kept": 0.4}
+    assert private.without_folders(record) == {"options": {"teacher": kept, "name": text}, "kept": 0.4}
