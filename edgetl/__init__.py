@@ -6,6 +6,7 @@ The verbs of the command line are functions here, with the recipe's fields as ke
     student = edgetl.distill(data="photos", teacher=teacher, out="runs/student")
     bundle = edgetl.export(run=student, out="runs/bundle")
     report = edgetl.bench(cases=[teacher, bundle], data="photos", out="runs/report")
+    edgetl.verify(bundle)
     edgetl.load(bundle).predict("photo.jpg").label
 
 Each takes `listener=`, a function that hears `edgetl.events.Event`s. Importing edgetl imports nothing heavy.
@@ -18,14 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "bench", "distill", "export", "finetune", "load", "run"]
+__all__ = ["__version__", "bench", "distill", "export", "finetune", "load", "run", "verify"]
 
 if TYPE_CHECKING:
     from edgetl.pipeline import bench, distill, export, finetune, run
     from edgetl.runtime import load
+    from edgetl.runtime.verify import verify
 
 _HOMES = {"finetune": "edgetl.pipeline", "distill": "edgetl.pipeline", "run": "edgetl.pipeline",
-          "load": "edgetl.runtime"}
+          "load": "edgetl.runtime", "verify": "edgetl.runtime.verify"}
 _ROOMS = ("bench", "export")  # packages that can be called, see edgetl.verbs
 
 

@@ -6,6 +6,8 @@ vanish at that moment; a package that can be called does not.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +17,15 @@ class CallableRoom(ModuleType):
 
     def __call__(self, **fields: Any) -> Any:
         """What the stage returns; see the function of that name in `edgetl.pipeline`."""
+        return self._verb()(**fields)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """The verb's own, so that editors and `inspect.signature` show the recipe's fields."""
+        return inspect.signature(self._verb())
+
+    def _verb(self) -> Callable[..., Any]:
         from edgetl import pipeline
 
-        return getattr(pipeline, self.__name__.rpartition(".")[2])(**fields)
+        found: Callable[..., Any] = getattr(pipeline, self.__name__.rpartition(".")[2])
+        return found

@@ -49,6 +49,12 @@ def test_verbs_take_the_recipe_s_fields(verb: str) -> None:
     assert "unknown key 'outt'; did you mean 'out'?" in str(caught.value)
 
 
+@pytest.mark.parametrize("verb", ["finetune", "distill", "export", "bench"])
+def test_the_signature_of_a_verb_is_seen_from_the_package(verb: str) -> None:
+    shown = inspect.signature(getattr(edgetl, verb)).parameters
+    assert list(shown) == [*fields_of(STAGES[verb]), "listener"]
+
+
 @pytest.mark.parametrize("verb", ["export", "bench"])
 def test_a_package_of_a_verb_s_name_can_be_called_and_stays_a_package(
     verb: str, monkeypatch: pytest.MonkeyPatch

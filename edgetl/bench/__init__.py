@@ -1,4 +1,8 @@
-"""Measures cases (bundles, ONNX files, runs) beside one another and writes one report."""
+"""Measures cases (bundles, ONNX files, runs) beside one another and writes one report.
+
+Called, it is the verb of that name: `edgetl.bench(cases=[bundle], out="report")`; its fields are shown by
+`help(edgetl.pipeline.bench)`.
+"""
 
 import sys
 

@@ -68,7 +68,7 @@ def _summary_cells(row: Row) -> tuple[str, ...]:
 
 def answers(report: Report) -> Table:
     """One row a case with accuracy: how right, within what interval, and against the reference."""
-    columns = ("#", "case", "right", "accuracy %", "95 % interval", "weighted %", "macro-F1 %", "same answer %",
+    columns = ("#", "case", "right", "accuracy %", "95 % interval", "weighted %", "macro-F1 %", "agreement %",
                "only it right", "only ref. right", "points to ref.", "95 % interval of points")
     rows = [(str(number), row.case, *_answer_cells(row.accuracy)) for number, row in numbered(report) if row.accuracy]
     data = f"{report.data.name}, {report.data.n} test images" if report.data else "no data"

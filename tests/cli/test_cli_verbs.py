@@ -162,6 +162,7 @@ def test_a_narrow_terminal_gets_the_columns_that_fit(
     present.report(made)
     whole = capsys.readouterr().out  # no terminal: everything
     assert "peak MB" in whole
+    assert "agreement %" in whole
     assert "The report also has" not in whole
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
