@@ -16,10 +16,10 @@ LABELS = ("functional", "defective")
 DOUBT = "doubt-is-defective"
 MAJORITY = "majority"
 MAPPINGS = {
-    DOUBT: "Labels: defect probability 0 is 'functional'; 1/3, 2/3 and 1 are 'defective', as the set's own authors "
-           "evaluate it (Deitsch et al. 2019), so that figures can be compared with theirs.",
-    MAJORITY: "Labels: defect probability 0 and 1/3 are 'functional'; 2/3 and 1 are 'defective'. The set's own authors "
-              f"use the other mapping (elpv:{DOUBT}).",
+    DOUBT: "Labels: defect probability 0 is 'functional'; 1/3, 2/3 and 1 are 'defective': as far as we know the "
+           "mapping that the published 88.4 % is usually compared under; the paper's own text was not at hand.",
+    MAJORITY: "Labels: defect probability 0 and 1/3 are 'functional'; 2/3 and 1 are 'defective'. Published "
+              f"figures are usually compared under the other mapping (elpv:{DOUBT}), as far as we know.",
 }
 NOTES = (
     "Weight of an image: the probability that the experts gave to its label (1 where they were sure).",
