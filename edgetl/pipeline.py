@@ -218,7 +218,7 @@ class _Walker:
         permitted = self._permitted(options, state)
         # Before the ledger says that the stage began: a folder that is somebody else's is refused, and what was left
         # of an attempt with other inputs goes.
-        rundir.claim(folder, resume=getattr(permitted, "resume", None), overwrite=permitted.overwrite)
+        rundir.claim(folder, resume=getattr(permitted, "resume", None) or None, overwrite=permitted.overwrite)
         before = digest(folder)
         self.ledger.begin(name, inputs, folder)
         objection = None

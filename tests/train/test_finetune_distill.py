@@ -346,8 +346,8 @@ def test_an_earlier_run_gets_a_new_head_for_other_classes(
         ({"student": "slim:2"}, "between 0 and 1"),
         ({"loss": ("kdd",)}, "no loss named 'kdd'"),
         ({"student": "timm/test_resnett"}, "Did you mean 'test_resnet'"),
-        ({"batch_size": "many"}, "--batch-size is 'many'"),
-        ({"device": "tpu"}, "--device is 'tpu'"),
+        ({"batch_size": "many"}, "'batch_size': found 'many'"),
+        ({"device": "tpu"}, "'device': found 'tpu'"),
     ],
 )
 def test_wrong_words_are_one_sentence_and_leave_no_run(
