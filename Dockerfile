@@ -25,4 +25,4 @@ RUN pip install --no-cache-dir "$(echo /dist/*.whl)[cpu]" && rm -rf /dist \
     && useradd --create-home edgetl
 USER edgetl
 WORKDIR /home/edgetl
-ENTRYPOINT ["python", "-m", "edgetl.runtime"]
+ENTRYPOINT ["python", "-P", "-m", "edgetl.runtime"]

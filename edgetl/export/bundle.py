@@ -145,8 +145,11 @@ def write(out: Path, manifest: Manifest, ordered: Sequence[Built], stock: Stock)
                              "drawn": stock.golden.drawn}
     whole = dataclasses.replace(manifest, golden=entry)
     files = {one.variant.file: one.graph for one in ordered}
-    files |= {manifests.GOLDEN: pictures, manifests.MANIFEST: manifests.to_json(whole).encode(),
-              CARD: card.card(whole).encode(), rundir.RECIPE: to_toml(private.shareable(stock.options)).encode()}
+    texts = {manifests.MANIFEST: manifests.to_json(whole), CARD: card.card(whole),
+             rundir.RECIPE: to_toml(private.shareable(stock.options))}
+    # The names of folders may hold bytes that are not UTF-8; they are written as escapes.
+    files |= {name: text.encode(errors="backslashreplace") for name, text in texts.items()}
+    files[manifests.GOLDEN] = pictures
     with rundir.building(out, overwrite=stock.options.overwrite) as folder:
         for name, content in files.items():
             rundir.write_bytes(folder / name, content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -318,3 +319,17 @@ def test_a_bundle_tells_no_paths_of_the_machine_that_made_it(made: Path, run: Pa
 def test_final_names(text: str, kept: str) -> None:
     record = {"options": {"teacher": text, "name": text}, "kept": 0.4}
     assert private.without_folders(record) == {"options": {"teacher": kept, "name": text}, "kept": 0.4}
+
+
+def test_names_that_are_no_utf8_do_not_stop_an_export(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / os.fsdecode(b"ph\xf6tos"), classes=2, images=8)
+    for image in sorted(photos.rglob("*.png")):
+        image.rename(image.with_name(os.fsdecode(b"\xff") + image.name))
+    (photos / "amber" / os.fsdecode(b"n\xf6te.txt")).write_text("no image")
+    network = models.create("timm/test_resnet", classes=2, pretrained=False, image_size=32)
+    (tmp_path / "run").mkdir()
+    weights.save(tmp_path / "run", network, {"labels": ["amber", "beryl"], "data": {"source": str(photos)}})
+    out = export(options(tmp_path / "run", tmp_path / "bundle", precision=["fp32"], data=str(photos)))
+    manifest = manifest_of(out)
+    assert manifest.provenance["run"]["data"]["source"] == photos.name
+    assert "n\\udcf6te.txt" in (out / "README.md").read_text() and "ph\\udcf6tos" in (out / "recipe.toml").read_text()
