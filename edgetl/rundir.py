@@ -28,6 +28,7 @@ SPLIT = "split.json"
 REPORT = "report.json"
 UNFINISHED = ".tmp"  # ending of files that are being written; a killed process leaves them
 
+NO_PLACE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk is full, a quota is used up, a file may not grow
 
 PACKAGES = (
@@ -105,7 +106,7 @@ def explained(path: Path) -> Iterator[None]:
         with room_for(path):
             yield
     except OSError as problem:
-        if problem.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if problem.errno in NO_PLACE:
             raise OutputError(
                 f"{path} cannot be written: {problem.strerror}.", hint="Choose a folder you may write to with --out."
             ) from problem
@@ -211,10 +212,11 @@ def claim(out: Path, *, resume: bool | None, overwrite: bool) -> None:
         overwrite: whether --overwrite was given.
 
     Raises:
-        OutputError: see `building`; also when both flags were given.
+        OutputError: see `building`; also when both flags were given, or no folder can be made there.
     """
     if resume and overwrite:
         raise OutputError("--resume and --overwrite contradict each other.", hint="Give one of them.")
+    _require_place(out)
     if _replaced(out).exists() and not out.exists():  # killed between two renames: the old folder is whole
         _replaced(out).rename(out)
     if out.exists() and not out.is_dir():
@@ -229,12 +231,26 @@ def claim(out: Path, *, resume: bool | None, overwrite: bool) -> None:
         with locked(partial(out), out):
             pass
         if overwrite or not resumable(partial(out)):
-            shutil.rmtree(partial(out))
+            with explained(partial(out)):
+                shutil.rmtree(partial(out))
         elif not resume:
             raise OutputError(
                 f"An interrupted run of {out} was found.",
                 hint="Give --resume to continue it or --overwrite to start again.",
             )
+
+
+def _require_place(out: Path) -> None:
+    """Raises OutputError where a folder cannot be made: it would be a pity to find that out after the work."""
+    with explained(out):
+        there = partial(out).exists()  # the operating system may not even look at such a name
+        place = partial(out) if there else next(one for one in partial(out).absolute().parents if one.exists())
+    if not place.is_dir():
+        raise OutputError(f"{out} cannot be made: {place} is a file.", hint="Choose another --out.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"{out} cannot be written: {place} is read-only.", hint="Choose a folder you may write to with --out."
+        )
 
 
 def resumable(folder: Path) -> bool:

@@ -7,7 +7,6 @@ import io
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from pickle import UnpicklingError  # what torch.load(weights_only=True) raises; nothing is unpickled here
 from typing import Any
 
 import torch
@@ -44,7 +43,8 @@ def _parse(data: bytes, path: Path) -> Any:
             # A plain pickle makes torch warn of its protocol before it is refused.
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError) as problem:
+    except Exception as problem:
+        # On damaged files torch's reader raises UnpicklingError, IndexError, KeyError, struct.error and more.
         raise EdgetlError(
             f"{path} is not a plain state dict of tensors, and edgetl loads nothing else.", hint=PLAIN
         ) from problem

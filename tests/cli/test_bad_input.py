@@ -238,6 +238,30 @@ def test_an_output_folder_that_is_a_file_is_refused(edgetl: Call, kitchen: Path,
     assert Path("run").read_text() == "not a folder"
 
 
+@pytest.mark.parametrize(
+    ("verb", "out", "expected"),
+    [
+        ("finetune", "photo.jpg/deep/out", "photo.jpg is a file."),
+        ("export", "photo.jpg/out", "photo.jpg is a file."),
+        ("bench", "photo.jpg/out", "photo.jpg is a file."),
+        ("finetune", "x" * 300, "File name too long."),
+    ],
+)
+def test_an_output_folder_that_cannot_be_made_is_refused_before_the_work(
+    edgetl: Call, kitchen: Path, verb: str, out: str, expected: str
+) -> None:
+    Path("photo.jpg").touch()
+    words: dict[str, list[str | Path]] = {
+        "finetune": ["--data", kitchen / "photos", *MODEL],
+        "export": [kitchen / "run"],
+        "bench": [kitchen / "bundle", "--backend", "cpu"],
+    }
+    said = edgetl(verb, *words[verb], "--out", out)
+    said.refused(out, expected, "--out")
+    assert said.err.startswith("error: ")  # nothing was begun
+    assert left() == ["photo.jpg"]
+
+
 # --- the disk -------------------------------------------------------------------------------------------------------
 
 
