@@ -44,7 +44,7 @@ def walk(options: argparse.Namespace) -> Report:
             data=options.data,
             teacher=work / "teacher",
             out=work / "student",
-            student="slim:0.4",
+            student="slim:0.35",
             epochs=10,
             mixup=0.2,
             resume=True,
