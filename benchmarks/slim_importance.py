@@ -63,6 +63,7 @@ def main() -> None:
         torch.device("cpu"),
         setting.Precision(torch.device("cpu"), None),
         {},
+        {},
         lambda event: None,
         "benchmark",
     )

@@ -92,7 +92,11 @@ class TestMakefile:
         return tmp_path
 
     def planned(self, folder: Path, target: str) -> str:
-        result = subprocess.run(["make", "-n", target], cwd=folder, capture_output=True, text=True, check=True)
+        # `make test` runs this test: the outer make's variables would make the inner one name its folder.
+        outer = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+        environment = {name: value for name, value in os.environ.items() if name not in outer}
+        command = ["make", "--no-print-directory", "-n", target]
+        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
         return result.stdout
 
     def test_a_fresh_clone_is_installed(self, copy: Path) -> None:
