@@ -77,6 +77,11 @@ def described(row: Row) -> dict[str, Any]:
     }
 
 
+def shareable(values: dict[str, Any]) -> dict[str, Any]:
+    """Options without the places of this machine."""
+    return {name: value for name, value in values.items() if name not in ("out", "data")}
+
+
 def int8_against_fp32(bundle: Path) -> dict[str, Any]:
     """Drop and agreement of INT8 on the test split, as the export measured them on the CPU backend."""
     manifest = rundir.read_json(bundle / "manifest.json", edgetl.errors.BundleError)
@@ -109,8 +114,8 @@ def main() -> None:
         "data": report.data.name if report.data else None,
         "image_size": SIZE,
         "kept_parameters": student["kept"],
-        "teacher_options": weights.read_record(options.work / "teacher")["options"],
-        "student_options": student["options"],
+        "teacher_options": shareable(weights.read_record(options.work / "teacher")["options"]),
+        "student_options": shareable(student["options"]),
         "cases": {row.case: described(row) for row in report.rows},
         "int8_against_fp32": int8_against_fp32(options.work / "bundle"),
         "environment": report.environment,

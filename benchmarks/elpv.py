@@ -45,7 +45,7 @@ def trained(options: argparse.Namespace, strategy: str) -> dict[str, Any]:
     record = weights.read_record(out)
     return {
         **{name: record["metrics"]["test"][name] for name in KEPT},
-        "options": record["options"],
+        "options": {name: value for name, value in record["options"].items() if name != "out"},
         "notes": record["data"]["notes"],
         "labels": record["labels"],
     }
