@@ -149,7 +149,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_amp(wish: str, device: torch.device) -> str:
-    """ "off", "bf16" or "fp16"; `auto` is what the CUDA device does well, and off on a CPU."""
+    """Autocast by name (off, bf16, fp16); `auto` is what the CUDA device does well, and off on a CPU."""
     if wish != "auto":
         return wish
     if device.type != "cuda":

@@ -57,7 +57,7 @@ class ClassifierTask(nn.Module):
         self.losses = nn.ModuleList(term.loss for term in terms)
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """ "loss", "logits" [N, K], and each term under its own name, unweighted."""
+        """The parts "loss", "logits" [N, K], and each term under its own name, unweighted."""
         logits = self.input(batch.images)
         with torch.no_grad():
             taught = self.teacher(batch.images) if self.teacher is not None else None
