@@ -18,13 +18,20 @@ from torch import nn
 
 from edgetl import datasets, evaluate, rundir, splits, weights
 from edgetl.allocator import set_allocator
-from edgetl.compress import prune
+from edgetl.compress import cost, prune
 from edgetl.recipe import Distill, build
 from edgetl.runtime.preprocess import normalize
 from edgetl.train import setting, store
 from edgetl.train.student import taylor_gradients
 
-POWERS = {"effect alone": 0.0, "effect / sqrt(cost)": 0.5, "effect / cost": 1.0}
+RANKINGS = {  # the power of the cost, and what it counts
+    "effect alone": (0.0, "params"),
+    "effect / sqrt(parameters)": (0.5, "params"),
+    "effect / parameters": (1.0, "params"),
+    "effect / sqrt(multiplications)": (0.5, "macs"),
+    "effect / sqrt(share of both)": (0.5, "params+macs"),
+    "effect / share of both": (1.0, "params+macs"),
+}
 STATISTICS_IMAGES = 1024
 
 
@@ -70,15 +77,24 @@ def main() -> None:
     pixels = store.evaluation_pixels(data, parts.train, parts.fingerprint, run.network.preprocess)
     gradients = taylor_gradients(run.network, place)
 
-    def row(name: str, importance: str) -> dict[str, Any]:
-        found = prune.slim(run.network, options.keep, importance=importance, gradients=gradients)
+    size = run.network.preprocess.size_hw
+    work = cost.image_macs(run.network.module, size)
+
+    def row(name: str, importance: str, counted: str = "params") -> dict[str, Any]:
+        found = prune.slim(run.network, options.keep, importance=importance, gradients=gradients, cost=counted)
+        kept_macs = cost.image_macs(found.network.module, size) / work
         estimate_statistics(found.network.module, pixels, run.network.preprocess)
         predict = setting.torch_predict(found.network.module, place, place.precision)
         scored = evaluate.evaluate(predict, parts.val, data.read, run.network.preprocess, classes=len(data.labels))
-        print(f"{name}: keeps {found.kept:.1%}, validation accuracy {scored.accuracy:.1%}", flush=True)
+        print(
+            f"{name}: keeps {found.kept:.1%} of the parameters and {kept_macs:.1%} of the multiplications, "
+            f"validation accuracy {scored.accuracy:.1%}",
+            flush=True,
+        )
         return {
             "ranking": name,
             "kept": found.kept,
+            "kept_macs": kept_macs,
             "accuracy": scored.accuracy,
             "low": scored.accuracy_low,
             "high": scored.accuracy_high,
@@ -86,9 +102,9 @@ def main() -> None:
         }
 
     rows = [row("magnitude, same share of every layer", "magnitude")]
-    for name, power in POWERS.items():
+    for name, (power, counted) in RANKINGS.items():
         prune.TaylorPerCost.power = power
-        rows.append(row(name, "taylor"))
+        rows.append(row(name, "taylor", counted))
     if options.out is not None:
         rundir.write_json(
             options.out,

@@ -133,6 +133,10 @@ class Distill(TrainFields):
         ("labels:0.1,kd:0.9;temperature=4",), "name[:weight][,name[:weight]...][;key=value...]; may be repeated.")
     importance: str = opt("taylor", "What slim:R ranks channels by: their effect on the loss, or their size.",
                           choices=("taylor", "magnitude"))
+    prune_cost: str = opt(
+        "params", "What slim:R with importance taylor sets a channel's effect against: the parameters, the "
+        "multiplications (thins the early layers too), or the shares of both that leave with it.",
+        choices=("params", "macs", "params+macs"))
     round_to: int = opt(8, "slim:R keeps channel counts that are multiples of this.", low=1, high=128)
     pretrained: bool = opt(True, "Start a FAMILY/VARIANT student from its published weights.")
     weights: str | None = opt(None, "File of weights for a FAMILY/VARIANT student.", path=True)

@@ -14,6 +14,7 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
+from edgetl.compress.cost import Costs
 from edgetl.errors import EdgetlError
 from edgetl.models import Network
 from edgetl.weights import parameter_count
@@ -44,6 +45,7 @@ def slim(
     importance: str = "magnitude",
     round_to: int = 8,
     gradients: Gradients | None = None,
+    cost: str = "params",
 ) -> Slimmed:
     """A copy of the network that keeps the fraction `ratio` of its parameters, head included, and no more.
 
@@ -59,6 +61,9 @@ def slim(
             "magnitude" removes the same share of each layer, those of the least L2 norm over the coupled weights.
         round_to: channel counts become multiples of this.
         gradients: leaves the gradients of a loss in the parameters of the module it is given.
+        cost: what "taylor" sets the effect of a channel against: "params", "macs" or "params+macs" (both as shares of
+            the whole), see `Costs`. Early layers have few parameters and most multiplications: with their
+            multiplications counted they are thinned too. What is kept is the share `ratio` of the parameters anyhow.
 
     Raises:
         EdgetlError: the ratio is not in (0, 1), or the architecture cannot be cut so far.
@@ -66,10 +71,10 @@ def slim(
     if not 0 < ratio < 1:
         raise EdgetlError(f"slim:{ratio:g} keeps no proper part of the teacher; expected a number between 0 and 1.")
     total = parameter_count(network.module)
-    gradient = measured_gradient(network, importance, gradients)
+    ranking = measured_ranking(network, importance, gradients, cost)
     nearest: Slimmed | None = None
     for multiple in dict.fromkeys([round_to, *(one for one in (4, 2, 1) if one < round_to)]):
-        for found in _bisect(network, ratio, importance, multiple, gradient, total):
+        for found in _bisect(network, ratio, ranking, multiple, total):
             if 0 <= ratio - found.kept <= TOLERANCE * ratio:
                 return found
             if nearest is None or _misses(found, ratio) < _misses(nearest, ratio):
@@ -88,48 +93,56 @@ def _misses(found: Slimmed, ratio: float) -> tuple[bool, float]:
     return found.kept > ratio, abs(found.kept - ratio)
 
 
-def _bisect(
-    network: Network, ratio: float, importance: str, multiple: int, gradient: Mapping[str, torch.Tensor], total: int
-) -> Iterable[Slimmed]:
+def _bisect(network: Network, ratio: float, ranking: Ranking, multiple: int, total: int) -> Iterable[Slimmed]:
     low, high = 0.0, 1.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        module = pruned(network, middle, importance, multiple, gradient)
+        module = pruned(network, middle, ranking, multiple)
         kept = parameter_count(module) / total
         yield Slimmed(Network(network.model, module, network.head, network.preprocess, network.weights), kept, middle)
         low, high = (middle, high) if kept > ratio else (low, middle)
 
 
-def measured_gradient(network: Network, importance: str, gradients: Gradients | None) -> dict[str, torch.Tensor]:
-    """Gradient by parameter name, measured once for all trials; empty where the importance needs none."""
+@dataclass(frozen=True)
+class Ranking:
+    """What channels are ranked by, measured once for all trials."""
+
+    gradient: Mapping[str, torch.Tensor]  # by parameter name
+    costs: Costs | None  # None: by magnitude, the same share of every layer
+
+
+def measured_ranking(network: Network, importance: str, gradients: Gradients | None, cost: str) -> Ranking:
+    """What `slim` ranks the channels of a network by."""
     if importance != "taylor":
-        return {}
+        return Ranking({}, None)
     if gradients is None:
         raise ValueError("importance 'taylor' needs gradients")
     module = copy.deepcopy(network.module).eval()
     for parameter in module.parameters():
         parameter.requires_grad_(True)
     gradients(module)
-    return {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
+    gradient = {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
+    return Ranking(gradient, Costs.of(network.module, network.preprocess.size_hw, cost))
 
 
-def pruned(
-    network: Network, channel_ratio: float, importance: str, multiple: int, gradient: Mapping[str, torch.Tensor]
-) -> nn.Module:
+def pruned(network: Network, channel_ratio: float, ranking: Ranking, multiple: int) -> nn.Module:
     """A copy without the least important `channel_ratio` of the channels; the head's outputs stay."""
     module = copy.deepcopy(network.module).eval()
     for parameter in module.parameters():
         parameter.requires_grad_(True)
     for name, parameter in module.named_parameters():
-        parameter.grad = gradient[name].clone() if name in gradient else None
+        parameter.grad = ranking.gradient[name].clone() if name in ranking.gradient else None
     height, width = network.preprocess.size_hw
+    everywhere = ranking.costs is not None
     pruner = tp.pruner.BasePruner(
         module,
         torch.zeros(1, 3, height, width),
-        importance=TaylorPerCost() if importance == "taylor" else tp.importance.GroupMagnitudeImportance(p=2),
-        global_pruning=importance == "taylor",
+        importance=TaylorPerCost(ranking.costs, module)
+        if ranking.costs is not None
+        else tp.importance.GroupMagnitudeImportance(p=2),
+        global_pruning=everywhere,
         pruning_ratio=channel_ratio,
-        max_pruning_ratio=MOST_OF_A_LAYER if importance == "taylor" else 1.0,
+        max_pruning_ratio=MOST_OF_A_LAYER if everywhere else 1.0,
         round_to=multiple,
         ignored_layers=[module.get_submodule(network.head)],
     )
@@ -141,32 +154,25 @@ def pruned(
 class TaylorPerCost:
     """Importance of a channel for torch-pruning: its first-order effect on the loss, over the root of what it costs.
 
-        I_c = sum over the coupled weights w of channel c of |w * dL/dw|  /  sqrt(parameters that leave with c)
+        I_c = mean over the coupled layers of sum over their weights w of channel c of |w * dL/dw|  /  sqrt(cost of c)
 
     The numerator (Molchanov et al., CVPR 2019) can be compared between layers when it is not normalised within them,
     so channels of the whole network are ranked in one list. Alone it empties the narrow late layers first, although
     most parameters lie in the wide ones; divided by the full cost it spares the early layers and ruins the late ones.
-    The root lies between: `benchmarks/slim_importance.py` compares them.
+    The root lies between: `benchmarks/slim_importance.py` compares them. The cost sums what every coupled layer loses.
     """
 
     power = 0.5
 
-    def __init__(self) -> None:
+    def __init__(self, costs: Costs, module: nn.Module) -> None:
         self.effect = tp.importance.GroupTaylorImportance(normalizer=None)
+        self.costs, self.prices = costs, costs.of_layers(module)
 
     def __call__(self, group: Any) -> torch.Tensor | None:
         """Scores [C] of one group of coupled channels; None where torch-pruning has none."""
         effect: torch.Tensor | None = self.effect(group)
-        return None if effect is None else effect / sum(channel_cost(step) for step, _ in group) ** self.power
+        return None if effect is None else effect / self.cost(group) ** self.power
 
-
-def channel_cost(step: Any) -> float:
-    """Parameters that one layer loses with one channel of a group."""
-    layer = step.target.module
-    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-        return 2.0
-    if not isinstance(layer, nn.Linear | nn.Conv2d):
-        return 0.0
-    weight = layer.weight
-    outgoing = "out_channels" in step.handler.__name__ or (isinstance(layer, nn.Conv2d) and layer.groups > 1)
-    return weight.numel() / weight.shape[0 if outgoing else 1]
+    def cost(self, group: Any) -> float:
+        """What leaves the network with one channel of a group."""
+        return sum(self.costs.of_channel(step, self.prices) for step, _ in group)

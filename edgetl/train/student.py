@@ -14,7 +14,7 @@ from torch import nn
 
 from edgetl import losses, models, rundir, weights
 from edgetl.allocator import set_allocator
-from edgetl.compress import prune
+from edgetl.compress import cost, prune
 from edgetl.errors import DataError, EdgetlError
 from edgetl.events import Listener, ignore
 from edgetl.models import Network
@@ -105,10 +105,21 @@ def slim_student(options: Distill, teacher: Network, place: Setting) -> Network:
             f"--student is '{options.student}', expected slim:R with a number R between 0 and 1."
         ) from problem
     gradients = taylor_gradients(teacher, place) if options.importance == "taylor" else None
-    found = prune.slim(teacher, ratio, importance=options.importance, round_to=options.round_to, gradients=gradients)
+    found = prune.slim(
+        teacher,
+        ratio,
+        importance=options.importance,
+        round_to=options.round_to,
+        gradients=gradients,
+        cost=options.prune_cost,
+    )
     ours, theirs = weights.parameter_count(found.network.module), weights.parameter_count(teacher.module)
+    size = teacher.preprocess.size_hw
+    work = cost.image_macs(found.network.module, size) / cost.image_macs(teacher.module, size)
     place.note(
-        f"slim: {ours:,} of {theirs:,} parameters kept ({found.kept:.1%}), channels ranked by {options.importance}"
+        f"slim: {ours:,} of {theirs:,} parameters kept ({found.kept:.1%}) and {work:.1%} of the multiplications, "
+        f"channels ranked by {options.importance}"
+        + (f" over {options.prune_cost}" if options.importance == "taylor" else "")
     )
     if options.image_size:
         wants = dataclasses.replace(teacher.preprocess, size_hw=(options.image_size, options.image_size))

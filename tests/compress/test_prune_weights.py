@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
+import torch_pruning as tp
 
 from edgetl import models, weights
-from edgetl.compress import prune
+from edgetl.compress import cost, prune
 from edgetl.errors import EdgetlError
 from edgetl.models import Network
 
@@ -64,6 +66,79 @@ def test_taylor_needs_and_uses_gradients(lite: Network) -> None:
     found = prune.slim(lite, 0.5, importance="taylor", gradients=gradients)
     assert 0.475 <= found.kept <= 0.5
     assert all(parameter.grad is None for parameter in found.network.module.parameters())
+
+
+def tiny() -> Network:
+    """3x8x8 -> conv 3x3 to 16 at 8x8 -> conv 3x3, stride 2, to 32 at 4x4 -> mean -> 3 classes."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(
+        OrderedDict(
+            early=torch.nn.Conv2d(3, 16, 3, padding=1, bias=False),
+            norm=torch.nn.BatchNorm2d(16),
+            act=torch.nn.ReLU(),
+            late=torch.nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False),
+            act2=torch.nn.ReLU(),
+            pool=torch.nn.AdaptiveAvgPool2d(1),
+            flat=torch.nn.Flatten(),
+            fc=torch.nn.Linear(32, 3),
+        )
+    )
+    wants = dataclasses.replace(network("timm/test_resnet").preprocess, size_hw=(8, 8))
+    return Network("test/tiny", module, "fc", wants)
+
+
+EARLY_MACS, LATE_MACS, HEAD_MACS = 3 * 16 * 9 * 64, 16 * 32 * 9 * 16, 32 * 3
+MACS = EARLY_MACS + LATE_MACS + HEAD_MACS
+PARAMETERS = 3 * 16 * 9 + 2 * 16 + 16 * 32 * 9 + 32 * 3 + 3
+
+
+def test_multiplications_in_closed_form() -> None:
+    net = tiny()
+    assert cost.output_pixels(net.module, (8, 8)) == {"early": 64, "late": 16, "fc": 1}
+    assert cost.image_macs(net.module, (8, 8)) == MACS
+    assert weights.parameter_count(net.module) == PARAMETERS
+    grouped = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, padding=1, groups=3), torch.nn.Conv2d(3, 5, 1, stride=2))
+    assert cost.image_macs(grouped, (8, 8)) == 3 * 9 * 64 + 15 * 16
+
+
+@pytest.mark.parametrize(
+    ("kind", "early", "late"),
+    [
+        ("params", 3 * 9 + 2 + 32 * 9, 16 * 9 + 3),
+        ("macs", 3 * 9 * 64 + 32 * 9 * 16, 16 * 9 * 16 + 3),
+        (
+            "params+macs",
+            (3 * 9 + 2 + 32 * 9) / PARAMETERS + (3 * 9 * 64 + 32 * 9 * 16) / MACS,
+            (16 * 9 + 3) / PARAMETERS + (16 * 9 * 16 + 3) / MACS,
+        ),
+    ],
+)
+def test_the_cost_of_a_channel_in_closed_form(kind: str, early: float, late: float) -> None:
+    net = tiny()
+    scorer = prune.TaylorPerCost(cost.Costs.of(net.module, (8, 8), kind), net.module)
+    graph = tp.DependencyGraph().build_dependency(net.module, torch.zeros(1, 3, 8, 8))
+    for name, expected in (("early", early), ("late", late)):
+        layer = net.module.get_submodule(name)
+        group = graph.get_pruning_group(layer, tp.prune_conv_out_channels, idxs=[0])
+        assert scorer.cost(group) == pytest.approx(expected, rel=1e-12)
+
+
+def test_counting_multiplications_thins_early_layers_and_keeps_the_share_of_the_parameters() -> None:
+    net = network("timm/test_resnet")
+    width, height = net.preprocess.size_hw
+    left = {}
+
+    def gradients(module: torch.nn.Module) -> None:
+        images = torch.randn(8, 3, height, width, generator=torch.Generator().manual_seed(1))
+        torch.nn.functional.cross_entropy(module(images), torch.arange(8) % 3).backward()
+
+    for kind in ("params", "params+macs", "macs"):
+        found = prune.slim(net, 0.5, importance="taylor", round_to=1, gradients=gradients, cost=kind)
+        assert 0.475 <= found.kept <= 0.5
+        left[kind] = cost.image_macs(found.network.module, net.preprocess.size_hw)
+    assert left["macs"] < left["params"] and left["params+macs"] < left["params"]
+    with pytest.raises(ValueError, match="unknown cost 'joules'"):
+        cost.Costs.of(net.module, (8, 8), "joules")
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0, -1.0, 1.5])
