@@ -16,10 +16,10 @@ LABELS = ("functional", "defective")
 DOUBT = "doubt-is-defective"
 MAJORITY = "majority"
 MAPPINGS = {
-    DOUBT: "Labels: defect probability 0 is 'functional'; 1/3, 2/3 and 1 are 'defective': as far as we know the "
-           "mapping that the published 88.4 % is usually compared under; the paper's own text was not at hand.",
-    MAJORITY: "Labels: defect probability 0 and 1/3 are 'functional'; 2/3 and 1 are 'defective'. Published "
-              f"figures are usually compared under the other mapping (elpv:{DOUBT}), as far as we know.",
+    DOUBT: "Labels: defect probability 0 (surely functional) is 'functional'; 1/3 (functional, unsure), 2/3 (defective, "
+           "unsure) and 1 are 'defective': the mapping of Deitsch et al. 2019, as later papers restate it.",
+    MAJORITY: "Labels: defect probability 0 and 1/3 are 'functional'; 2/3 and 1 are 'defective'. Deitsch et al. 2019 "
+              f"also count 1/3 as defective (elpv:{DOUBT}): their figures are not comparable with these.",
 }
 NOTES = (
     "Weight of an image: the probability that the experts gave to its label (1 where they were sure).",
@@ -31,8 +31,10 @@ NOTES = (
 def load(argument: str | None) -> DataSet:
     """The solar cells in two classes.
 
-    The experts stated a defect probability p of 0, 1/3, 2/3 or 1. The weight of an image is p where its label is
-    'defective' and 1 - p where it is 'functional', hence 1 for the certain ones.
+    An expert said of each cell whether it is functional or defective and whether they were sure, which the set gives
+    as a defect probability p of 0, 1/3, 2/3 or 1. The weight of an image is p where its label is 'defective' and
+    1 - p where it is 'functional', hence 1 for the certain ones; with `doubt-is-defective` these are the published
+    weights (1, 0.33, 0.67, 1).
 
     Args:
         argument: `doubt-is-defective` (p > 0 is defective; the default) or `majority` (p > 1/2 is defective).
