@@ -16,7 +16,7 @@ LABELS = ("functional", "defective")
 DOUBT = "doubt-is-defective"
 MAJORITY = "majority"
 MAPPINGS = {
-    DOUBT: "Labels: defect probability 0 (surely functional) is 'functional'; 1/3 (functional, unsure), 2/3 (defective, "
+    DOUBT: "Labels: defect probability 0 (functional, sure) is 'functional'; 1/3 (functional, unsure), 2/3 (defective, "
            "unsure) and 1 are 'defective': the mapping of Deitsch et al. 2019, as later papers restate it.",
     MAJORITY: "Labels: defect probability 0 and 1/3 are 'functional'; 2/3 and 1 are 'defective'. Deitsch et al. 2019 "
               f"also count 1/3 as defective (elpv:{DOUBT}): their figures are not comparable with these.",
