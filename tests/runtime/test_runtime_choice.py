@@ -116,22 +116,3 @@ def test_only_classifiers_of_prepared_images():
     chances = TensorSpec("p", "probabilities", "float32", ("N", 3))
     with pytest.raises(BundleError, match="gives probabilities; expected logits"):
         check_classifier(manifest(good), plain(outputs=(chances,)))
-
-
-@pytest.mark.parametrize(
-    "text, has, lacks",
-    [
-        ("processor : 0\nflags\t\t: fpu avx2 avx_vnni\n", ("avx2", "vnni"), ("avx512_vnni",)),
-        ("processor : 0\nflags : avx512f avx512_vnni\n", ("vnni", "avx512f"), ("avx2",)),
-        ("processor : 0\nFeatures\t: fp asimd asimddp\n", ("neon", "asimddp"), ("vnni", "i8mm")),
-        ("nothing of the kind\n", (), ("avx2",)),
-    ],
-)
-def test_processor_features(tmp_path, text, has, lacks):
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(text)
-    assert processor.missing((*has, *lacks), cpuinfo) == lacks
-
-
-def test_where_the_processor_cannot_be_read_nothing_is_assumed(tmp_path):
-    assert processor.missing(("avx2",), tmp_path / "absent") == ("avx2",)
