@@ -153,6 +153,7 @@ def require_model(model: str, file: str | None) -> None:
         MissingDependency: the family's package, or what cuts slim:R, is not installed.
         EdgetlError: a model written in no known way; a file of weights that is not there or would not be read.
     """
+    weights.require_read(model, file)
     if model.startswith("slim:"):
         extras.require("torch_pruning", extra="train", purpose=f"The student {model}")
     elif Path(model).is_dir() and not weights.is_run(Path(model)):
@@ -161,10 +162,6 @@ def require_model(model: str, file: str | None) -> None:
         _require_variant(model)
         if file is not None and not Path(file).is_file():
             raise EdgetlError(f"The file of weights {file} does not exist.")
-        return
-    if file is not None:
-        raise EdgetlError(f"{model} brings its own weights, so --weights {file} would not be read.",
-                          hint="Leave --weights out, or name a FAMILY/VARIANT.")
 
 
 def _require_variant(model: str) -> None:

@@ -70,6 +70,24 @@ def is_run(path: Path) -> bool:
     return (path / rundir.RUN).is_file()
 
 
+def brings_weights(model: str) -> bool:
+    """Whether a model comes with weights of its own: a RUN folder, or slim:R, which is cut out of the teacher."""
+    return model.startswith("slim:") or is_run(Path(model))
+
+
+def require_read(model: str, file: str | None) -> None:
+    """Returns when the file of weights that is named beside a model would be read.
+
+    Raises:
+        EdgetlError: the model brings its own weights.
+    """
+    if file is not None and brings_weights(model):
+        raise EdgetlError(
+            f"{model} brings its own weights, so --weights {file} would not be read.",
+            hint="Leave --weights out, or name a FAMILY/VARIANT.",
+        )
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """run.json of a RUN folder.
 

@@ -93,7 +93,8 @@ def require_same(then: Mapping[str, Any], now: Mapping[str, Any], what: str) -> 
     if changed:
         raise TrainingError(
             f"{what} had other options: {'; '.join(changed)}.",
-            hint="Give the same options, or --overwrite to start again, or another --out.",
+            hint="--resume goes on with the very same training only: give the same options, or --overwrite (or another "
+            "--out) to start again with other ones.",
         )
 
 
@@ -212,7 +213,8 @@ class Fit:
         kept = f"the last good checkpoint is kept in {self.folder}" if saved else "no checkpoint was written yet"
         return TrainingError(
             f"{found}; {kept}.",
-            hint="Start again with --overwrite and a lower --lr or a --clip-norm; --amp off if it was on.",
+            hint="Start again with --overwrite (or another --out) and a lower --lr or a --clip-norm; --amp off if it "
+            "was on. --resume would only repeat the same steps.",
         )
 
     def _report_step(self) -> None:

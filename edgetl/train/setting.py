@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,9 +180,23 @@ def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, 
     _require_pairs(loader, network, setting)
     validate = Validation(setting, network)
     curves = EventFiles(folder, setting.listener)
-    return Fit(
-        task, loader, validate, setting.options, folder, setting.precision, curves, stage, setting.identity
-    ).run()
+    training = Fit(task, loader, validate, setting.options, folder, setting.precision, curves, stage, setting.identity)
+    with _salvage(setting.options, folder):
+        return training.run()
+
+
+@contextlib.contextmanager
+def _salvage(options: TrainFields, folder: Path) -> Iterator[None]:
+    """Adds to the hint of a training that cannot go on how another one can start from its best weights."""
+    try:
+        yield
+    except TrainingError as problem:
+        best = folder / BEST
+        model = str(getattr(options, "student", None) or getattr(options, "teacher", ""))
+        if weights.brings_weights(model) or not best.is_file():
+            raise
+        hint = f"{problem.hint} Its best weights so far: --weights {best} --out ANOTHER starts from them."
+        raise TrainingError(problem.message, hint=hint) from problem
 
 
 def _require_pairs(loader: TrainLoader, network: Network, setting: Setting) -> None:

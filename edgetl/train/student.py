@@ -34,8 +34,10 @@ def distill(options: Distill, *, listener: Listener = ignore) -> Path:
 
     Raises:
         DataError, UnknownName, OutputError, TrainingError: see the sentences.
+        EdgetlError: the student brings its own weights and --weights is given.
         KeyboardInterrupt: Ctrl-C; the run can be resumed.
     """
+    weights.require_read(options.student, options.weights)
     set_allocator()
     if setting.finished(options, listener, "distill"):
         return Path(options.out)

@@ -27,8 +27,10 @@ def finetune(options: Finetune, *, listener: Listener = ignore) -> Path:
 
     Raises:
         DataError, UnknownName, OutputError, TrainingError: see the sentences.
+        EdgetlError: the teacher is a RUN and --weights is given.
         KeyboardInterrupt: Ctrl-C; the run can be resumed.
     """
+    weights.require_read(options.teacher, options.weights)
     set_allocator()
     if setting.finished(options, listener, "finetune"):
         return Path(options.out)

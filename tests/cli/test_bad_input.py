@@ -463,6 +463,11 @@ def test_the_last_good_checkpoint_outlives_a_loss_that_is_not_a_number(edgetl: C
     for name in (rundir.CHECKPOINT, BEST):
         tensors = checkpoint.read(Path(".run.partial", name)).part("model")
         assert all(tensor.isfinite().all() for tensor in tensors.values())
+    said.refused("--overwrite (or another --out) and a lower --lr", "--resume would only repeat the same steps.")
+    way_on = f"--weights .run.partial/{BEST} --out ANOTHER starts from them."
+    said.refused(way_on)
+    other = finetune(edgetl, kitchen / "photos", *DIVERGING, *slowly, "--lr", "0.001", "--resume")
+    other.refused("lr was 1000.0 and is 0.001.", "--resume goes on with the very same training only", way_on)
     again = finetune(edgetl, kitchen / "photos", "--weights", f".run.partial/{BEST}", "--out", "again")
     assert again.code == 0
     assert f"weights from .run.partial/{BEST}\n" in again.err  # all of them
@@ -485,6 +490,23 @@ def test_weights_that_break_in_a_step_never_reach_the_checkpoint(
     said.refused(" is not finite any more in epoch ", "the last good checkpoint is kept in .run.partial")
     state = checkpoint.read(Path(".run.partial", rundir.CHECKPOINT))
     assert all(tensor.isfinite().all() for tensor in state.part("model").values())
+
+
+def test_a_student_cut_out_of_its_teacher_is_not_offered_weights(
+    edgetl: Call, kitchen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = ClassifierTask.forward
+    steps = iter(range(1, 100))
+
+    def breaking(self: ClassifierTask, batch: Batch) -> dict[str, torch.Tensor]:
+        result = forward(self, batch)
+        return result if next(steps) < 5 else {**result, "loss": result["loss"] * float("nan")}
+
+    monkeypatch.setattr(ClassifierTask, "forward", breaking)
+    cut = ("--student", "slim:0.6", "--importance", "magnitude", "--round-to", "2", *QUICK, "--epochs", "4")
+    said = edgetl("distill", "--data", kitchen / "photos", "--teacher", kitchen / "run", *cut, "--out", "run")
+    said.refused("the last good checkpoint is kept in .run.partial", "--resume would only repeat the same steps.")
+    assert Path(".run.partial", BEST).is_file() and "--weights" not in said.err
 
 
 def test_steps_of_one_image_are_refused(edgetl: Call, kitchen: Path) -> None:

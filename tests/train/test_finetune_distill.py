@@ -429,3 +429,17 @@ def test_a_kill_in_the_middle_changes_no_bit(photos: Path, tmp_path: Path) -> No
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert tensors_of(finetune(options(photos, tmp_path / "killed", epochs=12, resume=True))) == tensors_of(whole)
+
+
+@pytest.mark.parametrize("stage", ["finetune", "distill"])
+def test_weights_that_would_not_be_read_are_refused_before_anything_is_made(
+    photos: Path, tmp_path: Path, stage: str
+) -> None:
+    run = finetune(options(photos, tmp_path / "run", epochs=1))
+    with pytest.raises(EdgetlError, match=r"brings its own weights, so --weights w\.pt would not be read") as refused:
+        if stage == "finetune":
+            finetune(options(photos, tmp_path / "next", teacher=str(run), weights="w.pt"))
+        else:
+            distill(student_options(photos, run, tmp_path / "next", student="slim:0.6", weights="w.pt"))
+    assert refused.value.hint == "Leave --weights out, or name a FAMILY/VARIANT."
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(("next", "partial"))] == []
