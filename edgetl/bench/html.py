@@ -14,12 +14,13 @@ from edgetl.bench.tables import (
     HEADS,
     Table,
     answers,
+    cases,
     failures,
+    notes,
     percent,
     remarks,
     shown,
     significant,
-    startup,
     summary,
 )
 from edgetl.datasets import Item
@@ -65,7 +66,7 @@ def page(report: Report, pictures: Mapping[str, bytes]) -> str:
         ("Latency against accuracy", _figure(plots.latency_against_accuracy(report), SCATTER_CAPTION)),
         ("Latency of every call", _figure(plots.latency_distribution(report), STRIPS_CAPTION)),
         ("Accuracy", _table(answers(report))),
-        ("Start and memory", _table(startup(report))),
+        ("Cases", _table(cases(report))),
         (f"What {focus.case} confuses" if focus else "", _matrix(graded, report)),
         (f"Worst mistakes of {focus.case}" if focus else "", _mistakes(graded, pictures)),
         ("How this was measured", _method(report)),
@@ -103,7 +104,7 @@ def _lead(report: Report) -> str:
         gap = focus.accuracy.difference
         points = "" if gap is None else f" ({gap * 100:+.1f} points)"
         parts.append(f"<strong>{escape(focus.case)}</strong> {speed}{' and ' if speed else ''}{right}{points}.")
-    warnings = f'<aside aria-label="Warnings">{_list(report.notes)}</aside>' if report.notes else ""
+    warnings = f'<aside aria-label="Warnings">{_list(notes(report))}</aside>' if report.notes else ""
     return f'<p class="lead">{" ".join(parts)}</p>{warnings}'
 
 
@@ -221,7 +222,7 @@ def _data_line(report: Report) -> list[str]:
     if report.data is None:
         return []
     rule = ", ".join(f"{name} {shown(value)}" for name, value in report.data.rule.items())
-    return [f"Data: {report.data.source}, {report.data.n} test images, fingerprint {report.data.fingerprint[:16]}; "
+    return [f"Data: {report.data.name}, {report.data.n} test images, fingerprint {report.data.fingerprint[:16]}; "
             f"split: {rule}."]
 
 

@@ -78,7 +78,7 @@ class Row:
     """Everything measured of one case; what is missing is None."""
 
     measurement: Measurement
-    source: str  # path of the bundle, ONNX file or run
+    source: str  # bundle, ONNX file or run as the command named it, hence maybe a path of the machine that measured
     kind: str  # "bundle" | "onnx" | "run"
     backend: str
     threads: int  # as asked; 0 is what the machine allows
@@ -114,7 +114,7 @@ class Data:
     """The images that accuracy was measured on."""
 
     name: str
-    source: str
+    source: str  # what --data said, as `Row.source`
     labels: tuple[str, ...]
     n: int
     fingerprint: str

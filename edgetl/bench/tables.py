@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from edgetl.bench import stats
@@ -28,8 +29,8 @@ class Table:
 
 
 def tables(report: Report) -> tuple[Table, ...]:
-    """All tables of a report that have rows, the summary first."""
-    found = [summary(report), answers(report), startup(report), failures(report)]
+    """All tables of a report that have rows, the summary first; no figure stands in two of them."""
+    found = [summary(report), answers(report), cases(report), failures(report)]
     return tuple(table for table in found if table.rows)
 
 
@@ -40,8 +41,9 @@ def summary(report: Report) -> Table:
     columns = ("#", "case", "median ms", "accuracy %", "speed-up", "95 % interval ms", "p95 ms", "images/s",
                "import ms", "load ms", "first ms", "size MB", "peak MB")
     rows = [(str(number), row.case, *_summary_cells(row)) for number, row in numbered(report)]
+    starts = max((len(row.load_s) for row in report.rows), default=0)
     caption = (f"Steady-state latency of one call, {_arrival(report)}{reference}; import, load and first call of a "
-               "fresh process; size of the graph or weights; peak resident memory of the process")
+               f"fresh process, median of {starts}; size of the graph or weights; peak resident memory of the process")
     return Table(caption, columns, tuple(rows))
 
 
@@ -85,22 +87,19 @@ def _answer_cells(found: Accuracy) -> tuple[str, ...]:
             span(found.difference_low, found.difference_high, 100, 1, sign="+"))
 
 
-def startup(report: Report) -> Table:
-    """One row a measured case: what a fresh process pays before the first answer, and what it weighs."""
-    columns = ("#", "case", "backend", "precision", "threads", "batch", "import ms", "load ms", "first ms", "loaded MB",
-               "peak MB", "parameters M", "size MB")
+def cases(report: Report) -> Table:
+    """One row a measured case: what it is, and what the open session weighs."""
+    columns = ("#", "case", "backend", "precision", "threads", "batch", "parameters M", "loaded MB")
     rows = [(str(number), row.case, row.backend, row.precision or MISSING, _threads(row), str(row.batch),
-             _median(row.import_s), _median(row.load_s), _median(row.first_s), megabytes(row.memory_loaded_bytes),
-             megabytes(row.memory_peak_bytes), MISSING if row.parameters is None else f"{row.parameters / 1e6:.2f}",
-             megabytes(row.size_bytes)) for number, row in numbered(report)]
-    starts = max((len(row.load_s) for row in report.rows), default=0)
-    caption = f"From fresh processes, median of {starts}; peak resident memory of the whole process"
-    return Table(caption, columns, tuple(rows))
+             MISSING if row.parameters is None else f"{row.parameters / 1e6:.2f}",
+             megabytes(row.memory_loaded_bytes)) for number, row in numbered(report)]
+    return Table("What ran; peak resident memory of the process when the session was open", columns, tuple(rows))
 
 
 def failures(report: Report) -> Table:
     """One row a case that could not be measured, and why."""
-    rows = tuple((row.case, row.measurement.reason or "no reason was given") for row in report.rows if not row.measured)
+    rows = tuple((row.case, local(row.measurement.reason or "no reason was given", report))
+                 for row in report.rows if not row.measured)
     return Table("Cases that could not be measured", ("case", "reason"), rows)
 
 
@@ -108,7 +107,7 @@ def markdown(report: Report) -> str:
     """The report as GitHub-flavoured markdown."""
     parts = ["# Benchmark", *(_markdown_table(table) for table in tables(report))]
     machine = [f"{name}: {shown(value)}" for name, value in report.environment.items()]
-    for title, lines in (("Notes", [*report.notes, *remarks(report)]), ("Machine", machine)):
+    for title, lines in (("Notes", [*notes(report), *remarks(report)]), ("Machine", machine)):
         if lines:
             parts.append(f"## {title}\n\n" + "\n".join(f"- {_one_line(line)}" for line in lines))
     return "\n\n".join(parts) + "\n"
@@ -116,9 +115,26 @@ def markdown(report: Report) -> str:
 
 def remarks(report: Report) -> list[str]:
     """What a reader must know beside the figures and the warnings: why an accuracy is missing, the data's licence."""
-    reasons = [f"{row.case}: no accuracy, {row.accuracy_reason}" for row in report.rows
+    reasons = [f"{row.case}: no accuracy, {local(row.accuracy_reason, report)}" for row in report.rows
                if row.measured and row.accuracy_reason]
     return [*reasons, *(report.data.notes if report.data else ())]
+
+
+def notes(report: Report) -> list[str]:
+    """The warnings of the benchmark."""
+    return [local(text, report) for text in report.notes]
+
+
+def local(text: str, report: Report) -> str:
+    """Text in which the folders and files that the command named are cut to their last names.
+
+    A page or table is shown to others, whom it does not concern where things lie on the machine that measured; the
+    json keeps what was typed, under `options` and `source`.
+    """
+    named = [row.source for row in report.rows] + ([report.data.source.removeprefix("csv:")] if report.data else [])
+    for place in sorted(named, key=len, reverse=True):
+        text = text.replace(place, PurePath(place).name or place)
+    return text
 
 
 def legible(text: str) -> str:
@@ -145,10 +161,6 @@ def _markdown_table(table: Table) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
-
-
-def _median(seconds: Sequence[float]) -> str:
-    return milliseconds(stats.median_interval(seconds).value) if seconds else MISSING
 
 
 def _threads(row: Row) -> str:

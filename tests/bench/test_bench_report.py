@@ -75,9 +75,8 @@ def test_a_missing_number_is_null_and_a_dash_but_never_zero():
     assert {line[name] for name in ("accuracy %", "speed-up", "import ms", "load ms", "first ms", "size MB",
                                     "peak MB")} == {tables.MISSING}
     assert values["summary"][0] == {name: "a cpu" if name == "case" else None for name in values["summary"][0]}
-    start = dict(zip(tables.startup(found).columns, tables.startup(found).rows[0], strict=True))
-    assert {start[name] for name in ("import ms", "load ms", "first ms", "loaded MB", "parameters M", "precision")} == {
-        tables.MISSING}
+    case = dict(zip(tables.cases(found).columns, tables.cases(found).rows[0], strict=True))
+    assert {case[name] for name in ("loaded MB", "parameters M", "precision")} == {tables.MISSING}
     assert tables.answers(found).rows == ()
     assert tables.failures(found).rows == (("a cpu", "crashed"),)
     assert "| a cpu | crashed |" in tables.markdown(found)
@@ -213,6 +212,28 @@ def test_one_table_has_all_that_decides(made):
     first = json.loads(report.dumps(made))["summary"][0]
     assert first["first_s"] == 0.015 and first["throughput_ips"] == pytest.approx(1 / first["median_s"])
     assert MARKDOWN_HEAD in tables.markdown(made)
+
+
+def test_no_figure_stands_in_two_tables(made):
+    columns = [name for table in tables.tables(made)[:3] for name in table.columns if name not in ("#", "case")]
+    assert sorted(name for name in set(columns) if columns.count(name) > 1) == ["accuracy %"]  # beside its interval
+
+
+def test_what_is_shown_to_others_names_no_folder_of_the_machine(made):
+    home = "/home/me/secret plans"
+    rows = [dataclasses.replace(row, source=f"{home}/{row.source}", accuracy_reason=f"{home}/{row.source}/x is damaged",
+                                measurement=dataclasses.replace(row.measurement, reason=row.measurement.reason
+                                                                and f"{home}/{row.source}/model is a pickle"))
+            for row in made.rows]
+    data = dataclasses.replace(made.data, name="photos.csv", source=f"csv:{home}/photos.csv")
+    there = dataclasses.replace(made, rows=tuple(rows), data=data,
+                                notes=(f"The data is not the one that {rows[0].source} was trained on.",))
+    for text in (tables.markdown(there), pages.page(there, {}), str(tables.tables(there))):
+        assert "model is a pickle" in text and "secret" not in text and "/home" not in text
+    name = made.rows[0].source.rpartition("/")[2]
+    assert f"not the one that {name} was trained on" in tables.markdown(there)
+    assert "Data: photos.csv, " in pages.page(there, {})
+    assert json.loads(report.dumps(there))["data"]["source"] == f"csv:{home}/photos.csv"
 
 
 MARKDOWN_HEAD = "| images/s | import ms | load ms | first ms | size MB | peak MB |"
