@@ -164,6 +164,11 @@ class Export(DataFields):
     golden_kind: str = opt(
         "photos", "Store training photos, or synthetic pictures where photos may not leave the house.",
         choices=("photos", "synthetic"))
+    with_features: bool = opt(
+        False, "Give the features too, which are what goes into the last layer, as a second output.")
+    reject_accuracy: float | None = opt(
+        None, "Find the score below which predictions are to be rejected so that at least so many percent of the "
+        "others are right, as far as the validation images can show (default: none).", low=1, high=99.99)
     threads: int = opt(0, "Threads of evaluation; 0 takes what the machine allows.", low=0, result=False)
     seed: int = opt(0, "Seed of the choice of calibration and golden images.", low=0)
     overwrite: bool = opt(False, "Replace --out if it exists.", given=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from edgetl.errors import BundleError
 from edgetl.runtime.fields import Table, is_list, is_whole, words
+from edgetl.runtime.moments import read_counted
 from edgetl.runtime.preprocess import Preprocess, from_dict, to_dict
 from edgetl.runtime.processor import FEATURES
 from edgetl.runtime.session import TensorSpec
@@ -26,6 +27,8 @@ DTYPES = ("float32", "uint8", "int64")
 NAME = "letters, digits, - and _"
 LAYOUTS = ("NCHW", "NHWC", "NC")
 EXPORT_AGAIN = "Export the bundle again with `edgetl export`."
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Variant:
     requires: tuple[str, ...] = ()  # CPU features without which the answers may be wrong, e.g. "avx512_vnni"
     embeds_preprocess: bool = False
     tolerance: float = 1e-3  # greatest |logit - golden logit| allowed on the golden images
+    features_tolerance: float | None = None  # the same for the output of the role "features"; None: it has none
     calibration: Mapping[str, Any] | None = None
     status: str = "not-measured"  # "measured" | "not-measured"
     # each {backend, split, n, accuracy, accuracy_low, accuracy_high, agreement, latency_s, machine}
@@ -64,6 +68,13 @@ class Manifest:
     features: tuple[str, ...] = ()
     # {file, sha256, size_bytes, count, kind: "photos"|"synthetic", drawn: how many of them are no photos}
     golden: Mapping[str, Any] = field(default_factory=dict)
+    # A prediction whose score (softmax probability, 0 to 1) is below it is better rejected; None: it was not asked for.
+    reject_below: float | None = None
+    # {target_accuracy, confidence, variant, split, n, checks: [{variant, split, n, accepted, coverage, accuracy,
+    # accuracy_low, holds}]}: how reject_below was found, and what it does with every variant
+    rejection: Mapping[str, Any] | None = None
+    # {variant, split, count, top {mean, variance}, entropy {mean, variance}, class_counts}: for runtime.drift
+    drift_reference: Mapping[str, Any] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -99,8 +110,13 @@ def from_json(text: str, *, where: str) -> Manifest:
                     labels=table.texts("labels", least=1),
                     preprocess=from_dict(table.table("preprocess"), where=f"{where}: preprocess"),
                     variants=variants, features=table.texts("features", ()), golden=_golden(table),
+                    reject_below=_optional(table, "reject_below", lambda: table.number("reject_below", low=0, high=1)),
+                    rejection=_optional(table, "rejection", lambda: _rejection(table)),
+                    drift_reference=_optional(table, "drift_reference", lambda: table.table("drift_reference")),
                     provenance=table.table("provenance", {}))
     _check_labels(made, table)
+    _check_features(made, table)
+    _check_drift_reference(made, table)
     return made
 
 
@@ -130,10 +146,16 @@ def _variant(values: Any, where: str) -> Variant:
         requires=_requires(table),
         embeds_preprocess=table.truth("embeds_preprocess", False),
         tolerance=table.number("tolerance", low=0),
-        calibration=table.table("calibration") if table.values.get("calibration") is not None else None,
+        features_tolerance=_optional(table, "features_tolerance", lambda: table.number("features_tolerance", low=0)),
+        calibration=_optional(table, "calibration", lambda: table.table("calibration")),
         status=table.text("status", choices=("measured", "not-measured")),
         evaluations=table.tables("evaluations", ()),
     )
+
+
+def _optional(table: Table, name: str, read: Callable[[], Value]) -> Value | None:
+    """What `read` gives, or None where the field is absent or null."""
+    return read() if table.values.get(name) is not None else None
 
 
 def _tensors(table: Table, name: str) -> tuple[TensorSpec, ...]:
@@ -148,7 +170,7 @@ def _tensor(values: Any, where: str) -> TensorSpec:
         return is_list(found, lambda one: one == "N" or (is_whole(one) and one >= 1))
 
     shape = table.get("shape", accept, 'a list of whole numbers from 1 up and "N"', None)
-    layout = table.text("layout", choices=LAYOUTS) if table.values.get("layout") is not None else None
+    layout = _optional(table, "layout", lambda: table.text("layout", choices=LAYOUTS))
     return TensorSpec(name=table.text("name"), role=table.text("role", choices=ROLES),
                       dtype=table.text("dtype", choices=DTYPES), shape=tuple(shape), layout=layout)
 
@@ -209,6 +231,29 @@ def _drawn(golden: Table) -> Mapping[str, int]:
     return {"drawn": golden.whole("drawn", high=golden.whole("count"))} if "drawn" in golden.values else {}
 
 
+def _rejection(table: Table) -> Mapping[str, Any]:
+    """The record of a calibrated `reject_below`; what later versions add to it is kept."""
+    record = Table(table.table("rejection"), f"{table.where}: rejection")
+    for name in ("target_accuracy", "confidence"):
+        record.number(name, above=0, high=1)
+    _split_of(record)
+    record.whole("n", low=1)
+    for index, values in enumerate(record.tables("checks", ())):
+        check = Table(values, f"{record.where}: checks[{index}]")
+        _split_of(check)
+        check.whole("accepted", high=check.whole("n", low=1))
+        check.number("coverage", low=0, high=1)
+        for name in ("accuracy", "accuracy_low"):
+            if check.values.get(name) is not None:
+                check.number(name, low=0, high=1)
+    return record.values
+
+
+def _split_of(record: Table) -> None:
+    record.text("variant")
+    record.text("split", choices=("train", "val", "test"))
+
+
 def golden_words(golden: Mapping[str, Any]) -> str:
     """What the golden images of a manifest are, e.g. `8 photos from the training split and 3 drawn pictures`."""
     count, drawn = golden["count"], golden.get("drawn", golden["count"] if golden["kind"] == "synthetic" else 0)
@@ -234,3 +279,29 @@ def _check_labels(made: Manifest, table: Table) -> None:
         if wide:
             raise BundleError(f"{table.where}: output '{wide[0].name}' of variant '{variant.name}' has shape "
                               f"{list(wide[0].shape)}, but there are {count} labels.")
+
+
+def _check_features(made: Manifest, table: Table) -> None:
+    """Every variant that gives features gives them once, as float32 [N, D], and those of all have one length."""
+    lengths = set()
+    for variant in made.variants:
+        found = [one for one in variant.outputs if one.role == "features"]
+        fits = [one for one in found if one.dtype == "float32" and len(one.shape) == 2 and one.shape[0] == "N"
+                and isinstance(one.shape[1], int)]
+        if len(found) > 1 or len(fits) < len(found):
+            raise BundleError(f"{table.where}: variant '{variant.name}' gives the features "
+                              f"{[(one.dtype, *one.shape) for one in found]}; expected float32 [N, D], once.")
+        lengths |= {one.shape[1] for one in fits}
+    if len(lengths) > 1:
+        raise BundleError(f"{table.where}: the variants give features of the lengths {sorted(map(int, lengths))}; "
+                          "expected the same length.")
+
+
+def _check_drift_reference(made: Manifest, table: Table) -> None:
+    if made.drift_reference is None:
+        return
+    if len(made.labels) < 2:
+        raise table.wrong("drift_reference", "none, since there is one label only")
+    reference = Table(made.drift_reference, f"{table.where}: drift_reference")
+    _split_of(reference)
+    read_counted(reference, len(made.labels))

@@ -24,6 +24,23 @@ CALIBRATED = make_variant(
     evaluations=({"backend": "cpu", "n": 10, "accuracy": 0.9},),
     tolerance=2.0,
 )
+CHECK = {"variant": "fp32", "split": "val", "n": 10, "accepted": 8, "coverage": 0.8, "accuracy": 1.0}
+REJECTION = {
+    "target_accuracy": 0.95,
+    "confidence": 0.95,
+    "variant": "fp32",
+    "split": "val",
+    "n": 10,
+    "checks": [CHECK, {**CHECK, "accepted": 0, "coverage": 0.0, "accuracy": None, "accuracy_low": None}],
+}
+DRIFT = {
+    "variant": "fp32",
+    "split": "val",
+    "count": 10,
+    "top": {"mean": 0.9, "variance": 0.01},
+    "entropy": {"mean": 0.2, "variance": 0.03},
+    "class_counts": [5, 5, 0],
+}
 GOLDEN = {"file": "golden.npz", "sha256": "0" * 64, "size_bytes": 5, "count": 2, "kind": "photos"}
 WHOLE = Manifest(
     SCHEMA,
@@ -33,6 +50,9 @@ WHOLE = Manifest(
     PREPROCESS,
     (make_variant("fp32", GRAPH, "fp32.onnx"), CALIBRATED),
     golden=GOLDEN,
+    reject_below=0.7,
+    rejection=REJECTION,
+    drift_reference=DRIFT,
     provenance={"teacher": "x"},
 )
 
@@ -111,6 +131,19 @@ def test_paths_that_leave_the_bundle(path, keys):
         (("variants", 0, "inputs", 0, "dtype"), "float16", r"variants\[0\]: inputs\[0\]: 'dtype'"),
         (("variants", 0, "inputs", 0, "role"), "picture", "'role'"),
         (("variants", 0, "inputs", 0, "layout"), "CHW", "'layout'"),
+        (("variants", 0, "features_tolerance"), -1, "'features_tolerance' is -1"),
+        (("reject_below",), 1.5, "'reject_below' is 1.5, expected a finite number of at least 0 and of at most 1"),
+        (("reject_below",), "high", "'reject_below' is 'high'"),
+        (("rejection",), 3, "'rejection' is 3, expected a table"),
+        (("rejection", "target_accuracy"), 95, "rejection: 'target_accuracy' is 95"),
+        (("rejection", "split"), "all", "rejection: 'split' is 'all'"),
+        (("rejection", "checks", 0, "accepted"), 11, r"rejection: checks\[0\]: 'accepted' is 11"),
+        (("rejection", "checks", 0, "accuracy"), -1, r"checks\[0\]: 'accuracy' is -1"),
+        (("drift_reference", "top", "mean"), 2, "drift_reference: top: 'mean' is 2"),
+        (("drift_reference", "entropy", "variance"), None, "drift_reference: entropy: 'variance' is None"),
+        (("drift_reference", "class_counts"), [5, 5], "'class_counts'"),
+        (("drift_reference", "class_counts"), [5, 4, 0], "with the sum 10"),
+        (("drift_reference", "split"), None, "drift_reference: 'split' is None"),
         (("golden", "count"), 0, "golden: 'count' is 0"),
         (("golden", "kind"), "drawings", "'kind' is 'drawings'"),
     ],
@@ -120,6 +153,39 @@ def test_every_wrong_field_is_named(keys, value, says):
         from_json(changed(*keys, value=value), where="B/manifest.json")
     assert caught.value.message.startswith("B/manifest.json")
     assert "\n" not in caught.value.message
+
+
+FEATURES = {"name": "features", "role": "features", "dtype": "float32", "shape": ["N", 4], "layout": "NC"}
+
+
+def with_features(*outputs: list[dict]) -> str:
+    """WHOLE, whose variants have these outputs beside their logits."""
+    whole = values()
+    for variant, more in zip(whole["variants"], outputs, strict=True):
+        variant["outputs"] += more
+    return json.dumps(whole)
+
+
+def test_features_are_one_float_output_of_one_length():
+    made = from_json(with_features([FEATURES], [FEATURES]), where="here")
+    assert [one.role for one in made.variants[1].outputs] == ["logits", "features"]
+    from_json(with_features([FEATURES], []), where="here")
+    for wrong in ({**FEATURES, "dtype": "uint8"}, {**FEATURES, "shape": ["N", 4, 2]}, {**FEATURES, "shape": [1, 4]}):
+        with pytest.raises(BundleError, match=r"variant 'fp32' gives the features .*; expected float32 \[N, D\], once"):
+            from_json(with_features([wrong], []), where="here")
+    with pytest.raises(BundleError, match="once"):
+        from_json(with_features([FEATURES, {**FEATURES, "name": "more"}], []), where="here")
+    with pytest.raises(BundleError, match=r"features of the lengths \[4, 5\]"):
+        from_json(with_features([FEATURES], [{**FEATURES, "shape": ["N", 5]}]), where="here")
+
+
+@pytest.mark.parametrize("field", ["reject_below", "rejection", "drift_reference"])
+def test_what_was_not_asked_for_is_null_or_absent(field):
+    absent = values()
+    del absent[field]
+    for text in (changed(field, value=None), json.dumps(absent)):
+        made = from_json(text, where="here")
+        assert getattr(made, field) is None and json.loads(to_json(made))[field] is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "7", '"x"', "[" * 100_000])
