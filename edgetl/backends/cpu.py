@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgetl.backends import Availability
 from edgetl.errors import BackendUnavailable, BundleError
+from edgetl.runtime import telemetry
 from edgetl.runtime.session import GraphSpec, Session, check_feeds, check_graph, check_options, closed_error
 
 PROVIDER = "CPUExecutionProvider"
@@ -28,6 +29,7 @@ INSTALL = 'Install it with: pip install "edgetl[cpu]"'
 
 def probe() -> Availability:
     """Whether ONNX Runtime can be imported and has its CPU provider."""
+    telemetry.off()
     try:
         import onnxruntime
     except ImportError as problem:
@@ -45,6 +47,7 @@ def open(graph: bytes, spec: GraphSpec, *, threads: int, cache_dir: Path | None,
         BundleError: the graph is damaged, needs a newer ONNX Runtime, or has other inputs or outputs than `spec`.
         BackendUnavailable: another provider than the CPU's would run.
     """
+    telemetry.off()
     import onnxruntime
 
     check_options("cpu", options, {"graph_optimization": tuple(OPTIMIZATIONS)})

@@ -19,6 +19,7 @@ from edgetl.compress import rounding
 from edgetl.compress.calibrate import Reader
 from edgetl.compress.surgery import drop_unused, keep_outputs_float, shape_arithmetic
 from edgetl.errors import MissingDependency, RecipeError
+from edgetl.runtime import telemetry
 
 # Kernels of ONNX Runtime that compute with integers, besides those whose name begins with QLinear.
 INTEGER = frozenset({"QGemm", "MatMulInteger", "ConvInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
@@ -51,6 +52,7 @@ def quantize(graph: bytes, scheme: Mapping[str, Any], reader: Reader, *, method:
         RecipeError: no such method.
         MissingDependency: onnxruntime is absent.
     """
+    telemetry.off()
     try:
         import onnx
         from onnxruntime import quantization
@@ -80,6 +82,7 @@ def quantize(graph: bytes, scheme: Mapping[str, Any], reader: Reader, *, method:
 
 
 def _calibration(method: str) -> tuple[Any, dict[str, Any]]:
+    telemetry.off()
     from onnxruntime.quantization import CalibrationMethod
 
     name, _, share = method.partition("-")
@@ -92,6 +95,7 @@ def _calibration(method: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _type(name: str) -> Any:
+    telemetry.off()
     from onnxruntime.quantization import QuantType
 
     return {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}[name]
@@ -116,6 +120,7 @@ def fused(graph: bytes) -> dict[str, Any]:
 
     Kernels that only move values or compute with sizes are not counted.
     """
+    telemetry.off()
     import onnx
     import onnxruntime
 

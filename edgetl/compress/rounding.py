@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.compress.calibrate import Reader
+from edgetl.runtime import telemetry
 
 POSITIONS = 64  # output pixels of an image that are looked at, for each layer: neighbours tell the same
 WIDEST = 4096  # inputs of one output channel; H of wider layers takes too much memory, they keep the nearest step
@@ -118,6 +119,7 @@ def _layer(node: Any, shape: tuple[int, ...], int8: str, scale: str) -> Layer | 
 
 def observe(fp32: Any, layers: list[Layer], reader: Reader) -> dict[str, NDArray[np.float64]]:
     """H = sum of x x^T [G, D, D] by the name of the weights, over sampled positions of all images."""
+    telemetry.off()
     import onnx
     import onnxruntime
 
