@@ -2,6 +2,9 @@
 
 Options:
     graph_optimization: "all" (default), "extended", "basic" or "off": how far ONNX Runtime rewrites the graph.
+    spin: "on" (default) or "off": whether the threads wait for the next call in a loop, for tens of milliseconds and
+        more. "on" is what ONNX Runtime does by itself, and the quickest on a machine that has nothing else to do;
+        "off" leaves the processor to others and to sleep. With one thread there is nothing to wait.
 
 Threads are intra-op threads; the operators of a graph run one after the other. A graph with external data cannot be
 opened, because sessions are made from the very bytes whose digest was checked.
@@ -13,17 +16,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.backends import Availability
 from edgetl.errors import BackendUnavailable, BundleError
 from edgetl.runtime import telemetry
-from edgetl.runtime.session import GraphSpec, Session, check_feeds, check_graph, check_options, closed_error
+from edgetl.runtime.handle import Handle
+from edgetl.runtime.session import FeedCheck, GraphSpec, Session, check_graph, check_options
 
 PROVIDER = "CPUExecutionProvider"
 OPTIMIZATIONS = {"all": "ORT_ENABLE_ALL", "extended": "ORT_ENABLE_EXTENDED", "basic": "ORT_ENABLE_BASIC",
                  "off": "ORT_DISABLE_ALL"}
+OPTIONS = {"graph_optimization": tuple(OPTIMIZATIONS), "spin": ("on", "off")}
 INSTALL = 'Install it with: pip install "edgetl[cpu]"'
 
 
@@ -50,10 +54,11 @@ def open(graph: bytes, spec: GraphSpec, *, threads: int, cache_dir: Path | None,
     telemetry.off()
     import onnxruntime
 
-    check_options("cpu", options, {"graph_optimization": tuple(OPTIMIZATIONS)})
+    check_options("cpu", options, OPTIONS)
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if _spins(options) else "0")
     level = OPTIMIZATIONS[options.get("graph_optimization", "all")]
     settings.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     try:
@@ -64,7 +69,11 @@ def open(graph: bytes, spec: GraphSpec, *, threads: int, cache_dir: Path | None,
     session.disable_fallback()
     insist(session.get_providers())
     check_graph("cpu", [one.name for one in session.get_inputs()], [one.name for one in session.get_outputs()], spec)
-    return CpuSession(session, spec, threads, str(onnxruntime.__version__))
+    return CpuSession(session, spec, threads, _spins(options), str(onnxruntime.__version__))
+
+
+def _spins(options: Mapping[str, str]) -> bool:
+    return options.get("spin", "on") == "on"
 
 
 def insist(providers: list[str]) -> None:
@@ -86,21 +95,25 @@ def first_line(problem: Exception) -> str:
 class CpuSession:
     """An opened ONNX Runtime session. `run` may be called from several threads; they share the intra-op threads."""
 
-    def __init__(self, session: Any, spec: GraphSpec, threads: int, version: str) -> None:
-        self._session = session
-        self._spec = spec
-        self._threads = threads
-        self._version = version
+    def __init__(self, session: Any, spec: GraphSpec, threads: int, spin: bool, version: str) -> None:
+        self._handle = Handle("cpu", session)
+        self._check = FeedCheck(spec)
         self._outputs = [one.name for one in spec.outputs]
+        self._info = {"backend": "cpu", "provider": PROVIDER, "device": "CPU", "precision": spec.precision,
+                      "threads": threads, "spin": spin, "versions": {"onnxruntime": version}}
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
-        """Outputs by name; see `edgetl.runtime.session.Session.run`."""
-        session = self._session  # a thread that is inside keeps it while another closes
+        """Outputs by name; see `edgetl.runtime.session.Session.run`.
+
+        IO binding would save less than a microsecond of every call on the processor, where inputs are not copied
+        anyway (benchmarks/runtime_overhead.py measures it), and a binding serves one thread only: it is not used.
+        """
+        session = self._handle.native
         if session is None:
-            raise closed_error("cpu")
-        check_feeds(feeds, self._spec)
+            raise self._handle.error()
+        ready = self._check(feeds)
         try:
-            results = session.run(self._outputs, {name: np.ascontiguousarray(value) for name, value in feeds.items()})
+            results = session.run(self._outputs, ready)
         except Exception as problem:
             raise BackendUnavailable(f"ONNX Runtime failed while it ran the graph: {first_line(problem)}",
                                      hint="A smaller batch needs less memory.") from problem
@@ -108,9 +121,8 @@ class CpuSession:
 
     def close(self) -> None:
         """Releases the session; a second call does nothing."""
-        self._session = None
+        self._handle.close()
 
     def info(self) -> Mapping[str, Any]:
-        """Backend, provider, precision, threads and version."""
-        return {"backend": "cpu", "provider": PROVIDER, "device": "CPU", "precision": self._spec.precision,
-                "threads": self._threads, "versions": {"onnxruntime": self._version}}
+        """Backend, provider, precision, threads, spinning and version."""
+        return self._info

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from edgetl.backends import Availability
 from edgetl.errors import BackendUnavailable, BundleError
-from edgetl.runtime.session import GraphSpec, Session, check_feeds, check_graph, check_options, closed_error
+from edgetl.runtime.handle import Handle
+from edgetl.runtime.session import FeedCheck, GraphSpec, Session, check_graph, check_options
 
 DEVICE = "CPU"
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -133,45 +134,53 @@ class _Pool:
         return results
 
 
+class _Graphs:
+    """A graph as it was compiled first, and compiled once more for any batch when the first other one comes."""
+
+    def __init__(self, compiled: Any, compiled_for: Callable[[int | None], Any] | None) -> None:
+        self._first = _Pool(compiled)
+        self._compiled_for = compiled_for  # None where the graph itself fixes the batch
+        self._any_batch: _Pool | None = None
+        self._growing = threading.Lock()
+
+    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> Any:
+        if self._compiled_for is None or all(len(value) == 1 for value in feeds.values()):
+            return self._first.infer(feeds)
+        with self._growing:
+            if self._any_batch is None:
+                self._any_batch = _Pool(self._compiled_for(None))
+        return self._any_batch.infer(feeds)
+
+
 class OpenvinoSession:
     """A compiled graph with a pool of infer requests, so that `run` may be called from several threads."""
 
     def __init__(self, compiled: Any, compiled_for: Callable[[int | None], Any] | None, spec: GraphSpec,
                  outputs: list[str], precision: str, version: str) -> None:
-        self._compiled_for = compiled_for  # None where the graph itself fixes the batch
-        self._any_batch: _Pool | None = None
-        self._growing = threading.Lock()
+        self._handle = Handle("openvino", _Graphs(compiled, compiled_for))
         self._spec = spec
+        self._check = FeedCheck(spec)
         self._outputs = outputs
         self._precision = precision
         self._version = version
         self._threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
-        self._pool: _Pool | None = _Pool(compiled)
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Outputs by name; see `edgetl.runtime.session.Session.run`."""
-        pool = self._pool  # a thread that is inside keeps it while another closes
-        if pool is None:
-            raise closed_error("openvino")
-        check_feeds(feeds, self._spec)
-        if self._compiled_for is not None and any(len(value) != 1 for value in feeds.values()):
-            pool = self._for_any_batch(self._compiled_for)
+        graphs: _Graphs | None = self._handle.native
+        if graphs is None:
+            raise self._handle.error()
+        ready = self._check(feeds)
         try:
-            results = pool.infer({name: np.ascontiguousarray(value) for name, value in feeds.items()})
+            results = graphs.infer(ready)
         except RuntimeError as problem:
             raise BackendUnavailable(f"OpenVINO failed while it ran the graph: {last_line(problem)}",
                                      hint="A smaller batch needs less memory.") from problem
         return {name: results[index] for index, name in enumerate(self._outputs)}
 
-    def _for_any_batch(self, compiled_for: Callable[[int | None], Any]) -> _Pool:
-        with self._growing:
-            if self._any_batch is None:
-                self._any_batch = _Pool(compiled_for(None))
-            return self._any_batch
-
     def close(self) -> None:
         """Releases the session; a second call does nothing."""
-        self._pool = self._any_batch = self._compiled_for = None
+        self._handle.close()
 
     def info(self) -> Mapping[str, Any]:
         """Backend, provider, precision (of floating-point layers too), threads and version."""

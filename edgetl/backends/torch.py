@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from edgetl.backends import Availability
 from edgetl.errors import BackendUnavailable, BundleError, EdgetlError
-from edgetl.runtime.session import GraphSpec, Session, check_feeds, check_options, closed_error
+from edgetl.runtime.handle import Handle
+from edgetl.runtime.session import GraphSpec, Session, check_feeds, check_options
 
 INSTALL = 'Install it with: pip install "edgetl[train]"'
 
@@ -86,7 +87,7 @@ class TorchSession:
     """A module in eval mode. `run` may be called from several threads."""
 
     def __init__(self, module: Any, spec: GraphSpec, device: Any) -> None:
-        self._module = module
+        self._handle = Handle("torch", module)
         self._spec = spec
         self._device = device
 
@@ -94,9 +95,9 @@ class TorchSession:
         """Outputs by name; see `edgetl.runtime.session.Session.run`."""
         import torch
 
-        module = self._module  # a thread that is inside keeps it while another closes
+        module = self._handle.native
         if module is None:
-            raise closed_error("torch")
+            raise self._handle.error()
         check_feeds(feeds, self._spec)
         images = np.require(feeds[self._spec.inputs[0].name], requirements=("C", "W"))  # torch wants it writable
         try:
@@ -110,7 +111,7 @@ class TorchSession:
 
     def close(self) -> None:
         """Releases the session; a second call does nothing."""
-        self._module = None
+        self._handle.close()
 
     def info(self) -> Mapping[str, Any]:
         """Backend, provider, precision, threads and version; on CUDA also whether convolutions may round to TF32."""
