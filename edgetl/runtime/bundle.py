@@ -1,77 +1,159 @@
-"""Opens the folder of a bundle: a file is read once, and what is used are the very bytes whose digest was checked."""
+"""Opens a bundle, a folder or one packed file: a file is read once, and the very bytes that were checked are used.
+
+A bundle may come from anybody. Nothing in it is believed before it was compared with the manifest, and with a public
+key configured the manifest's own bytes must be signed by it; see `edgetl.runtime.signature`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from edgetl.errors import BundleError
+from edgetl.runtime import signature
+from edgetl.runtime.limits import COMPANION_BYTES, KEY_BYTES, MANIFEST_BYTES
 from edgetl.runtime.manifest import MANIFEST, Manifest, from_json
+from edgetl.runtime.signature import Seal
+from edgetl.runtime.storage import COPY_AGAIN, Folder, Store
 
-COPY_AGAIN = "Copy the bundle again from where it was exported."
-EXPORTED = "Give the folder that `edgetl export` wrote."
+EXPORTED = "Give the folder that `edgetl export` wrote, or the file that `edgetl pack` made of it."
 RUN = "run.json"  # what a RUN folder has in place of a manifest
+COMPANIONS = ("README.md", "recipe.toml")  # for people; the runtime reads neither
+
+PublicKey = str | os.PathLike[str] | Literal[False] | None
 
 
 @dataclass(frozen=True)
 class Bundle:
     """A bundle whose manifest was read; its other files were not yet."""
 
-    folder: Path
+    path: Path  # the folder or the packed file
     manifest: Manifest
+    digest: str  # SHA-256 of the manifest's bytes, which stands for the whole bundle: they hold every file's digest
+    size_bytes: int  # of the manifest
+    seal: Seal | None  # who signed it, where a public key was configured
+    store: Store
+
+    def where(self, file: str) -> str:
+        """What sentences call a file of the bundle."""
+        return self.store.where(file)
 
     def read(self, file: str, sha256: str, size_bytes: int) -> bytes:
         """The bytes of a file of the bundle, after their size and digest were compared with the manifest's.
 
         Raises:
-            BundleError: the file is missing, was altered, or is a link that leaves the bundle.
+            BundleError: the file is missing, was altered, is no regular file, leaves the bundle, or is larger than
+                the memory that is free.
         """
-        path = self.folder / file
-        if not path.resolve().is_relative_to(self.folder.resolve()):
-            raise BundleError(f"{path} is a link that leaves the bundle; expected a file inside it.",
-                              hint="Do not use this bundle unless you know who made it.")
-        data = _read(path)
+        data = self.store.read(file, size_bytes)
         if len(data) != size_bytes:
-            raise BundleError(f"{path} has {len(data)} bytes; the manifest says {size_bytes}.", hint=COPY_AGAIN)
+            found = f"at least {len(data)}" if len(data) > size_bytes else len(data)
+            raise BundleError(f"{self.where(file)} has {found} bytes; the manifest says {size_bytes}.", hint=COPY_AGAIN)
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise BundleError(f"{path} was altered: its SHA-256 is not the manifest's.", hint=COPY_AGAIN)
+            raise BundleError(f"{self.where(file)} was altered: its SHA-256 is not the manifest's.", hint=COPY_AGAIN)
         return data
 
+    def manifest_bytes(self) -> bytes:
+        """The bytes that `manifest` was made of; raises what `read` raises when they are no longer there."""
+        return self.read(MANIFEST, self.digest, self.size_bytes)
 
-def open_bundle(path: str | os.PathLike[str]) -> Bundle:
-    """The bundle in a folder, with its manifest read and checked.
+    def parts(self) -> Iterator[tuple[str, bytes]]:
+        """Names and bytes of all that belongs to the bundle, sorted, each checked as `read` does when its turn comes.
+
+        The manifest, the graphs, the golden images, and where they are there the signature, README.md and recipe.toml;
+        nothing else that may lie in the folder.
+        """
+        described = {MANIFEST: (self.digest, self.size_bytes)}
+        described |= {one.file: (one.sha256, one.size_bytes) for one in self.manifest.variants}
+        if golden := self.manifest.golden:
+            described[golden["file"]] = (golden["sha256"], golden["size_bytes"])
+        others = {file for file in (signature.FILE, *COMPANIONS) if self.store.has(file)}
+        for file in sorted({*described, *others}):
+            yield file, (self.read(file, *described[file]) if file in described
+                         else read_limited(self.store, file, COMPANION_BYTES))
+
+
+def open_bundle(path: str | os.PathLike[str], public_key: PublicKey = None) -> Bundle:
+    """The bundle in a folder or packed file, with its manifest read and checked.
+
+    Args:
+        path: the folder, or a file made by `edgetl pack`.
+        public_key: a minisign public key, or the path of its file: the bundle must be signed by it. None takes the one
+            of the environment's EDGETL_PUBLIC_KEY, and without that no signature is asked for. False asks for none in
+            any case, for those who are about to sign.
 
     Raises:
-        BundleError: no such folder, no bundle in it, or a manifest that cannot be used.
+        BundleError: no such bundle, a manifest that cannot be used, or not signed by the public key.
+        MissingDependency: a public key is configured and the package `cryptography` is absent.
     """
-    folder = Path(path)
-    if not folder.exists():
-        raise BundleError(f"{folder} does not exist.", hint=EXPORTED)
-    if not folder.is_dir():
-        raise BundleError(f"{folder} is a file; a bundle is a folder.", hint=EXPORTED)
-    if not (folder / MANIFEST).exists():
-        raise _no_manifest(folder)
+    store = _store(Path(path))
+    key = None if public_key is False else signature.configured(public_key)
+    source = read_limited(store, MANIFEST, MANIFEST_BYTES)
+    seal = None
+    if key is not None:
+        signed = store.has(signature.FILE)
+        seal = signature.check(source, read_limited(store, signature.FILE, KEY_BYTES) if signed else None,
+                               key, where=store.where(signature.FILE))
     try:
-        text = _read(folder / MANIFEST).decode()
+        text = source.decode()
     except UnicodeDecodeError as problem:
-        raise BundleError(f"{folder / MANIFEST} is not a text file.", hint=COPY_AGAIN) from problem
-    return Bundle(folder, from_json(text, where=str(folder / MANIFEST)))
+        raise BundleError(f"{store.where(MANIFEST)} is not a text file.", hint=COPY_AGAIN) from problem
+    manifest = from_json(text, where=store.where(MANIFEST))
+    return Bundle(store.path, manifest, hashlib.sha256(source).hexdigest(), len(source), seal, store)
 
 
-def _no_manifest(folder: Path) -> BundleError:
-    if (folder / RUN).exists():
-        return BundleError(f"{folder} is a RUN (a trained model), not a bundle.",
-                           hint=f"Make a bundle of it: edgetl export {folder} --out BUNDLE")
-    found = "is an empty folder" if not any(folder.iterdir()) else f"has no {MANIFEST}"
-    return BundleError(f"{folder} {found}, so it is no bundle.", hint=EXPORTED)
+def is_bundle(path: Path) -> bool:
+    """Whether `path` looks like a bundle: a folder with a manifest, or a file that begins as a packed one does."""
+    if path.is_dir():
+        return (path / MANIFEST).is_file()
+    from edgetl.runtime import archive
+
+    return path.is_file() and archive.is_archive(path)
 
 
-def _read(path: Path) -> bytes:
+def read_limited(store: Store, file: str, most: int) -> bytes:
+    """The bytes of a file that the manifest does not describe.
+
+    Raises:
+        BundleError: as `Store.read`; or it has more than `most` bytes.
+    """
+    data = store.read(file, most)
+    if len(data) > most:
+        raise BundleError(f"{store.where(file)} has more than {most} bytes, the most that is read of it.",
+                          hint="It is not what edgetl writes; do not use this bundle unless you know who made it.")
+    return data
+
+
+def _store(path: Path) -> Store:
     try:
-        return path.read_bytes()
+        mode = path.stat().st_mode
     except FileNotFoundError as problem:
-        raise BundleError(f"{path} is missing.", hint=COPY_AGAIN) from problem
+        raise BundleError(f"{path} does not exist.", hint=EXPORTED) from problem
+    except (OSError, ValueError) as problem:  # a ValueError is a path that no file can have
+        raise BundleError(f"{path} cannot be opened: {getattr(problem, 'strerror', None) or problem}.",
+                          hint=EXPORTED) from problem
+    if not stat.S_ISDIR(mode):
+        from edgetl.runtime.archive import Archive
+
+        return Archive.open(path)
+    folder = Folder(path)
+    if not folder.has(MANIFEST):
+        raise _no_manifest(folder)
+    return folder
+
+
+def _no_manifest(folder: Folder) -> BundleError:
+    path = folder.path
+    if folder.has(RUN):
+        return BundleError(f"{path} is a RUN (a trained model), not a bundle.",
+                           hint=f"Make a bundle of it: edgetl export {path} --out BUNDLE")
+    try:
+        found = f"has no {MANIFEST}" if any(path.iterdir()) else "is an empty folder"
     except OSError as problem:
-        raise BundleError(f"{path} cannot be read: {problem.strerror}.", hint=COPY_AGAIN) from problem
+        found = f"cannot be listed ({problem.strerror})"
+    return BundleError(f"{path} {found}, so it is no bundle.", hint=EXPORTED)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from edgetl.errors import BundleError
+from edgetl.runtime.limits import PATH_BYTES
 
 Value = TypeVar("Value")
 
@@ -75,12 +78,13 @@ class Table:
         value: bool = self.get(name, lambda found: isinstance(found, bool), "true or false", default)
         return value
 
-    def texts(self, name: str, default: tuple[str, ...] | None = None, *, least: int = 0) -> tuple[str, ...]:
-        """A list of strings."""
-        expected = f"a list of at least {least} texts" if least else "a list of texts"
-
+    def texts(self, name: str, default: tuple[str, ...] | None = None, *, least: int = 0,
+              most: int | None = None) -> tuple[str, ...]:
+        """A list of `least` to `most` strings."""
         def accept(found: Any) -> bool:
-            return is_list(found, lambda one: isinstance(one, str), least)
+            return is_list(found, lambda one: isinstance(one, str), least, most)
+
+        expected = _list_of("texts", least, most, self.values.get(name))
 
         return tuple(self.get(name, accept, expected, default))
 
@@ -102,12 +106,13 @@ class Table:
         value: Mapping[str, Any] = self.get(name, lambda found: isinstance(found, Mapping), "a table", default)
         return value
 
-    def tables(self, name: str, default: tuple[Any, ...] | None = None, *, least: int = 0) -> tuple[Any, ...]:
-        """A list of objects, as they are."""
-        expected = f"a list of at least {least} tables" if least else "a list of tables"
-
+    def tables(self, name: str, default: tuple[Any, ...] | None = None, *, least: int = 0,
+               most: int | None = None) -> tuple[Any, ...]:
+        """A list of `least` to `most` objects, as they are."""
         def accept(found: Any) -> bool:
-            return is_list(found, lambda one: isinstance(one, Mapping), least)
+            return is_list(found, lambda one: isinstance(one, Mapping), least, most)
+
+        expected = _list_of("tables", least, most, self.values.get(name))
 
         return tuple(self.get(name, accept, expected, default))
 
@@ -122,6 +127,33 @@ def is_number(value: Any) -> bool:
     return (isinstance(value, float) and math.isfinite(value)) or (is_whole(value) and abs(value) < 1e300)
 
 
-def is_list(value: Any, accept: Callable[[Any], bool], least: int = 0) -> bool:
-    """Whether `value` is a list of at least `least` values that are all accepted."""
-    return isinstance(value, list | tuple) and len(value) >= least and all(map(accept, value))
+def is_list(value: Any, accept: Callable[[Any], bool], least: int = 0, most: int | None = None) -> bool:
+    """Whether `value` is a list of `least` to `most` values that are all accepted."""
+    return (isinstance(value, list | tuple) and least <= len(value) <= (len(value) if most is None else most)
+            and all(map(accept, value)))
+
+
+def _list_of(what: str, least: int, most: int | None, found: Any) -> str:
+    """What was expected, e.g. `a list of at least 1 tables`; the upper limit only where it is the matter."""
+    if most is not None and isinstance(found, list) and len(found) > most:
+        return f"a list of at most {most} {what}, not {len(found)}"
+    return f"a list of at least {least} {what}" if least else f"a list of {what}"
+
+
+def stays_inside(path: str) -> bool:
+    """Whether a file's name is a relative path in its shortest form that stays in the bundle, on every system.
+
+    Symbolic links are looked at when the file is read.
+    """
+    pure = PurePosixPath(path)
+    if not pure.parts or pure.is_absolute() or ".." in pure.parts or str(pure) != path:
+        return False
+    # A backslash separates and a colon names a drive on Windows; others cannot be written everywhere, or deceive.
+    if any(character in '\\:"*?<>|' or not character.isprintable() for character in path):
+        return False
+    return len(path.encode()) <= PATH_BYTES
+
+
+def has_control(text: str) -> bool:
+    """Whether a text holds characters that steer a terminal or end a line instead of being shown."""
+    return re.search("[\\x00-\\x1f\\x7f-\\x9f]", text) is not None

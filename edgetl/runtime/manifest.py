@@ -7,11 +7,11 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from edgetl.errors import BundleError
-from edgetl.runtime.fields import Table, is_list, is_whole, words
+from edgetl.runtime import limits, strict_json
+from edgetl.runtime.fields import Table, has_control, is_list, is_whole, stays_inside, words
 from edgetl.runtime.moments import read_counted
 from edgetl.runtime.preprocess import Preprocess, from_dict, to_dict
 from edgetl.runtime.processor import FEATURES
@@ -98,16 +98,16 @@ def from_json(text: str, *, where: str) -> Manifest:
             different sentences); a file path is absolute or leaves the bundle. Unknown fields are ignored.
     """
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as problem:
+        values = strict_json.parse(text)
+    except ValueError as problem:
         raise BundleError(f"{where} is not JSON: {problem}.", hint=EXPORT_AGAIN) from problem
     table = Table(values, where)
     _check_schema(table)
     variants = tuple(_variant(one, f"{where}: variants[{index}]")
-                     for index, one in enumerate(table.tables("variants", least=1)))
+                     for index, one in enumerate(table.tables("variants", least=1, most=limits.VARIANTS)))
     _check_names(variants, table)
     made = Manifest(schema=SCHEMA, name=table.text("name"), task=table.text("task", choices=("classify",)),
-                    labels=table.texts("labels", least=1),
+                    labels=table.texts("labels", least=1, most=limits.LABELS),
                     preprocess=from_dict(table.table("preprocess"), where=f"{where}: preprocess"),
                     variants=variants, features=table.texts("features", ()), golden=_golden(table),
                     reject_below=_optional(table, "reject_below", lambda: table.number("reject_below", low=0, high=1)),
@@ -139,7 +139,7 @@ def _variant(values: Any, where: str) -> Variant:
         precision=table.text("precision", choices=PRECISIONS),
         opset=table.whole("opset", low=1),
         sha256=_digest(table),
-        size_bytes=table.whole("size_bytes"),
+        size_bytes=table.whole("size_bytes", high=limits.GRAPH_BYTES),
         inputs=_tensors(table, "inputs"),
         outputs=_tensors(table, "outputs"),
         backends=_backends(table),
@@ -149,7 +149,8 @@ def _variant(values: Any, where: str) -> Variant:
         features_tolerance=_optional(table, "features_tolerance", lambda: table.number("features_tolerance", low=0)),
         calibration=_optional(table, "calibration", lambda: table.table("calibration")),
         status=table.text("status", choices=("measured", "not-measured")),
-        evaluations=table.tables("evaluations", ()),
+        evaluations=tuple(_evaluation(one, f"{where}: evaluations[{index}]")
+                          for index, one in enumerate(table.tables("evaluations", ()))),
     )
 
 
@@ -160,16 +161,17 @@ def _optional(table: Table, name: str, read: Callable[[], Value]) -> Value | Non
 
 def _tensors(table: Table, name: str) -> tuple[TensorSpec, ...]:
     return tuple(_tensor(one, f"{table.where}: {name}[{index}]")
-                 for index, one in enumerate(table.tables(name, least=1)))
+                 for index, one in enumerate(table.tables(name, least=1, most=limits.TENSORS)))
 
 
 def _tensor(values: Any, where: str) -> TensorSpec:
     table = Table(values, where)
 
     def accept(found: Any) -> bool:
-        return is_list(found, lambda one: one == "N" or (is_whole(one) and one >= 1))
+        return is_list(found, lambda one: one == "N" or (is_whole(one) and 1 <= one <= limits.SIZE), 0, limits.RANK)
 
-    shape = table.get("shape", accept, 'a list of whole numbers from 1 up and "N"', None)
+    expected = f'a list of at most {limits.RANK} whole numbers from 1 to {limits.SIZE} and "N"'
+    shape = table.get("shape", accept, expected, None)
     layout = _optional(table, "layout", lambda: table.text("layout", choices=LAYOUTS))
     return TensorSpec(name=table.text("name"), role=table.text("role", choices=ROLES),
                       dtype=table.text("dtype", choices=DTYPES), shape=tuple(shape), layout=layout)
@@ -178,12 +180,21 @@ def _tensor(values: Any, where: str) -> TensorSpec:
 def _inside(table: Table, name: str) -> str:
     """A relative path that stays in the bundle; symbolic links are looked at when the file is read."""
     path = table.text(name)
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path or "\0" in path:
-        raise BundleError(f"{table.where}: '{name}' is {words(path)}, which leaves the bundle; "
-                          "expected a relative path inside it.",
+    if not stays_inside(path):
+        raise BundleError(f"{table.where}: '{name}' is {words(path)}, which leaves the bundle or is no name on every "
+                          "system; expected a plain relative path inside it.",
                           hint="Do not use this bundle unless you know who made it.")
     return path
+
+
+def _evaluation(values: Any, where: str) -> Mapping[str, Any]:
+    """One row as it is, once what is shown of it was found to be numbers and texts."""
+    row = Table(values, where)
+    for name in ("accuracy", "accuracy_low", "accuracy_high", "agreement", "latency_s"):
+        _optional(row, name, lambda name=name: row.number(name))  # type: ignore[misc]
+    for name in ("backend", "split", "machine"):
+        _optional(row, name, lambda name=name: row.text(name))  # type: ignore[misc]
+    return row.values
 
 
 def _target(table: Table) -> str:
@@ -192,7 +203,8 @@ def _target(table: Table) -> str:
 
 def _backends(table: Table) -> tuple[str, ...]:
     """Names; a dotted one is somebody's own module, which `choice` loads only when the user asks for it."""
-    return tuple(table.get("backends", lambda found: is_list(found, _is_name, 1), f"a list of names of {NAME}", None))
+    return tuple(table.get("backends", lambda found: is_list(found, _is_name, 1, limits.BACKENDS),
+                           f"a list of 1 to {limits.BACKENDS} names of {NAME}", None))
 
 
 def _is_name(value: Any) -> bool:
@@ -222,7 +234,8 @@ def _golden(table: Table) -> Mapping[str, Any]:
         return {}
     golden = Table(values, f"{table.where}: golden")
     return {**values, "file": _inside(golden, "file"), "sha256": _digest(golden),
-            "size_bytes": golden.whole("size_bytes"), "count": golden.whole("count", low=1),
+            "size_bytes": golden.whole("size_bytes", high=limits.GOLDEN_BYTES),
+            "count": golden.whole("count", low=1, high=limits.GOLDEN_IMAGES),
             "kind": golden.text("kind", choices=("photos", "synthetic")), **_drawn(golden)}
 
 
@@ -264,6 +277,9 @@ def golden_words(golden: Mapping[str, Any]) -> str:
 
 def _check_names(variants: tuple[Variant, ...], table: Table) -> None:
     names = [one.name for one in variants]
+    for what, found in (("name", [table.text("name")]), ("label", table.texts("labels")), ("variant", names)):
+        if steering := next(filter(has_control, found), None):
+            raise BundleError(f"{table.where}: the {what} {words(steering)} holds a control character; expected text.")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise BundleError(f"{table.where}: two variants are named '{twice[0]}'; expected different names.")

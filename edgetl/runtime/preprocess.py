@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgetl.errors import BundleError, InputError
 from edgetl.runtime.decode import MAX_MEGAPIXELS, pillow, read_pixels
 from edgetl.runtime.fields import Table
+from edgetl.runtime.limits import FACTOR, PIXELS
 
 RESIZE_MODES = ("shortest", "squash", "letterbox")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
@@ -187,7 +188,7 @@ def from_dict(values: Any, *, where: str) -> Preprocess:
         crop_fraction=table.number("crop_fraction", low=0.05, high=1),
         interpolation=table.text("interpolation", choices=INTERPOLATIONS),
         antialias=table.truth("antialias"),
-        scale=table.number("scale", above=0),
+        scale=table.number("scale", above=0, low=1 / FACTOR, high=FACTOR),
         mean=table.numbers("mean"),
         std=table.numbers("std"),
         color=table.text("color", choices=COLORS),
@@ -204,8 +205,12 @@ def _check(made: Preprocess, table: Table) -> None:
     for name, found in (("mean", made.mean), ("std", made.std)):
         if len(found) != made.channels:
             raise table.wrong(name, f"{made.channels} numbers, one a channel of color '{made.color}'")
-    if min(made.std) <= 0:
-        raise table.wrong("std", "numbers above 0")
+    if min(made.std) < 1 / FACTOR or max(made.std) > FACTOR:
+        raise table.wrong("std", f"numbers above 0, from {1 / FACTOR:g} to {FACTOR:g}")
+    if max(map(abs, made.mean)) > FACTOR:
+        raise table.wrong("mean", f"numbers from {-FACTOR:g} to {FACTOR:g}")
+    if made.size_hw[0] * made.size_hw[1] > PIXELS:
+        raise table.wrong("size_hw", f"a height and a width of at most {PIXELS} pixels together")
     if not made.antialias and made.interpolation != "nearest":
         raise BundleError(f"{table.where}: 'antialias' is false, which is only possible with interpolation 'nearest'.")
 

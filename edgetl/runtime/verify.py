@@ -1,27 +1,26 @@
 """Shows that a bundle gives, on this machine, what training gave.
 
-The manifest has no digest of its own; the golden file catches what was changed in its preprocessing, as far as the
-golden images show it. golden.npz holds encoded images `source_000`, ... (uint8), what training's evaluation made of
-them (`tensor`, float32 [G, C, H, W]) and the logits of the model in torch (`logits`, float32 [G, K]). Two steps are
-compared, bytes -> tensor and tensor -> logits.
+Without a signature nothing vouches for the manifest itself; the golden file (see `edgetl.runtime.golden`) catches what
+was changed in its preprocessing, as far as the golden images show it. Two steps are compared, bytes -> tensor and
+tensor -> logits.
 """
 
 from __future__ import annotations
 
-import io
 import os
-import zipfile
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.errors import BackendUnavailable, BundleError, GateFailed
-from edgetl.runtime.bundle import COPY_AGAIN, Bundle, open_bundle
+from edgetl.errors import BackendUnavailable, GateFailed
+from edgetl.runtime.bundle import Bundle, PublicKey, open_bundle
 from edgetl.runtime.choice import AUTO, choose
 from edgetl.runtime.classifier import open_variant
+from edgetl.runtime.golden import Golden, read_golden
 from edgetl.runtime.manifest import GOLDEN, Variant
 from edgetl.runtime.preprocess import Preprocess, prepare
+from edgetl.runtime.signature import FILE
 
 # In grey levels (1/255 of the range). JPEG decoders may round a pixel differently by one level, so one is allowed
 # anywhere (and half a level for arithmetic); but few pixels are, so a channel's mean stays far below. A wrong filter,
@@ -52,30 +51,23 @@ class VerifyReport:
     checks: tuple[Check, ...]
 
 
-@dataclass(frozen=True)
-class Golden:
-    """The content of golden.npz."""
-
-    sources: tuple[bytes, ...]
-    tensor: NDArray[np.float32]  # [G, C, H, W]
-    logits: NDArray[np.float32]  # [G, K]
-
-
-def verify(bundle: str | os.PathLike[str], backend: str = AUTO, threads: int = 0) -> VerifyReport:
+def verify(bundle: str | os.PathLike[str], backend: str = AUTO, threads: int = 0,
+           public_key: PublicKey = None) -> VerifyReport:
     """Checks of every file's digest, of the preprocessing, and of the logits of every variant that can run here.
 
     Args:
-        bundle: folder of the bundle.
+        bundle: folder of the bundle, or the file that `edgetl pack` made of it.
         backend: "auto" takes for each variant the first of its backends that can run here.
         threads: 0 takes what the cgroup quota and the affinity allow.
+        public_key: as `open_bundle` takes it; with one configured the signature is a check too.
 
     Raises:
-        BundleError: a file is missing or altered, or there is no golden file.
+        BundleError: a file is missing or altered, there is no golden file, or the signature is not the key's.
         GateFailed: the preprocessing or a variant's logits differ from training's; says by how much.
         BackendUnavailable: no variant can run here.
     """
-    opened = open_bundle(bundle)
-    checks = [_check_file(opened, one) for one in opened.manifest.variants]
+    opened = open_bundle(bundle, public_key)
+    checks = _check_seal(opened) + [_check_file(opened, one) for one in opened.manifest.variants]
     golden = read_golden(opened)
     checks.append(Check(GOLDEN, "passed", note="size and SHA-256 as in the manifest"))
     checks.append(check_preprocess(golden, opened.manifest.preprocess))
@@ -84,39 +76,17 @@ def verify(bundle: str | os.PathLike[str], backend: str = AUTO, threads: int = 0
         raise BackendUnavailable(f"No variant of '{opened.manifest.name}' can be verified here: "
                                  + "; ".join(one.note for one in variants))
     kind = str(opened.manifest.golden["kind"])
-    return VerifyReport(str(opened.folder), len(golden.sources), kind, (*checks, *variants))
+    return VerifyReport(str(opened.path), len(golden.sources), kind, (*checks, *variants))
+
+
+def _check_seal(bundle: Bundle) -> list[Check]:
+    seal = bundle.seal
+    return [] if seal is None else [Check(FILE, "passed", note=f"signed by {seal.key_id}: {seal.comment}")]
 
 
 def _check_file(bundle: Bundle, variant: Variant) -> Check:
     bundle.read(variant.file, variant.sha256, variant.size_bytes)
     return Check(variant.file, "passed", note="size and SHA-256 as in the manifest")
-
-
-def read_golden(bundle: Bundle) -> Golden:
-    """The golden file of a bundle, its digest compared first.
-
-    Raises:
-        BundleError: there is none, it was altered, or it does not hold what it should.
-    """
-    entry = bundle.manifest.golden
-    if not entry:
-        raise BundleError(f"{bundle.folder} has no golden file, so it cannot be verified.",
-                          hint="Export the bundle again with `edgetl export`.")
-    data = bundle.read(entry["file"], entry["sha256"], entry["size_bytes"])
-    where = bundle.folder / entry["file"]
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as problem:
-        raise BundleError(f"{where} is not a file of plain arrays: {problem}", hint=COPY_AGAIN) from problem
-    names = [f"source_{index:03d}" for index in range(entry["count"])]
-    if set(found) != {*names, "tensor", "logits"}:
-        raise BundleError(f"{where} holds {sorted(found)}; expected {[*names, 'tensor', 'logits']}.", hint=COPY_AGAIN)
-    for name, width in (("tensor", 4), ("logits", 2)):
-        if found[name].dtype != np.float32 or found[name].ndim != width or len(found[name]) != len(names):
-            raise BundleError(f"{where}: '{name}' is {found[name].dtype} {list(found[name].shape)}; expected float32 "
-                              f"with {width} axes and {len(names)} images.", hint=COPY_AGAIN)
-    return Golden(tuple(found[name].tobytes() for name in names), found["tensor"], found["logits"])
 
 
 def _differs(what: str) -> GateFailed:

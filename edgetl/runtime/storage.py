@@ -1,0 +1,156 @@
+"""Reads files that may come from anybody: regular ones only, without waiting, and never more than is expected."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from edgetl.errors import BundleError
+
+COPY_AGAIN = "Copy the bundle again from where it was exported."
+WHO_MADE_IT = "Do not use this bundle unless you know who made it."
+
+MEMINFO = Path("/proc/meminfo")
+CGROUP_MEMORY = Path("/sys/fs/cgroup")  # inside a container its own limits stand at the root
+ASKED_ABOUT_MEMORY = 64 << 20  # bytes from which on the free memory is looked at; below, the look costs too much
+
+# Without O_NONBLOCK, opening a pipe waits until somebody writes to it.
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+
+
+class Store(Protocol):
+    """Where the files of a bundle lie: a folder, or one packed file."""
+
+    @property
+    def path(self) -> Path:
+        """The folder, or the packed file."""
+        ...
+
+    def where(self, file: str) -> str:
+        """What sentences call a file of the bundle."""
+        ...
+
+    def has(self, file: str) -> bool:
+        """Whether there is anything of that name."""
+        ...
+
+    def read(self, file: str, most: int) -> bytes:
+        """The bytes of a file; one byte more than `most` where it has more, and no more than that.
+
+        Raises:
+            BundleError: it is missing, is no regular file, leaves the bundle, or cannot be read.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A bundle that is a folder. Links are followed as long as they stay inside."""
+
+    path: Path
+
+    def where(self, file: str) -> str:
+        """The file's path."""
+        return str(self.path / file)
+
+    def has(self, file: str) -> bool:
+        """Whether there is anything of that name; a link counts, wherever it leads."""
+        return os.path.lexists(self.path / file)
+
+    def read(self, file: str, most: int) -> bytes:
+        """See `Store.read`."""
+        where = self.where(file)
+        real = os.path.realpath(where)
+        if not Path(real).is_relative_to(os.path.realpath(self.path)):
+            raise BundleError(f"{where} is a link that leaves the bundle; expected a file inside it.", hint=WHO_MADE_IT)
+        with open_regular(real, where) as (opened, size):
+            require_memory(min(size, most + 1), where)
+            return read_at_most(opened, most + 1, size, where)
+
+
+@contextmanager
+def open_regular(path: str | os.PathLike[str], where: str) -> Iterator[tuple[BinaryIO, int]]:
+    """The opened file and the size in bytes it has now; `where` is what sentences call it.
+
+    Raises:
+        BundleError: missing, not a regular file (a pipe or a device could give bytes for ever, or none), unreadable.
+    """
+    try:
+        handle = os.open(path, _FLAGS)
+        with os.fdopen(handle, "rb") as opened:
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode):
+                raise BundleError(f"{where} is {_kind(found.st_mode)}; expected a regular file.", hint=WHO_MADE_IT)
+            yield opened, found.st_size
+    except FileNotFoundError as problem:
+        raise BundleError(f"{where} is missing.", hint=COPY_AGAIN) from problem
+    except (OSError, ValueError) as problem:  # a ValueError is a path that no file can have
+        told = getattr(problem, "strerror", None) or problem
+        raise BundleError(f"{where} cannot be read: {told}.", hint=COPY_AGAIN) from problem
+
+
+def _kind(mode: int) -> str:
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"),
+             (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
+    return next((name for test, name in kinds if test(mode)), "something else")
+
+
+def read_at_most(opened: BinaryIO, most: int, size: int, where: str) -> bytes:
+    """The next bytes of an opened file, at most `most`.
+
+    Args:
+        opened: read from where it stands.
+        most: how many; more is never read, also when the file grows meanwhile.
+        size: how many are expected. Only those are asked for at once, since memory is taken before they are there.
+        where: what sentences call the file.
+
+    Raises:
+        BundleError: there is no memory for them.
+    """
+    try:
+        data = opened.read(min(most, size))
+        if len(data) < most:  # some files (in /proc) tell no size, and any may have grown
+            data += opened.read(min(most - len(data), 1 << 20))
+    except MemoryError as problem:
+        raise BundleError(f"{where} has {size} bytes; there is no memory for them.",
+                          hint="Use a smaller variant, or a machine with more memory.") from problem
+    return data
+
+
+def require_memory(size_bytes: int, where: str) -> None:
+    """Returns where so many bytes fit into the memory that is free now.
+
+    Raises:
+        BundleError: they do not; Linux would grant them and end the process while they are read.
+    """
+    if size_bytes < ASKED_ABOUT_MEMORY:
+        return
+    free = free_memory_bytes()
+    if free is not None and size_bytes > free:
+        raise BundleError(f"{where} has {size_bytes} bytes; only {free} bytes of memory are free.",
+                          hint="Use a smaller variant, or a machine with more memory.")
+
+
+def free_memory_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP_MEMORY) -> int | None:
+    """Memory that can still be had, in bytes: the smaller of the machine's and the container's; None is not known."""
+    found = []
+    if meminfo.exists():
+        found.append(1024 * _figures(meminfo).get("MemAvailable:", 0))
+    limit = cgroup / "memory.max"
+    if limit.exists() and (most := limit.read_text().strip()) != "max":
+        # Pages of files count as used there, although the kernel gives them up when memory is asked for.
+        pages = _figures(cgroup / "memory.stat")
+        given_up = pages.get("active_file", 0) + pages.get("inactive_file", 0)
+        held = int((cgroup / "memory.current").read_text()) - given_up
+        found.append(max(0, int(most) - held))
+    return min(found, default=None)
+
+
+def _figures(path: Path) -> dict[str, int]:
+    """Lines of a name and a whole number."""
+    return {words[0]: int(words[1]) for words in map(str.split, path.read_text().splitlines()) if len(words) > 1}
