@@ -6,8 +6,8 @@ Options:
         more. "on" is what ONNX Runtime does by itself, and the quickest on a machine that has nothing else to do;
         "off" leaves the processor to others and to sleep. With one thread there is nothing to wait.
 
-Threads are intra-op threads; the operators of a graph run one after the other. A graph with external data cannot be
-opened, because sessions are made from the very bytes whose digest was checked.
+Threads are intra-op threads; the operators of a graph run one after the other. A graph with external data is refused,
+because sessions are made from the very bytes whose digest was checked.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from edgetl.backends import Availability
 from edgetl.errors import BackendUnavailable, BundleError
 from edgetl.runtime import telemetry
+from edgetl.runtime.external import refuse_external_data
 from edgetl.runtime.handle import Handle
 from edgetl.runtime.session import FeedCheck, GraphSpec, Session, check_graph, check_options
 
@@ -55,6 +56,7 @@ def open(graph: bytes, spec: GraphSpec, *, threads: int, cache_dir: Path | None,
     import onnxruntime
 
     check_options("cpu", options, OPTIONS)
+    refuse_external_data(graph)
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1

@@ -17,11 +17,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.backends import Availability
 from edgetl.errors import BackendUnavailable, BundleError
+from edgetl.runtime.external import refuse_external_data
 from edgetl.runtime.handle import Handle
 from edgetl.runtime.session import FeedCheck, GraphSpec, Session, check_graph, check_options
 
@@ -67,6 +67,7 @@ def open(graph: bytes, spec: GraphSpec, *, threads: int, cache_dir: Path | None,
               "INFERENCE_PRECISION_HINT": PRECISIONS[precision]}
     if cache_dir is not None:
         config["CACHE_DIR"] = str(cache_dir)
+    refuse_external_data(graph)
     core = openvino.Core()
 
     def compiled_for(batch: int | None) -> Any:

@@ -81,17 +81,22 @@ def open_regular(path: str | os.PathLike[str], where: str) -> Iterator[tuple[Bin
         BundleError: missing, not a regular file (a pipe or a device could give bytes for ever, or none), unreadable.
     """
     try:
-        handle = os.open(path, _FLAGS)
-        with os.fdopen(handle, "rb") as opened:
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode):
-                raise BundleError(f"{where} is {_kind(found.st_mode)}; expected a regular file.", hint=WHO_MADE_IT)
-            yield opened, found.st_size
+        with os.fdopen(_open(path, where), "rb") as opened:
+            yield opened, os.fstat(opened.fileno()).st_size
     except FileNotFoundError as problem:
         raise BundleError(f"{where} is missing.", hint=COPY_AGAIN) from problem
     except (OSError, ValueError) as problem:  # a ValueError is a path that no file can have
         told = getattr(problem, "strerror", None) or problem
         raise BundleError(f"{where} cannot be read: {told}.", hint=COPY_AGAIN) from problem
+
+
+def _open(path: str | os.PathLike[str], where: str) -> int:
+    handle = os.open(path, _FLAGS)
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise BundleError(f"{where} is {_kind(mode)}; expected a regular file.", hint=WHO_MADE_IT)
+    return handle
 
 
 def _kind(mode: int) -> str:

@@ -1,0 +1,102 @@
+"""Refuses graphs that keep weights in other files.
+
+An ONNX graph may say that a tensor's bytes lie elsewhere, at a path of its choice. Sessions are made from the bytes
+whose digest was compared, so such a file would be one that nobody checked. Engines look for it in the folder that the
+process happens to stand in (OpenVINO 2026.4 always, ONNX Runtime 1.31 without its optimizations), and what older ones
+do is not known, so it is not left to them.
+
+The format is that of protobuf (https://protobuf.dev/programming-guides/encoding) and of onnx.proto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgetl.errors import BundleError
+from edgetl.runtime.storage import WHO_MADE_IT
+
+# Every external tensor has an entry whose key is this word, written out as it is.
+WORD = b"location"
+
+# Message -> field -> the message in it, as far as tensors can be reached (onnx.proto of onnx 1.23).
+TENSOR = "TensorProto"
+FIELDS = {
+    "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
+    "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
+    "FunctionProto": {7: "NodeProto", 11: "AttributeProto"},
+    "GraphProto": {1: "NodeProto", 5: TENSOR, 15: "SparseTensorProto"},
+    "NodeProto": {5: "AttributeProto"},
+    "AttributeProto": {5: TENSOR, 6: "GraphProto", 10: TENSOR, 11: "GraphProto", 22: "SparseTensorProto",
+                       23: "SparseTensorProto"},
+    "SparseTensorProto": {1: TENSOR, 2: TENSOR},
+}
+EXTERNAL_DATA, DATA_LOCATION = 13, 14  # fields of TensorProto
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+DEEPEST = 100  # graphs within graphs; protobuf's own parser takes no more messages
+
+
+def refuse_external_data(graph: bytes) -> None:
+    """Returns where every weight lies in the graph itself.
+
+    Raises:
+        BundleError: a tensor's bytes lie in another file, or the graph cannot be read.
+    """
+    if WORD not in graph:  # nearly always; the walk below takes Python some milliseconds
+        return
+    try:
+        name = next(_external(graph, "ModelProto", 0, len(graph), 0), None)
+    except (IndexError, ValueError) as problem:
+        raise BundleError("The graph is no ONNX graph, or is damaged.", hint=WHO_MADE_IT) from problem
+    if name is not None:
+        raise BundleError(f"The graph keeps the tensor {name!r} in another file, whose digest the manifest does not "
+                          "have.", hint="Save the graph with its weights inside: onnx.save_model(model, path, "
+                                        "save_as_external_data=False).")
+
+
+def _external(data: bytes, message: str, place: int, end: int, depth: int) -> Iterator[str]:
+    """Names of the external tensors in data[place:end].
+
+    Raises:
+        ValueError: these bytes are no such message.
+        IndexError: they end in the middle of a field.
+    """
+    if depth > DEEPEST:
+        raise ValueError("nested too deep")
+    name, external = "", False
+    while place < end:
+        field, kind, value, place = _field(data, place)
+        if place > end:
+            raise IndexError("a field reaches beyond its message")
+        if message == TENSOR:
+            name = data[value:place].decode(errors="replace") if field == 8 and kind == BYTES else name
+            external |= field == EXTERNAL_DATA or (field == DATA_LOCATION and kind == VARINT and value != 0)
+        elif kind == BYTES and (inner := FIELDS[message].get(field)):
+            yield from _external(data, inner, value, place, depth + 1)
+    if external:
+        yield name
+
+
+def _field(data: bytes, place: int) -> tuple[int, int, int, int]:
+    """Number and kind of a field, its value (of bytes: where they begin), and where it ends."""
+    tag, place = _varint(data, place)
+    kind = tag & 7
+    if kind == VARINT:
+        value, place = _varint(data, place)
+        return tag >> 3, kind, value, place
+    if kind == BYTES:
+        length, place = _varint(data, place)
+        return tag >> 3, kind, place, place + length
+    if kind in (FIXED32, FIXED64):
+        return tag >> 3, kind, place, place + (4 if kind == FIXED32 else 8)
+    raise ValueError(f"fields of kind {kind} are not in ONNX")
+
+
+def _varint(data: bytes, place: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[place]
+        value |= (byte & 0x7F) << shift
+        place += 1
+        if byte < 0x80:
+            return value, place
+    raise ValueError("a number has more than 10 bytes")
