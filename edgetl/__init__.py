@@ -7,6 +7,7 @@ The verbs of the command line are functions here, with the recipe's fields as ke
     bundle = edgetl.export(run=student, out="runs/bundle")
     report = edgetl.bench(cases=[teacher, bundle], data="photos", out="runs/report")
     edgetl.verify(bundle)
+    edgetl.tune(bundle=bundle)
     edgetl.load(bundle).predict("photo.jpg").label
 
 Each takes `listener=`, a function that hears `edgetl.events.Event`s. Importing edgetl imports nothing heavy.
@@ -19,14 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "bench", "distill", "export", "finetune", "load", "run", "verify"]
+__all__ = ["__version__", "bench", "distill", "export", "finetune", "load", "run", "tune", "verify"]
 
 if TYPE_CHECKING:
-    from edgetl.pipeline import bench, distill, export, finetune, run
+    from edgetl.pipeline import bench, distill, export, finetune, run, tune
     from edgetl.runtime import load
     from edgetl.runtime.verify import verify
 
 _HOMES = {"finetune": "edgetl.pipeline", "distill": "edgetl.pipeline", "run": "edgetl.pipeline",
+          "tune": "edgetl.pipeline",
           "load": "edgetl.runtime", "verify": "edgetl.runtime.verify"}
 _ROOMS = ("bench", "export")  # packages that can be called, see edgetl.verbs
 

@@ -76,9 +76,9 @@ class Comparison:
                 f"one image is {self.image_points:.2f} points")
 
 
-def prepared(items: Sequence[Item], read: Read, preprocess: Preprocess,
-             batch: int = BATCH) -> Iterator[tuple[Images, NDArray[np.int64], NDArray[np.float64]]]:
-    """Batches of (images [n, C, H, W], labels [n], weights [n]) in the order of `items`; the last may be shorter.
+def pixel_batches(items: Sequence[Item], read: Read, preprocess: Preprocess, batch: int = BATCH,
+                  ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float64]]]:
+    """Batches of (pixels [n, H, W, C], labels [n], weights [n]) in the order of `items`; the last may be shorter.
 
     Raises:
         DataError: an image cannot be read; names it.
@@ -88,6 +88,13 @@ def prepared(items: Sequence[Item], read: Read, preprocess: Preprocess,
         pixels = np.stack([pixels_of(item, read, preprocess) for item in part])
         labels = np.array([item.label for item in part], np.int64)
         weights = np.array([item.weight for item in part], np.float64)
+        yield pixels, labels, weights
+
+
+def prepared(items: Sequence[Item], read: Read, preprocess: Preprocess,
+             batch: int = BATCH) -> Iterator[tuple[Images, NDArray[np.int64], NDArray[np.float64]]]:
+    """The batches of `pixel_batches` with images [n, C, H, W], normalised, in place of pixels, and its errors."""
+    for pixels, labels, weights in pixel_batches(items, read, preprocess, batch):
         yield normalize(pixels, preprocess), labels, weights
 
 
@@ -122,8 +129,17 @@ def session_predict(session: Session, *, image: str = "image", logits: str = "lo
 
 
 def evaluate(predict: Predict, items: Sequence[Item], read: Read, preprocess: Preprocess, *, classes: int,
-             batch: int = BATCH) -> Evaluation:
+             batch: int = BATCH, normalized: bool = True) -> Evaluation:
     """What `predict` answers on `items`.
+
+    Args:
+        predict: images to logits.
+        items: which images.
+        read: bytes of an item.
+        preprocess: what prepares them.
+        classes: how many there are.
+        batch: images handed to `predict` at once, at most.
+        normalized: False hands out pixels, uint8 [n, H, W, C], to one who normalises them himself.
 
     Raises:
         DataError: no items, or an image that cannot be read.
@@ -132,7 +148,8 @@ def evaluate(predict: Predict, items: Sequence[Item], read: Read, preprocess: Pr
     logits: list[NDArray[np.float32]] = []
     labels: list[NDArray[np.int64]] = []
     weights: list[NDArray[np.float64]] = []
-    for tensors, own_labels, own_weights in prepared(items, read, preprocess, batch):
+    batches: Callable[..., Iterator[tuple[NDArray[Any], Any, Any]]] = prepared if normalized else pixel_batches
+    for tensors, own_labels, own_weights in batches(items, read, preprocess, batch):
         logits.append(_checked(predict(tensors), len(tensors), classes))
         labels.append(own_labels)
         weights.append(own_weights)

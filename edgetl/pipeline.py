@@ -17,12 +17,15 @@ from edgetl.ledger import CHANGED, FINISHED, INTERRUPTED, NEW, Ledger, digest
 from edgetl.plan import FOLDERS, preflight, require_model, resolve, to_toml
 from edgetl.recipe import REQUIRED, Bench, Distill, Export, Finetune, Gate, Recipe, build, decisive, fields_of
 from edgetl.recipe_file import parse_recipe, read_recipe
+from edgetl.recipe_tune import Tune
 
 if TYPE_CHECKING:
     from edgetl.bench.report import Report, Row
+    from edgetl.bench.tune import Tuning
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 Stage = TypeVar("Stage", Finetune, Distill, Export, Bench)
+Options = TypeVar("Options", Finetune, Distill, Export, Bench, Tune)
 
 ROUNDING = 1e-6  # points; the difference of two percentages carries that much of no meaning
 
@@ -70,6 +73,15 @@ def bench(*, listener: Listener = ignore, **fields: Any) -> Report:
     return bench_with(_options(Bench, fields), listener)
 
 
+@_shows(Tune)
+def tune(*, listener: Listener = ignore, **fields: Any) -> Tuning | None:
+    """What was measured on this machine, chosen, and stored for `edgetl.load`; None with `forget=True`.
+
+    `fields` are those of `recipe_tune.Tune`; errors as in `finetune`.
+    """
+    return tune_with(_options(Tune, fields), listener)
+
+
 def finetune_with(options: Finetune, listener: Listener = ignore) -> Path:
     """RUN folder of the fine-tuned teacher."""
     extras.require("torch", extra="train", purpose="Fine-tuning")
@@ -105,7 +117,17 @@ def bench_with(options: Bench, listener: Listener = ignore) -> Report:
     return runner.bench(options, listener=listener)
 
 
-def _options(stage: type[Stage], fields: Mapping[str, Any]) -> Stage:
+def tune_with(options: Tune, listener: Listener = ignore) -> Tuning | None:
+    """What was measured and chosen; None where something was to be forgotten."""
+    from edgetl.bench import tune
+
+    if options.forget:
+        tune.forget(options.bundle)
+        return None
+    return tune.tune(options, listener=listener)
+
+
+def _options(stage: type[Options], fields: Mapping[str, Any]) -> Options:
     plain = {name: _plain(value) for name, value in fields.items()}
     return build(stage, plain, where=f"edgetl.{stage.__name__.lower()}()")
 

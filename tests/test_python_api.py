@@ -14,6 +14,9 @@ import edgetl
 from edgetl import pipeline
 from edgetl.errors import RecipeError
 from edgetl.recipe import STAGES, fields_of
+from edgetl.recipe_tune import Tune
+
+VERBS = {**{name: stage for name, stage in STAGES.items() if name != "gate"}, "tune": Tune}
 
 
 def test_all_is_what_there_is() -> None:
@@ -38,21 +41,21 @@ def test_importing_edgetl_imports_nothing_but_the_standard_library() -> None:
     assert [name for name in found.stdout.split() if not name.startswith("_")] == ["edgetl"]
 
 
-@pytest.mark.parametrize("verb", ["finetune", "distill", "export", "bench"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_verbs_take_the_recipe_s_fields(verb: str) -> None:
     shown = inspect.signature(getattr(pipeline, verb)).parameters
-    fields = fields_of(STAGES[verb])
+    fields = fields_of(VERBS[verb])
     assert list(shown) == [*fields, "listener"]
     with pytest.raises(RecipeError) as caught:
-        getattr(edgetl, verb)(outt="x")
+        getattr(edgetl, verb)(dataa="x", flavour="mint")
     assert str(caught.value).startswith(f"edgetl.{verb}() has ")
-    assert "unknown key 'outt'; did you mean 'out'?" in str(caught.value)
+    assert "unknown key 'dataa'; did you mean 'data'?" in str(caught.value)
 
 
-@pytest.mark.parametrize("verb", ["finetune", "distill", "export", "bench"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_the_signature_of_a_verb_is_seen_from_the_package(verb: str) -> None:
     shown = inspect.signature(getattr(edgetl, verb)).parameters
-    assert list(shown) == [*fields_of(STAGES[verb]), "listener"]
+    assert list(shown) == [*fields_of(VERBS[verb]), "listener"]
 
 
 @pytest.mark.parametrize("verb", ["export", "bench"])

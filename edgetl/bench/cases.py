@@ -13,8 +13,9 @@ from typing import Any
 from edgetl import extras, plugins, recipe, rundir, weights
 from edgetl.bench.tables import legible
 from edgetl.errors import EdgetlError, UnknownName
-from edgetl.runtime import manifest, preprocess, processor
+from edgetl.runtime import manifest, preprocess, processor, telemetry
 from edgetl.runtime.bundle import open_bundle
+from edgetl.runtime.manifest import Manifest, Variant
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.runtime.session import GraphSpec, TensorSpec
 
@@ -120,18 +121,23 @@ def _of_bundle(path: Path, title: str, options: recipe.Bench) -> Iterator[Subjec
     unknown = [name for name in options.variant if name not in names]
     if unknown:
         raise UnknownName(f"variant of {path}", unknown[0], names)
-    run = _mapping(bundle.provenance.get("run"))
     for variant in bundle.variants:
         if options.variant and variant.name not in options.variant:
             continue
         opened.read(variant.file, variant.sha256, variant.size_bytes)  # refuses what is missing, altered or elsewhere
-        graph = path / variant.file
-        spec = GraphSpec(variant.inputs, variant.outputs, variant.precision)
         for backend in options.backend:
             if backend in variant.backends:
-                yield Subject(f"{title} {variant.name} {backend}", path, "bundle", backend, graph, spec, variant.name,
-                              variant.precision, _parameters(run), bundle.labels, bundle.preprocess,
-                              variant.embeds_preprocess, variant.requires, _mapping(run.get("data")))
+                yield of_variant(bundle, variant, backend, title=f"{title} {variant.name} {backend}", source=path,
+                                 graph=path / variant.file)
+
+
+def of_variant(bundle: Manifest, variant: Variant, backend: str, *, title: str, source: Path, graph: Path) -> Subject:
+    """A variant of a bundle on one of its backends; `graph` holds the bytes whose digest was compared."""
+    run = _mapping(bundle.provenance.get("run"))
+    spec = GraphSpec(variant.inputs, variant.outputs, variant.precision)
+    return Subject(title, source, "bundle", backend, graph, spec, variant.name, variant.precision, _parameters(run),
+                   bundle.labels, bundle.preprocess, variant.embeds_preprocess, variant.requires,
+                   _mapping(run.get("data")))
 
 
 def _of_run(path: Path, title: str, options: recipe.Bench) -> Iterator[Subject]:
@@ -163,6 +169,7 @@ def spec_of_onnx(path: Path) -> GraphSpec:
         EdgetlError: not an ONNX graph, or a dimension besides the batch is free.
     """
     extras.require("onnxruntime", extra="cpu", purpose="Reading the inputs of an ONNX file")
+    telemetry.off()
     import onnxruntime
 
     quiet = onnxruntime.SessionOptions()

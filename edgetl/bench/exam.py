@@ -16,6 +16,7 @@ from edgetl.datasets import DataSet, Item, open_data
 from edgetl.errors import DataError
 from edgetl.evaluate import Evaluation
 from edgetl.events import Event, Listener
+from edgetl.recipe_tune import Tune
 
 MISTAKES = 12  # of the most confident wrong answers, kept with the report
 
@@ -32,8 +33,6 @@ class Exam:
         """Why a case cannot sit the exam; None when it can."""
         if subject.preprocess is None:
             return "an ONNX file carries no preprocessing"
-        if subject.embeds_preprocess:
-            return "the graph holds its own preprocessing and takes no prepared arrays"
         return None
 
     def read_answers(self, file: Path) -> Evaluation:
@@ -43,12 +42,19 @@ class Exam:
                                       found["weights"])
 
 
-def prepare(options: recipe.Bench, cases: Sequence[Case], listener: Listener) -> Exam | None:
-    """The test split of `--data` by the rule that the cases were trained with; None without `--data`.
+def prepare(options: recipe.Bench | Tune, cases: Sequence[Case], listener: Listener, *,
+            split: str = "test") -> Exam | None:
+    """A split of `--data` by the rule that the cases were trained with; None without `--data`.
+
+    Args:
+        options: data, fractions and seed are used.
+        cases: what is going to be examined.
+        listener: hears of warnings.
+        split: "test" for a report; a choice is made on "val".
 
     Raises:
-        DataError: the data cannot be opened, its labels are not the cases', it has no test images, or images that a
-            case was trained on might be among them.
+        DataError: the data cannot be opened, its labels are not the cases', it has no images in the split, or images
+            that a case was trained on might be among them.
     """
     if options.data is None:
         return None
@@ -56,17 +62,18 @@ def prepare(options: recipe.Bench, cases: Sequence[Case], listener: Listener) ->
     graded = list(dict.fromkeys(case.subject.source for case in cases if case.subject.labels is not None))
     subjects = [next(case.subject for case in cases if case.subject.source == source) for source in graded]
     _check_labels(data, subjects)
-    own_test = any(item.split == "test" for item in data.items)
-    recorded = None if own_test else _common_rule(subjects)
+    own = any(item.split == split for item in data.items)
+    recorded = None if own else _common_rule(subjects)
     parts = splits.resolve(data, options, recorded=recorded, listener=listener)
-    if not parts.test:
-        raise DataError(f"The data {options.data} has no test images.",
-                        hint="Give data with a test split, or bench without --data.")
+    items = parts.of(split)
+    if not items:
+        raise DataError(f"The data {options.data} has no {split} images.",
+                        hint=f"Give data with a {split} split, or leave out --data.")
     for subject in subjects:
-        _check_fingerprint(subject, parts.fingerprint, own_test, listener)
-    record = report.Data(data.name, options.data, data.labels, len(parts.test), parts.fingerprint, dict(parts.rule),
+        _check_fingerprint(subject, parts.fingerprint, split, own, listener)
+    record = report.Data(data.name, options.data, data.labels, len(items), parts.fingerprint, dict(parts.rule),
                          data.notes)
-    return Exam(data, parts.test, record)
+    return Exam(data, items, record)
 
 
 def _check_labels(data: DataSet, subjects: Sequence[Subject]) -> None:
@@ -91,17 +98,18 @@ def _common_rule(subjects: Sequence[Subject]) -> Mapping[str, Any] | None:
     return rules[0][1] if rules else None
 
 
-def _check_fingerprint(subject: Subject, fingerprint: str, own_test: bool, listener: Listener) -> None:
+def _check_fingerprint(subject: Subject, fingerprint: str, split: str, own: bool, listener: Listener) -> None:
     recorded = subject.trained_on.get("fingerprint")
     if recorded == fingerprint:
         return
     known = f"recorded {str(recorded)[:12]}" if recorded else "nothing recorded"
     found = (f"The data is not the one that {subject.source} was trained on "
              f"(fingerprint {fingerprint[:12]}, {known})")
-    if not own_test:
-        raise DataError(f"{found}, and its test split is an automatic one: training images might be among the test "
-                        "images.", hint="Give the same --data, unchanged, or data with a test split of its own.")
-    listener(Event("bench", "warning", {"text": f"{found}; its own test split is used."}))
+    if not own:
+        raise DataError(f"{found}, and its {split} split is an automatic one: training images might be among the "
+                        f"{split} images.",
+                        hint=f"Give the same --data, unchanged, or data with a {split} split of its own.")
+    listener(Event("bench", "warning", {"text": f"{found}; its own {split} split is used."}))
 
 
 def grade(found: Evaluation, reference: Evaluation | None, labels: Sequence[str]) -> report.Accuracy:

@@ -51,7 +51,7 @@ def bench(options: recipe.Bench, *, listener: Listener = ignore) -> Report:
         heard(Event(STAGE, "warning", {"text": text}))
     paper = exam.prepare(options, chosen, heard)
     machine = environment.fingerprint()
-    _warn_if_busy(machine, heard)
+    warn_if_busy(machine["load_average"], machine["usable_threads"], heard, STAGE)
     trials = [Trial(case, options) for case in chosen]
     _measure(trials, options, paper, listener)
     for text in late_calls([trial.row() for trial in trials]):
@@ -71,11 +71,11 @@ def _reference(options: recipe.Bench, names: Sequence[str]) -> str:
     return options.reference or names[0]
 
 
-def _warn_if_busy(machine: dict[str, Any], listener: Listener) -> None:
-    load, threads = machine["load_average"], machine["usable_threads"]
+def warn_if_busy(load: float | None, threads: int, listener: Listener, stage: str) -> None:
+    """Warns where other work is going to disturb the measurement; `load` is the system's load average."""
     if load is not None and load > BUSY * threads:
         text = f"The machine was busy before the benchmark began (load {load:.1f} on {threads} threads)."
-        listener(Event(STAGE, "warning", {"text": text}))
+        listener(Event(stage, "warning", {"text": text}))
 
 
 def late_calls(rows: Sequence[Row]) -> list[str]:
@@ -85,16 +85,16 @@ def late_calls(rows: Sequence[Row]) -> list[str]:
 
 
 def _measure(trials: Sequence[Trial], options: recipe.Bench, paper: Exam | None, listener: Listener) -> None:
-    with _closing(trials):
+    with closing(trials):
         order = np.random.default_rng(options.seed)
         _start(trials, options, order, listener)
         _rounds(trials, options, order, listener)
         if paper is not None:
-            _evaluate(trials, paper, listener)
+            examine(trials, paper, listener, STAGE)
 
 
 @contextlib.contextmanager
-def _closing(trials: Sequence[Trial]) -> Iterator[None]:
+def closing(trials: Sequence[Trial]) -> Iterator[None]:
     """Leaves no worker behind; after Ctrl-C or a bug none is waited for."""
     finished = False
     try:
@@ -107,7 +107,7 @@ def _closing(trials: Sequence[Trial]) -> Iterator[None]:
 
 def _start(trials: Sequence[Trial], options: recipe.Bench, order: np.random.Generator, listener: Listener) -> None:
     """Fresh processes in random order; those of the last turn stay open."""
-    with _told(listener, "starting", options.starts * len(trials), "process") as step:
+    with told(listener, STAGE, "starting", options.starts * len(trials), "process") as step:
         for turn in range(options.starts):
             for trial in shuffled(trials, order):
                 if trial.alive:
@@ -117,7 +117,7 @@ def _start(trials: Sequence[Trial], options: recipe.Bench, order: np.random.Gene
 
 def _rounds(trials: Sequence[Trial], options: recipe.Bench, order: np.random.Generator, listener: Listener) -> None:
     """Interleaved rounds: in each every case is measured once, in another random order."""
-    with _told(listener, "measuring", options.rounds * len(trials), "block") as step:
+    with told(listener, STAGE, "measuring", options.rounds * len(trials), "block") as step:
         for _ in range(options.rounds):
             for trial in shuffled(trials, order):
                 trial.block()
@@ -129,43 +129,43 @@ def shuffled(trials: Sequence[Trial], order: np.random.Generator) -> list[Trial]
     return [trials[place] for place in order.permutation(len(trials))]
 
 
-def _evaluate(trials: Sequence[Trial], paper: Exam, listener: Listener) -> None:
-    """The accuracy of the very sessions that were timed, one after another."""
+def examine(trials: Sequence[Trial], paper: Exam, listener: Listener, stage: str) -> None:
+    """The answers of the very sessions that were timed, one after another."""
     with tempfile.TemporaryDirectory(prefix="edgetl-bench-") as scratch:
         keys = Path(scratch) / "keys.json"
         keys.write_text(json.dumps([item.key for item in paper.items]))
         for number, trial in enumerate(trials):
             trial.no_answers = paper.why_not(trial.case.subject) if trial.alive else trial.reason
             if trial.no_answers is None:
-                _answer(trial, paper, keys, Path(scratch) / f"{number}.npz", listener)
+                out = Path(scratch) / f"{number}.npz"
+                with told(listener, stage, f"accuracy of {trial.case.name}", len(paper.items), "image") as step:
+                    if trial.evaluate(paper.record.source, keys, out, step.by):
+                        trial.answers = paper.read_answers(out)
 
 
-def _answer(trial: Trial, paper: Exam, keys: Path, out: Path, listener: Listener) -> None:
-    with _told(listener, f"accuracy of {trial.case.name}", len(paper.items), "image") as step:
-        if trial.evaluate(paper.record.source, keys, out, step.by):
-            trial.answers = paper.read_answers(out)
+class Step:
+    """Progress of one part of a stage's work."""
 
-
-class _Step:
-    """Progress of one part of the work."""
-
-    def __init__(self, listener: Listener) -> None:
-        self.listener, self.done = listener, 0
+    def __init__(self, listener: Listener, stage: str) -> None:
+        self.listener, self.stage, self.done = listener, stage, 0
 
     def advance(self, **figures: Any) -> None:
+        """One more is done."""
         self.done += 1
-        self.listener(Event(STAGE, "advance", {"done": self.done, **figures}))
+        self.listener(Event(self.stage, "advance", {"done": self.done, **figures}))
 
     def by(self, count: int) -> None:
+        """So many more are done."""
         self.done += count
-        self.listener(Event(STAGE, "advance", {"done": self.done}))
+        self.listener(Event(self.stage, "advance", {"done": self.done}))
 
 
 @contextlib.contextmanager
-def _told(listener: Listener, what: str, total: int, unit: str) -> Iterator[_Step]:
-    listener(Event(STAGE, "begin", {"what": what, "total": total, "unit": unit}))
-    yield _Step(listener)
-    listener(Event(STAGE, "end", {"what": what}))
+def told(listener: Listener, stage: str, what: str, total: int | None, unit: str) -> Iterator[Step]:
+    """Tells the begin and the end of one part of a stage's work, and lends what tells its progress."""
+    listener(Event(stage, "begin", {"what": what, "total": total, "unit": unit}))
+    yield Step(listener, stage)
+    listener(Event(stage, "end", {"what": what}))
 
 
 def _assemble(trials: Sequence[Trial], options: recipe.Bench, paper: Exam | None, machine: dict[str, Any],

@@ -77,6 +77,29 @@ def needs(percent: float) -> str:
     return f"needs {PERCENTILE_MINIMA[percent]} samples"
 
 
+def signed_rank(differences: Sequence[float] | Samples) -> float:
+    """One-sided exact p-value of Wilcoxon's signed-rank test: how likely so much lies above zero if nothing does.
+
+    Zeros say nothing and are left out; equal sizes share their ranks. Every sign is as likely as the other, so the sum
+    of the positive ranks is counted over all 2**n choices of signs.
+    F. Wilcoxon, Individual Comparisons by Ranking Methods, Biometrics Bulletin 1 (1945) 80-83.
+
+    Args:
+        differences: of pairs that were measured side by side.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    values = values[values != 0]
+    sizes = np.sort(np.abs(values))
+    # Twice the mean rank of equal sizes: a whole number.
+    first, last = (np.searchsorted(sizes, np.abs(values), side) for side in ("left", "right"))
+    ranks = [int(rank) for rank in first + last + 1]
+    counts = [1] + [0] * sum(ranks)  # counts[s]: choices of signs whose positive ranks sum up to s; exact for any n
+    for rank in ranks:
+        counts = [count + (counts[place - rank] if place >= rank else 0) for place, count in enumerate(counts)]
+    seen = sum(rank for rank, value in zip(ranks, values, strict=True) if value > 0)
+    return float(sum(counts[seen:]) / 2 ** len(ranks))
+
+
 def speedup(reference: Samples, case: Samples, *, seed: int, confidence: float = 0.95, draws: int = 1000) -> Interval:
     """How many times faster `case` is: median(reference) / median(case), with a bootstrap interval.
 

@@ -19,10 +19,16 @@ from edgetl.timing import DROPPED
 
 
 class Trial:
-    """A case and what has been measured of it so far; a failed one is left alone and does not stop the others."""
+    """A case and what has been measured of it so far; a failed one is left alone and does not stop the others.
 
-    def __init__(self, case: Case, options: recipe.Bench) -> None:
-        self.case, self.options = case, options
+    Args:
+        case: what to open.
+        options: block, interval and timeout are used.
+        from_pixels: calls begin with an image's pixels and not with the graph's input.
+    """
+
+    def __init__(self, case: Case, options: recipe.Bench, *, from_pixels: bool = False) -> None:
+        self.case, self.options, self.from_pixels = case, options, from_pixels
         self.interval_s = interval_s(options.interval)
         self.process: Process | None = None
         self.starts: list[dict[str, Any]] = []
@@ -41,6 +47,8 @@ class Trial:
         subject = self.case.subject
         request = {"do": "open", "backend": subject.backend, "graph": str(subject.graph),
                    "spec": spec_to_json(subject.spec), "threads": self.case.threads, "batch": self.case.batch}
+        if self.from_pixels and subject.preprocess is not None:
+            request["pixels"] = preprocess.to_dict(subject.preprocess)
         with self._attempt():
             self.process = Process(self.options.timeout_s)
             self.starts.append(self.process.ask(request))

@@ -12,6 +12,7 @@ application pays.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -56,14 +57,22 @@ class Worker:
         except MemoryError:
             return {"error": "out of memory"}
 
-    def open(self, backend: str, graph: str, spec: Mapping[str, Any], threads: int, batch: int) -> Mapping[str, Any]:
-        """Imports the library, opens the graph and runs it for the first time, each on the stopwatch."""
+    def open(self, backend: str, graph: str, spec: Mapping[str, Any], threads: int, batch: int,
+             pixels: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+        """Imports the library, opens the graph and runs it for the first time, each on the stopwatch.
+
+        With `pixels`, a preprocess, whatever is asked later begins with an image's pixels and not with the graph's
+        input, so that a graph which embeds the normalisation can be held against one that needs it done.
+        """
         _, import_s = timed(functools.partial(_import, backend))
         from edgetl.runtime.session import open_session
 
         shape = spec_from_json(spec)
         data = Path(graph).read_bytes()
         session, load_s = timed(functools.partial(open_session, backend, data, shape, threads=threads))
+        if pixels is not None:
+            session = FromPixels(session, shape, pixels)
+            shape = session.spec
         self.session = session
         del data
         loaded = peak_memory_bytes()
@@ -90,9 +99,11 @@ class Worker:
         wanted = json.loads(Path(keys).read_text())
         by_key = {item.key: item for item in opened.items}
         items = [by_key[key] for key in wanted]
-        predict = fixed_batch(self._opened(), spec_from_json(spec), batch, self.tell)
+        shape = spec_from_json(spec)
+        predict = fixed_batch(self._opened(), shape, batch, self.tell)
+        wants_pixels = isinstance(self.session, FromPixels) or shape.inputs[0].dtype == "uint8"
         found = evaluate.evaluate(predict, items, opened.read, from_dict(preprocess, where="preprocess"),
-                                  classes=len(opened.labels), batch=batch)
+                                  classes=len(opened.labels), batch=batch, normalized=not wants_pixels)
         np.savez(out, logits=found.logits, labels=found.labels, weights=[item.weight for item in items])
         return {"n": found.n}
 
@@ -107,6 +118,26 @@ class Worker:
         if self.session is None:
             raise EdgetlError("the session is not open")
         return self.session
+
+
+class FromPixels:
+    """A session that takes pixels, uint8 [N, H, W, C], and normalises them where its graph does not."""
+
+    def __init__(self, session: Session, spec: GraphSpec, preprocess: Mapping[str, Any]) -> None:
+        from edgetl.runtime.preprocess import from_dict, normalize
+
+        self.preprocess, self.normalize = from_dict(preprocess, where="preprocess"), normalize
+        image = next(one for one in spec.inputs if one.role == "image")
+        shape = ("N", *self.preprocess.size_hw, self.preprocess.channels)
+        self.session, self.embeds = session, image.dtype == "uint8"
+        self.spec = dataclasses.replace(spec, inputs=(dataclasses.replace(image, dtype="uint8", shape=shape),))
+        self.close, self.info = session.close, session.info
+
+    def run(self, feeds: Feeds) -> Mapping[str, NDArray[Any]]:
+        """See `edgetl.runtime.session.Session.run`."""
+        if self.embeds:
+            return self.session.run(feeds)
+        return self.session.run({name: self.normalize(pixels, self.preprocess) for name, pixels in feeds.items()})
 
 
 def _import(backend: str) -> None:

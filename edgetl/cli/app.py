@@ -23,10 +23,12 @@ from edgetl.cli import (
     options,
     predict,
     run,
+    tune,
     verify,
 )
 from edgetl.cli import list as listing
 from edgetl.errors import DiskFull, EdgetlError
+from edgetl.recipe_tune import Tune
 
 INTERRUPTED = 130
 RESUMABLE = ("finetune", "distill", "run", "demo")
@@ -58,6 +60,7 @@ _add(options.command(recipe.Finetune, finetune.finetune), "finetune", finetune.E
 _add(options.command(recipe.Distill, distill.distill), "distill", distill.EXAMPLE)
 _add(options.command(recipe.Export, export.export), "export", export.EXAMPLE)
 _add(options.command(recipe.Bench, bench.bench), "bench", bench.EXAMPLE)
+_add(options.command(Tune, tune.tune), "tune", tune.EXAMPLE)
 _add(run.run, "run", run.EXAMPLE)
 _add(init.init, "init", init.EXAMPLE)
 _add(demo.demo, "demo", demo.EXAMPLE)

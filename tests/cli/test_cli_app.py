@@ -22,6 +22,7 @@ COMMANDS = [
     "distill",
     "export",
     "bench",
+    "tune",
     "run",
     "init",
     "demo",
@@ -99,7 +100,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["fintune"], "No such command 'fintune'. Did you mean 'finetune'?"),
+        (["exprot"], "No such command 'exprot'. Did you mean 'export'?"),
         (["finetune", "--dta", "x"], "No such option: --dta (Possible options: --data"),
         (["finetune", "--data", "x"], "Missing option '--out'"),
         (["run"], "Missing argument 'RECIPE.toml'"),
