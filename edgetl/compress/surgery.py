@@ -32,7 +32,8 @@ def keep_outputs_float(model: Any) -> None:
     """Removes the rounding of the graph's outputs, in place.
 
     Rounding logits to 256 steps makes ties of the two best classes and saves nothing: the last integer kernel has the
-    sum in 32 bits and can hand it out as float.
+    sum in 32 bits and can hand it out as float. An output that other nodes read too (features, which go into the last
+    layer) stays what it is, float values of 256 steps: integer kernels computed them, and one reads them.
     """
     graph = model.graph
     makers = {name: node for node in graph.node for name in node.output}
@@ -40,7 +41,7 @@ def keep_outputs_float(model: Any) -> None:
     for output in graph.output:
         dequantize = makers.get(output.name)
         rounded = makers.get(dequantize.input[0]) if dequantize is not None and dequantize.input else None
-        if rounded is None or rounded.op_type != "QuantizeLinear":
+        if rounded is None or rounded.op_type != "QuantizeLinear" or readers[output.name]:
             continue
         maker = makers.get(rounded.input[0])
         if maker is None or readers[rounded.input[0]] != 1 or readers[rounded.output[0]] != 1:

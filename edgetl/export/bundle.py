@@ -72,9 +72,11 @@ def prepare(options: Export, run: weights.Run, listener: Listener) -> Stock:
     parts = splits.resolve(data, options, recorded=recorded.get("rule"), listener=listener)
     if "fingerprint" in recorded:
         splits.require_same_data(parts, recorded["fingerprint"], recorded_by=str(run.folder))
-    exported = graph.export(run.network, run.labels, listener=listener)
+    exported = graph.export(run.network, run.labels, with_features=options.with_features, listener=listener)
+    module = run.network.module
+    module = graph.with_features_of(module, run.network.head) if options.with_features else module
     pictures = golden.make(options.golden_kind, options.golden, options.seed, items=parts.train, data=data,
-                           preprocess=run.network.preprocess, answers=graph.answers_of(run.network.module))
+                           preprocess=run.network.preprocess, outputs=graph.outputs_of(module, exported.spec))
     stock = Stock(options, run.network, data, parts, pictures, exported, listener)
     stock.note(f"fp32 graph by the {exported.exporter} exporter: logits differ from torch by at most "
                f"{exported.parity.difference:.2g} (allowed {exported.parity.limit:.2g}).")

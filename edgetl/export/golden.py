@@ -1,4 +1,4 @@
-"""The golden images: encoded files, the tensors they must become, and what the torch model said to them.
+"""The golden images: encoded files, the tensors they must become, and what the torch model made of them.
 
 With them a device proves, without labels and without torch, that it decodes, resizes, normalises and computes as the
 training's own evaluation did.
@@ -7,7 +7,7 @@ training's own evaluation did.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,10 +32,15 @@ class Golden:
     tensor: NDArray[np.float32]  # [G, C, H, W]
     logits: NDArray[np.float32]  # [G, K], by torch
     drawn: int = 0  # how many of the images, the last ones, are no photos
+    features: NDArray[np.float32] | None = None  # [G, D], by torch; None: the bundle gives none
+
+    def outputs(self) -> dict[str, NDArray[np.float32]]:
+        """The torch model's outputs by role."""
+        return {"logits": self.logits} | ({} if self.features is None else {"features": self.features})
 
 
 def make(kind: str, count: int, seed: int, *, items: Sequence[Item], data: DataSet, preprocess: Preprocess,
-         answers: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Golden:
+         outputs: Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]) -> Golden:
     """The golden images of a model.
 
     Args:
@@ -45,7 +50,7 @@ def make(kind: str, count: int, seed: int, *, items: Sequence[Item], data: DataS
         items: TRAINING images, each class by its share: no test image may leave with a bundle.
         data: what reads `items`.
         preprocess: from file to tensor.
-        answers: the torch model, images [N, C, H, W] -> logits [N, K].
+        outputs: of the torch model by name, images [N, C, H, W] -> logits [N, K], features [N, D] if it gives them.
 
     Raises:
         DataError: there is no image to choose from, or one cannot be read.
@@ -61,7 +66,8 @@ def make(kind: str, count: int, seed: int, *, items: Sequence[Item], data: DataS
         pixels += [resize(decode(source, preprocess), preprocess) for source in drawn]
         sources = (*map(data.read, chosen), *drawn)
     tensor = normalize(np.stack(pixels), preprocess)
-    return Golden(kind, sources, tensor, answers(tensor), len(drawn))
+    found = outputs(tensor)
+    return Golden(kind, sources, tensor, found["logits"], len(drawn), found.get("features"))
 
 
 def synthetic(count: int, seed: int) -> tuple[bytes, ...]:
@@ -87,9 +93,9 @@ def _picture(mode: str, chance: np.random.Generator) -> bytes:
 
 
 def to_npz(golden: Golden) -> bytes:
-    """golden.npz: `source_000`, ... (the files' bytes), `tensor` and `logits`."""
+    """golden.npz: `source_000`, ... (the files' bytes), `tensor`, `logits`, and `features` where there are some."""
     sources = {f"source_{place:03d}": np.frombuffer(source, np.uint8) for place, source in enumerate(golden.sources)}
-    arrays: dict[str, Any] = {**sources, "tensor": golden.tensor, "logits": golden.logits}
+    arrays: dict[str, Any] = {**sources, "tensor": golden.tensor, **golden.outputs()}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()

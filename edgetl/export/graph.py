@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.compress.surgery import drop_unused
-from edgetl.errors import BundleError, GateFailed, MissingDependency
+from edgetl.errors import BundleError, EdgetlError, GateFailed, MissingDependency
 from edgetl.events import Event, Listener, ignore
 from edgetl.export import parity
+from edgetl.export.metadata import metadata_of
 from edgetl.models import Network
-from edgetl.runtime import preprocess as preprocessing
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.runtime.session import GraphSpec, TensorSpec, open_session
 
@@ -29,7 +28,8 @@ if TYPE_CHECKING:
 
 OPSET = 18  # what the dynamo exporter itself writes; every runtime of the last years reads it
 IR_VERSION = 10  # newer files are refused by the ONNX Runtime that many devices still have
-INPUT, OUTPUT, BATCH = "image", "logits", "N"
+INPUT, BATCH = "image", "N"
+LOGITS, FEATURES = "logits", "features"  # outputs, which have the names of their roles
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,19 @@ class Exported:
     parity: parity.Parity
 
 
-def export(network: Network, labels: Sequence[str], *, opset: int = OPSET, listener: Listener = ignore) -> Exported:
+def export(network: Network, labels: Sequence[str], *, opset: int = OPSET, with_features: bool = False,
+           listener: Listener = ignore) -> Exported:
     """The network as a graph, parity-checked. Where the dynamo exporter fails, TorchScript's is tried and told of.
 
+    Args:
+        network: the model.
+        labels: in the order of its logits.
+        opset: of the graph.
+        with_features: whether the graph has the features as a second output, see `with_features_of`.
+        listener: told where the second exporter had to be taken.
+
     Raises:
+        EdgetlError: features are asked for, and the network has none of the shape [N, D].
         GateFailed: neither exporter gives a graph that answers as the network does.
         MissingDependency: onnx, onnxscript or onnxruntime is absent.
     """
@@ -55,14 +64,19 @@ def export(network: Network, labels: Sequence[str], *, opset: int = OPSET, liste
 
     require_packages()
     module = copy.deepcopy(network.module).cpu().float().eval()
+    spec = spec_of(network.preprocess, len(labels))
+    if with_features:
+        module = with_features_of(module, network.head)
+        spec = spec_of(network.preprocess, len(labels), features=features_length(module, spec, network.model))
+    metadata = metadata_of(network.preprocess, labels)
     try:
-        return _export_with("dynamo", _dynamo, module, network, labels, opset, None)
+        return _export_with("dynamo", _dynamo, module, spec, metadata, opset, None)
     except (torch.onnx.OnnxExporterError, GateFailed, BundleError) as problem:
         reason = f"{type(problem).__name__}: {str(problem).strip().splitlines()[0]}"
     text = f"The dynamo exporter could not be used ({reason}); the older TorchScript exporter is tried."
     listener(Event("export", "warning", {"text": text}))
     try:
-        return _export_with("torchscript", _torchscript, module, network, labels, opset, reason)
+        return _export_with("torchscript", _torchscript, module, spec, metadata, opset, reason)
     except (torch.onnx.OnnxExporterError, RuntimeError, BundleError) as problem:
         raise GateFailed(f"Neither exporter can write {network.model} as ONNX. dynamo: {reason}; "
                          f"torchscript: {str(problem).strip().splitlines()[0]}") from problem
@@ -77,41 +91,76 @@ def require_packages() -> None:
             raise MissingDependency(package, extra=extra, purpose="Exporting to ONNX")
 
 
-def _export_with(exporter: str, write: Callable[[nn.Module, torch.Tensor, int], bytes], module: nn.Module,
-                 network: Network, labels: Sequence[str], opset: int, reason: str | None) -> Exported:
-    spec = spec_of(network.preprocess, len(labels))
-    sample = _sample(spec)
-    written = write(module, sample, opset)
-    graph = tidy(written, metadata_of(network.preprocess, labels))
+def _export_with(exporter: str, write: Callable[[nn.Module, GraphSpec, int], bytes], module: nn.Module,
+                 spec: GraphSpec, metadata: Mapping[str, str], opset: int, reason: str | None) -> Exported:
+    graph = tidy(write(module, spec, opset), metadata)
     session = open_session("cpu", graph, spec, threads=1)
     try:
-        proof = parity.check(answers_of(module), session, spec, graph=graph)
+        proof = parity.check(outputs_of(module, spec), session, spec, graph=graph)
     finally:
         session.close()
     return Exported(graph, spec, exporter, reason, opset, proof)
 
 
-def spec_of(preprocess: Preprocess, classes: int, precision: str = "fp32") -> GraphSpec:
-    """One image input [N, C, H, W] and one logits output [N, classes]."""
+def spec_of(preprocess: Preprocess, classes: int, precision: str = "fp32", *, features: int | None = None) -> GraphSpec:
+    """One image input [N, C, H, W], a logits output [N, classes], and with `features` a second one [N, features]."""
     image = TensorSpec(INPUT, "image", "float32", (BATCH, len(preprocess.mean), *preprocess.size_hw), "NCHW")
-    return GraphSpec((image,), (TensorSpec(OUTPUT, "logits", "float32", (BATCH, classes), "NC"),), precision)
+    widths = {LOGITS: classes} | ({} if features is None else {FEATURES: features})
+    outputs = tuple(TensorSpec(name, name, "float32", (BATCH, width), "NC") for name, width in widths.items())
+    return GraphSpec((image,), outputs, precision)
 
 
-def metadata_of(preprocess: Preprocess, labels: Sequence[str]) -> dict[str, str]:
-    """What a graph that has lost its bundle still says: labels and preprocessing as JSON."""
-    return {"edgetl.labels": json.dumps(list(labels)), "edgetl.task": "classify",
-            "edgetl.preprocess": json.dumps(preprocessing.to_dict(preprocess))}
+def with_features_of(module: nn.Module, head: str) -> nn.Module:
+    """The module with a second output: what goes into its head [N, D], averaged over height and width if it has them.
+
+    These are the features that a linear probe is fitted on; two images are alike where theirs point the same way.
+    """
+    from torch import nn
+
+    class WithFeatures(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            caught: list[torch.Tensor] = []
+            handle = self.module.get_submodule(head).register_forward_pre_hook(
+                lambda _, inputs: caught.append(inputs[0]))
+            try:
+                logits: torch.Tensor = self.module(images)
+            finally:
+                handle.remove()
+            return logits, caught[0].mean((2, 3)) if caught[0].ndim == 4 else caught[0]
+
+    return WithFeatures().train(module.training)
 
 
-def answers_of(module: nn.Module) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """A function from images [N, C, H, W] to the module's own logits [N, K]."""
+def features_length(module: nn.Module, spec: GraphSpec, model: str) -> int:
+    """D of a module that `with_features_of` made.
+
+    Raises:
+        EdgetlError: its features are not [N, D].
+    """
     import torch
 
-    def answers(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        _, found = module(_sample(spec))
+    if found.ndim != 2:
+        raise EdgetlError(f"What goes into the last layer of {model} has the shape {list(found.shape)}; expected "
+                          "[N, D] or [N, C, H, W].", hint="Export without --with-features.")
+    return int(found.shape[1])
+
+
+def outputs_of(module: nn.Module, spec: GraphSpec) -> Callable[[NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
+    """A function from images [N, C, H, W] to the module's own outputs, by the names that they have in `spec`."""
+    import torch
+
+    def outputs(images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         with torch.inference_mode():
-            logits: NDArray[np.float32] = module(torch.from_numpy(np.ascontiguousarray(images))).float().cpu().numpy()
-        return logits
-    return answers
+            found = module(torch.from_numpy(np.ascontiguousarray(images)))
+        values = found if isinstance(found, tuple) else (found,)
+        return {one.name: value.float().cpu().numpy() for one, value in zip(spec.outputs, values, strict=True)}
+    return outputs
 
 
 def _sample(spec: GraphSpec) -> torch.Tensor:
@@ -122,10 +171,11 @@ def _sample(spec: GraphSpec) -> torch.Tensor:
     return torch.randn(2, *sides, generator=torch.Generator().manual_seed(0))
 
 
-def _dynamo(module: nn.Module, sample: torch.Tensor, opset: int) -> bytes:
+def _dynamo(module: nn.Module, spec: GraphSpec, opset: int) -> bytes:
     import torch
 
-    program = torch.onnx.export(module, (sample,), dynamo=True, input_names=[INPUT], output_names=[OUTPUT],
+    program = torch.onnx.export(module, (_sample(spec),), dynamo=True, input_names=[INPUT],
+                                output_names=[one.name for one in spec.outputs],
                                 dynamic_shapes=({0: torch.export.Dim(BATCH)},), opset_version=opset,
                                 external_data=False, verbose=False)
     if program is None:
@@ -134,17 +184,18 @@ def _dynamo(module: nn.Module, sample: torch.Tensor, opset: int) -> bytes:
     return written
 
 
-def _torchscript(module: nn.Module, sample: torch.Tensor, opset: int) -> bytes:
+def _torchscript(module: nn.Module, spec: GraphSpec, opset: int) -> bytes:
     import torch
 
+    names = [one.name for one in spec.outputs]
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # It says that it is old, which is why it comes second, and that traced conditions are constants, which the
         # parity check at other batch sizes judges.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         file = Path(folder) / "graph.onnx"
-        torch.onnx.export(module, (sample,), file, dynamo=False, input_names=[INPUT], output_names=[OUTPUT],
-                          dynamic_axes={INPUT: {0: BATCH}, OUTPUT: {0: BATCH}}, opset_version=opset)
+        torch.onnx.export(module, (_sample(spec),), file, dynamo=False, input_names=[INPUT], output_names=names,
+                          dynamic_axes={name: {0: BATCH} for name in (INPUT, *names)}, opset_version=opset)
         return file.read_bytes()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,33 +19,36 @@ RELATIVE = 1e-4
 BATCHES = (1, 5)  # neither is the size that was exported: a graph that is fixed to its sample is found out
 
 Images = NDArray[np.float32]
-Answers = Callable[[Images], NDArray[Any]]
+Outputs = Callable[[Images], Mapping[str, NDArray[Any]]]
+Pairs = Sequence[tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]]  # by the model, by the session
 
 
 @dataclass(frozen=True)
 class Parity:
-    """The greatest difference that was found and what was allowed, both in units of the logits."""
+    """The greatest difference that was found and what was allowed, both in units of the output, the logits first."""
 
     difference: float
     limit: float
     scale: float  # greatest |logit| of the torch model
     batches: tuple[int, ...]
+    features: Parity | None = None  # the same of the features, where the graph gives them
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {"difference": self.difference, "limit": self.limit, "scale": self.scale, "batches": list(self.batches)}
+        plain = {"difference": self.difference, "limit": self.limit, "scale": self.scale, "batches": list(self.batches)}
+        return plain | ({"features": self.features.to_json()} if self.features is not None else {})
 
 
-def check(reference: Answers, session: Session, spec: GraphSpec, *, graph: bytes, relative: float = RELATIVE,
+def check(reference: Outputs, session: Session, spec: GraphSpec, *, graph: bytes, relative: float = RELATIVE,
           batches: Sequence[int] = BATCHES, seed: int = 0) -> Parity:
     """The proof that `session` over `graph` answers as `reference` does, on normal noise of several batch sizes.
 
     Args:
-        reference: the torch model's own answers, images [N, C, H, W] -> logits [N, K].
+        reference: the torch model's own outputs by name, images [N, C, H, W] -> logits [N, K], features [N, D].
         session: over `graph`.
-        spec: one image input and one logits output.
+        spec: one image input, and the outputs: logits, and features where they were asked for.
         graph: the ONNX file, whose declared names, dtypes and shapes must be the spec's.
-        relative: difference allowed, as a share of the greatest |logit| (at least 1) of the reference.
+        relative: difference allowed, as a share of the greatest value (at least 1) of the reference's output.
         batches: numbers of images.
         seed: of the noise.
 
@@ -63,16 +67,25 @@ def check(reference: Answers, session: Session, spec: GraphSpec, *, graph: bytes
             answers = {}
             problems.append(f"N={n}: {problem}")
         problems += [f"N={n}: {problem}" for problem in answer_problems(answers, spec, n)]
-        pairs.append((np.asarray(reference(images)), answers.get(spec.outputs[0].name)))
-    scale = max(1.0, *(float(np.abs(expected).max()) for expected, _ in pairs))
-    differences = [greatest_difference(expected, found) for expected, found in pairs]
-    limit = relative * scale
-    problems += [f"N={n}: a logit differs by {difference:.3g}, allowed are {limit:.3g}"
-                 for n, difference in zip(batches, differences, strict=True) if not difference <= limit]
+        pairs.append((reference(images), answers))
+    proofs: dict[str, Parity] = {}
+    for output in spec.outputs:
+        proofs[output.role], too_far = _compared(output, pairs, batches, relative)
+        problems += too_far
     if problems:
         raise GateFailed("The exported graph does not answer as the torch model does: " + "; ".join(problems) + ".",
                          hint="Report the model's name: this is a fault of the export, not of the training.")
-    return Parity(max(differences), limit, scale, tuple(batches))
+    return dataclasses.replace(proofs["logits"], features=proofs.get("features"))
+
+
+def _compared(output: TensorSpec, pairs: Pairs, batches: Sequence[int], relative: float) -> tuple[Parity, list[str]]:
+    """One output's proof, and a sentence for each batch in which it differs by more than is allowed."""
+    scale = max(1.0, *(float(np.abs(expected[output.name]).max()) for expected, _ in pairs))
+    differences = [greatest_difference(expected[output.name], found.get(output.name)) for expected, found in pairs]
+    limit = relative * scale
+    problems = [f"N={n}: a {output.role.removesuffix('s')} differs by {difference:.3g}, allowed are {limit:.3g}"
+                for n, difference in zip(batches, differences, strict=True) if not difference <= limit]
+    return Parity(max(differences), limit, scale, tuple(batches)), problems
 
 
 def greatest_difference(expected: NDArray[Any], found: NDArray[Any] | None) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,9 @@ from edgetl.targets import Target
 PORTABLE = "portable"  # the target of the fp32 graph: whatever reads ONNX
 PORTABLE_BACKENDS = ("cpu", "openvino")
 BACKEND = "cpu"  # what evaluates and times here
+TOLERANCES = {"logits": "tolerance", "features": "features_tolerance"}  # a graph's outputs have their roles as names
 FASTER = 0.97  # a variant is preferred where its median latency is below this share of fp32's: less is noise
+CONFUSION_CLASSES = 100  # a matrix of more would fill the manifest: it grows with their square
 
 
 @dataclass(frozen=True)
@@ -106,13 +108,13 @@ def _runs_here(target: Target) -> bool:
 def build_fp32(stock: Stock) -> Built:
     """The portable float32 variant: the reference of all others."""
     exported = stock.exported
-    reach = max(1.0, float(np.abs(stock.golden.logits).max()))
-    # Ten times what was measured, and no less than a ten-thousandth of the greatest logit: another processor adds in
+    # Ten times what was measured, and no less than a ten-thousandth of the greatest value: another processor adds in
     # another order, while a wrong channel or size moves logits by tenths.
-    tolerance = max(10 * _golden_difference(stock, exported.graph, exported.spec), 1e-4 * reach)
+    tolerances = _tolerances(stock, exported.graph, exported.spec,
+                             lambda difference, reach: max(10 * difference, 1e-4 * reach))
     variant = _variant("fp32", PORTABLE, "fp32", PORTABLE_BACKENDS, exported.graph, exported.spec, exported.opset)
     val = _evaluate(stock, exported.graph, exported.spec, "val")
-    built = Built(dataclasses.replace(variant, tolerance=tolerance), exported.graph, exported.spec, val)
+    built = Built(dataclasses.replace(variant, **tolerances), exported.graph, exported.spec, val)
     if val is not None:
         stock.note(f"fp32: {_share(val)} on {val.n} validation images.")
     return built
@@ -160,13 +162,12 @@ def _accepted(stock: Stock, target: Target, made: quantize.Quantized, spec: Grap
         stock.warn(f"{target.name}.int8: {kernels['float_nodes']} kernels stay in float: {kernels['float_kernels']}.")
     calibration = {"method": rungs[-1]["method"], "images": images, "split": "train", "seed": stock.options.seed,
                    "rounding": dict(made.rounding), "rungs": rungs, "fused": kernels}
-    reach = max(1.0, float(np.abs(stock.golden.logits).max()))
     # The difference to torch is the rounding itself, the same everywhere. Twice that and a fiftieth of the greatest
-    # logit leave room for a value that another processor rounds to the neighbouring step.
-    tolerance = 2 * _golden_difference(stock, graph, spec) + 0.02 * reach
+    # value leave room for a value that another processor rounds to the neighbouring step.
+    tolerances = _tolerances(stock, graph, spec, lambda difference, reach: 2 * difference + 0.02 * reach)
     variant = _variant(f"{target.name}.int8", target.name, "int8", target.backends, graph, spec, target.opset)
     variant = dataclasses.replace(variant, requires=target.requires.get("int8", ()), calibration=calibration,
-                                  tolerance=tolerance)
+                                  **tolerances)
     return Built(variant, graph, spec, val, found)
 
 
@@ -228,6 +229,8 @@ def _with_evaluations(stock: Stock, one: Built, latency_s: float, fp32_test: Eva
 
 def _row(split: str, found: Evaluation, latency_s: float) -> dict[str, Any]:
     plain = found.to_json()
+    if len(plain["confusion"]) > CONFUSION_CLASSES:
+        del plain["confusion"]
     return {"backend": BACKEND, "split": split, **plain, "latency_s": latency_s, "latency_arrival": "back-to-back",
             "latency_threads": 1, "machine": rundir.cpu_model()}
 
@@ -246,13 +249,17 @@ def _of_split(stock: Stock, graph: bytes, spec: GraphSpec, split: str) -> Evalua
         session.close()
 
 
-def _golden_difference(stock: Stock, graph: bytes, spec: GraphSpec) -> float:
+def _tolerances(stock: Stock, graph: bytes, spec: GraphSpec,
+                allowed: Callable[[float, float], float]) -> dict[str, Any]:
+    """The tolerances: `allowed` of the greatest difference to torch on the golden images and torch's greatest value."""
     session = open_session(BACKEND, graph, spec, threads=1)
     try:
-        found = session.run({spec.inputs[0].name: stock.golden.tensor})[spec.outputs[0].name]
+        found = session.run({spec.inputs[0].name: stock.golden.tensor})
     finally:
         session.close()
-    return greatest_difference(stock.golden.logits, found)
+    return {TOLERANCES[role]: allowed(greatest_difference(expected, found[role]),
+                                      max(1.0, float(np.abs(expected).max())))
+            for role, expected in stock.golden.outputs().items()}
 
 
 def _variant(name: str, target: str, precision: str, backends: tuple[str, ...], graph: bytes, spec: GraphSpec,

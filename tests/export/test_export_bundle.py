@@ -298,7 +298,8 @@ def test_grey_photos_do_not_hide_swapped_channels(tmp_path: Path) -> None:
             Image.fromarray(np.full((20, 20), 40 * place + 20, np.uint8)).save(tmp_path / label / f"{place}.png")
     data = datasets.open_data(str(tmp_path))
     wants = models.create("timm/test_resnet", classes=2, pretrained=False, image_size=16).preprocess
-    made = golden.make("photos", 4, 0, items=data.items, data=data, preprocess=wants, answers=lambda x: x.mean((2, 3)))
+    made = golden.make("photos", 4, 0, items=data.items, data=data, preprocess=wants,
+                       outputs=lambda x: {"logits": x.mean((2, 3))})
     assert len(made.sources) == len(made.tensor) == 4 + golden.DRAWN_BESIDE_PHOTOS
     assert np.allclose(made.tensor[:4], made.tensor[:4, ::-1])
     assert not np.allclose(made.tensor, made.tensor[:, ::-1])

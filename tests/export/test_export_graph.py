@@ -16,7 +16,7 @@ from edgetl.errors import GateFailed
 from edgetl.export import graph, parity
 from edgetl.models import Network
 from edgetl.runtime.preprocess import Preprocess
-from edgetl.runtime.session import open_session
+from edgetl.runtime.session import GraphSpec, open_session
 
 LABELS = ("amber", "beryl", "coral")
 SQUARE = Preprocess(size_hw=(12, 16))
@@ -94,8 +94,8 @@ def test_no_path_of_this_machine_leaves_in_the_graph(exported: graph.Exported) -
 def test_any_number_of_images(exported: graph.Exported, n: int) -> None:
     images = np.random.default_rng(n).standard_normal((n, 3, 12, 16), dtype=np.float32)
     session = open_session("cpu", exported.graph, exported.spec, threads=1)
-    expected = graph.answers_of(network(Net()).module)  # another seed of the convolutions: only the shape is compared
-    assert session.run({"image": images})["logits"].shape == expected(images).shape == (n, 3)
+    expected = graph.outputs_of(network(Net()).module, exported.spec)  # other convolutions: only the shape is compared
+    assert session.run({"image": images})["logits"].shape == expected(images)["logits"].shape == (n, 3)
 
 
 def test_the_module_is_left_as_it_was() -> None:
@@ -134,8 +134,8 @@ def test_a_graph_fixed_to_its_sample_is_refused(monkeypatch: pytest.MonkeyPatch)
 def test_a_dynamo_graph_of_wrong_values_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     real = graph._dynamo
 
-    def spoiled(module: nn.Module, sample: torch.Tensor, opset: int) -> bytes:
-        model = onnx.load_from_string(real(module, sample, opset))
+    def spoiled(module: nn.Module, spec: GraphSpec, opset: int) -> bytes:
+        model = onnx.load_from_string(real(module, spec, opset))
         bias = next(one for one in model.graph.initializer if one.name == "head.bias")
         bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 0.01, "head.bias"))
         return model.SerializeToString()
@@ -154,7 +154,8 @@ def test_every_mismatch_is_collected(exported: graph.Exported) -> None:
     image = dataclasses.replace(exported.spec.inputs[0], name="picture")
     spec = dataclasses.replace(exported.spec, inputs=(dataclasses.replace(image, name="image"),))
     with pytest.raises(GateFailed) as caught:
-        parity.check(lambda images: np.ones((len(images), 3), np.float32), Wrong(), spec, graph=exported.graph)
+        parity.check(lambda images: {"logits": np.ones((len(images), 3), np.float32)}, Wrong(), spec,
+                     graph=exported.graph)
     said = str(caught.value)
     for part in ("N=1: there is an output 'extra'", "N=5: 'logits' is float64 [5, 4], expected float32 [5, 3]",
                  "N=1: a logit differs by inf"):
