@@ -50,10 +50,16 @@ def make_graph(classes: int = len(LABELS)) -> bytes:
 def reference_logits(images: np.ndarray, classes: int = len(LABELS)) -> np.ndarray:
     """[N, K] float64 that the tiny graph must give for [N, 3, SIZE, SIZE]."""
     weights = parameters(classes)
+    return reference_features(images) @ weights["fc_w"].T + weights["fc_b"]
+
+
+def reference_features(images: np.ndarray) -> np.ndarray:
+    """[N, CHANNELS] float64 of what goes into the last layer of the tiny graph."""
+    weights = parameters()
     padded = np.pad(images.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
     conv = np.einsum("nchwij,kcij->nkhw", windows, weights["conv_w"]) + weights["conv_b"][:, None, None]
-    return np.maximum(conv, 0).mean(axis=(2, 3)) @ weights["fc_w"].T + weights["fc_b"]
+    return np.maximum(conv, 0).mean(axis=(2, 3))
 
 
 def graph_spec(classes: int = len(LABELS)) -> GraphSpec:
@@ -140,6 +146,32 @@ def make_bundle(
     )
     (folder / MANIFEST).write_text(to_json(manifest))
     return folder
+
+
+def give_features(bundle: Path) -> Path:
+    """Makes the first variant of a tiny bundle give its features too, and the golden file hold them."""
+    import onnx
+
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    variant, recorded = manifest["variants"][0], manifest["golden"]
+    model = onnx.load(bundle / variant["file"])
+    next(node for node in model.graph.node if node.op_type == "Flatten").output[0] = "features"
+    next(node for node in model.graph.node if node.op_type == "Gemm").input[0] = "features"
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info("features", onnx.TensorProto.FLOAT, ["N", CHANNELS])
+    )
+    with np.load(bundle / GOLDEN) as arrays:
+        golden = {**arrays, "features": reference_features(arrays["tensor"]).astype(np.float32)}
+    buffer = io.BytesIO()
+    np.savez(buffer, **golden)
+    for entry, data in ((variant, model.SerializeToString()), (recorded, buffer.getvalue())):
+        (bundle / entry["file"]).write_bytes(data)
+        entry.update(sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+    output = {"name": "features", "role": "features", "dtype": "float32", "shape": ["N", CHANNELS], "layout": "NC"}
+    variant["outputs"].append(output)
+    variant["features_tolerance"] = 1e-3
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+    return bundle
 
 
 def edit_manifest(bundle: Path, *keys: str | int, value: object) -> None:

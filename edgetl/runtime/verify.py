@@ -2,7 +2,7 @@
 
 Without a signature nothing vouches for the manifest itself; the golden file (see `edgetl.runtime.golden`) catches what
 was changed in its preprocessing, as far as the golden images show it. Two steps are compared, bytes -> tensor and
-tensor -> logits.
+tensor -> logits (and features, where the bundle gives them).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def verify(bundle: str | os.PathLike[str], backend: str = AUTO, threads: int = 0
 
     Raises:
         BundleError: a file is missing or altered, there is no golden file, or the signature is not the key's.
-        GateFailed: the preprocessing or a variant's logits differ from training's; says by how much.
+        GateFailed: the preprocessing or a variant's logits or features differ from training's; says by how much.
         BackendUnavailable: no variant can run here.
     """
     opened = open_bundle(bundle, public_key)
@@ -71,7 +71,8 @@ def verify(bundle: str | os.PathLike[str], backend: str = AUTO, threads: int = 0
     golden = read_golden(opened)
     checks.append(Check(GOLDEN, "passed", note="size and SHA-256 as in the manifest"))
     checks.append(check_preprocess(golden, opened.manifest.preprocess))
-    variants = [_check_variant(opened, one, golden, backend, threads) for one in opened.manifest.variants]
+    variants = [check for one in opened.manifest.variants
+                for check in _check_variant(opened, one, golden, backend, threads)]
     if all(one.status == "skipped" for one in variants):
         raise BackendUnavailable(f"No variant of '{opened.manifest.name}' can be verified here: "
                                  + "; ".join(one.note for one in variants))
@@ -140,24 +141,44 @@ def _alike(found: NDArray[np.float32], stored: NDArray[np.float32]) -> bool:
     return True
 
 
-def _check_variant(bundle: Bundle, variant: Variant, golden: Golden, backend: str, threads: int) -> Check:
+def _check_variant(bundle: Bundle, variant: Variant, golden: Golden, backend: str, threads: int) -> list[Check]:
+    """The check of the logits, and that of the features where the variant gives some."""
     try:
         choice = choose(bundle.manifest, backend, variant.name)
     except BackendUnavailable as problem:
-        return Check(variant.name, "skipped", note=problem.message)
+        return [Check(variant.name, "skipped", note=problem.message)]
     session = open_variant(bundle, choice, threads=threads)
-    output = next(one.name for one in variant.outputs if one.role == "logits")
     try:
-        logits = session.run({variant.inputs[0].name: golden.tensor})[output]
+        found = session.run({variant.inputs[0].name: golden.tensor})
     finally:
         session.close()
-    apart = np.abs(logits.astype(np.float64) - golden.logits).max(axis=1)
-    worst = int(np.argmax(apart))
+    outputs = {one.role: found[one.name] for one in variant.outputs}
+    logits, who = outputs["logits"], f"Variant '{variant.name}' on '{choice.backend}'"
     same = int((logits.argmax(axis=1) == golden.logits.argmax(axis=1)).sum())
-    if not apart[worst] <= variant.tolerance:  # written so that NaN fails
-        raise GateFailed(f"Variant '{variant.name}' on '{choice.backend}' gives other logits than training did: golden "
-                         f"image {worst} is {apart[worst]:.3g} away, expected at most {variant.tolerance:.3g}; "
-                         f"{same} of {len(logits)} top-1 answers agree.",
+    checks = [_check_output(variant.name, who, "logits", logits, golden.logits, variant.tolerance,
+                            f"tensor -> logits on {choice.backend}; {same} of {len(logits)} top-1 answers agree")]
+    if "features" in outputs:
+        checks.append(_check_features(variant, who, outputs["features"], golden, choice.backend))
+    return checks
+
+
+def _check_features(variant: Variant, who: str, found: NDArray[np.float32], golden: Golden, backend: str) -> Check:
+    name = f"{variant.name} features"
+    if golden.features is None or variant.features_tolerance is None:
+        lacking = f"{GOLDEN} holds no features" if golden.features is None else "the manifest has no features_tolerance"
+        return Check(name, "skipped", note=lacking)
+    return _check_output(name, who, "features", found, golden.features, variant.features_tolerance,
+                         f"tensor -> features on {backend}")
+
+
+def _check_output(name: str, who: str, what: str, found: NDArray[np.float32], expected: NDArray[np.float32],
+                  tolerance: float, note: str) -> Check:
+    if found.shape != expected.shape:
+        raise GateFailed(f"{who} gives {what} {list(found.shape)}, {GOLDEN} holds {list(expected.shape)}.")
+    apart = np.abs(found.astype(np.float64) - expected).max(axis=1)
+    worst = int(np.argmax(apart))
+    if not apart[worst] <= tolerance:  # written so that NaN fails
+        raise GateFailed(f"{who} gives other {what} than training did: golden image {worst} is {apart[worst]:.3g} "
+                         f"away, expected at most {tolerance:.3g} ({note}).",
                          hint="Use another variant or backend, or export the bundle again for this machine.")
-    return Check(variant.name, "passed", float(apart[worst]), variant.tolerance, "logit",
-                 f"tensor -> logits on {choice.backend}; {same} of {len(logits)} top-1 answers agree")
+    return Check(name, "passed", float(apart[worst]), tolerance, what.removesuffix("s"), note)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_bundle import edit_manifest, encode, make_bundle, make_photo
+from tiny_bundle import edit_manifest, encode, give_features, make_bundle, make_photo
 
 from edgetl.errors import BackendUnavailable, BundleError, GateFailed
 from edgetl.runtime import processor, verify
@@ -130,6 +130,32 @@ def test_the_second_variant_is_checked_too(copy):
     rewrite_golden(copy, logits=logits + np.float32(1e-4))
     with pytest.raises(GateFailed, match="Variant 'other'"):
         verify(copy)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "openvino"])
+def test_features_are_checked(copy, backend):
+    give_features(copy)
+    checks = {check.name: check for check in verify(copy, backend=backend, threads=1).checks}
+    assert checks["fp32 features"].status == "passed" and checks["fp32 features"].measured < 1e-4
+    assert checks["fp32 features"].unit == "feature" and "other features" not in checks
+
+
+def test_other_features_are_caught_and_what_cannot_be_checked_is_told(copy):
+    give_features(copy)
+    features = np.load(copy / "golden.npz")["features"]
+    wrong = features.copy()
+    wrong[0, 1] += 0.2
+    rewrite_golden(copy, features=wrong)
+    with pytest.raises(GateFailed, match=r"Variant 'fp32' on 'cpu' gives other features .*: golden image 0 is 0\.2 "):
+        verify(copy)
+    rewrite_golden(copy, features=features[:, :3].copy())
+    with pytest.raises(GateFailed, match=r"gives features \[2, 4\], golden\.npz holds \[2, 3\]"):
+        verify(copy)
+    edit_manifest(copy, "variants", 0, "features_tolerance", value=None)
+    assert {one.name: one.note for one in verify(copy).checks}["fp32 features"].endswith("has no features_tolerance")
+    rewrite_golden(copy, features=None)
+    told = {check.name: check for check in verify(copy).checks}["fp32 features"]
+    assert told.status == "skipped" and told.note == "golden.npz holds no features"
 
 
 def test_variants_that_cannot_run_here_are_told(copy, monkeypatch):
