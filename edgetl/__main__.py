@@ -23,9 +23,10 @@ def main() -> int:
 
 def _main() -> int:
     if importlib.util.find_spec("typer") is None:
+        from edgetl.errors import install_hint
+
         print("error: The command line needs the package 'typer', which is not installed.\n"
-              'hint: Install it with: pip install "edgetl[cli]" '
-              "(on a device, `python -m edgetl.runtime` does without).", file=sys.stderr)
+              f"hint: {install_hint('cli')} (on a device, `python -m edgetl.runtime` does without).", file=sys.stderr)
         return 1
     from edgetl.cli import app
 

@@ -3,7 +3,7 @@
     EdgetlError               one sentence and a hint; exit code 1
     +-- RecipeError           wrong or unknown key or value; carries ALL problems
     +-- UnknownName           a plug-in that does not exist; carries the choices
-    +-- MissingDependency     a package is absent; names the extra to install
+    +-- MissingDependency     a package is absent; names what to install
     +-- DataError             unreadable folder, bad label, no images, a leak with --strict-splits
     +-- OutputError           --out exists, cannot be written
     |   +-- DiskFull          the system has no room for a file
@@ -20,6 +20,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+
+# What an extra of pyproject.toml installs, for hints: edgetl itself is on no registry, its packages are.
+PACKAGES = {
+    "cpu": "onnxruntime pillow",
+    "openvino": "openvino pillow",
+    "cli": "typer rich matplotlib",
+    "train": "torch torchvision timm torch-pruning safetensors onnx onnxscript tensorboard pillow",
+}
 
 
 class EdgetlError(Exception):
@@ -55,13 +63,23 @@ class UnknownName(EdgetlError):
         super().__init__(f"There is no {kind} named '{name}'.{suggestion}", hint=f"Choices: {shown}")
 
 
+def install_hint(extra: str, package: str = "") -> str:
+    """How to install what an extra holds, of a checkout as of a wheel: by the names of its packages.
+
+    Args:
+        extra: of pyproject.toml.
+        package: what to install where the extra is not one of `PACKAGES`.
+    """
+    return f"Install what is missing with: pip install {PACKAGES.get(extra, package)}"
+
+
 class MissingDependency(EdgetlError):
     """A package that the chosen road needs is not installed."""
 
     def __init__(self, package: str, *, extra: str, purpose: str) -> None:
         super().__init__(
             f"{purpose} needs the package '{package}', which is not installed.",
-            hint=f'Install it with: pip install "edgetl[{extra}]"',
+            hint=install_hint(extra, package),
         )
 
 

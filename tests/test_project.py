@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import edgetl
-from edgetl import plugins, recipe
+from edgetl import errors, plugins, recipe
 from edgetl.recipe_tune import Tune
 
 ROOT = Path(__file__).parents[1]
@@ -67,6 +67,18 @@ def test_the_readme_names_every_command() -> None:
 
     table = "\n".join(readme_table("command"))
     assert set(re.findall(r"[a-z-]+", table)) == set(typer.main.get_command(app).commands)
+
+
+def test_hints_name_the_packages_of_the_extras() -> None:
+    assert {extra: " ".join(packages(extra)) for extra in errors.PACKAGES} == errors.PACKAGES
+
+
+def test_no_hint_installs_edgetl_from_a_registry() -> None:
+    """It is on none; what is copied from a hint must work."""
+    said = [line.split("pip install", 1)[1] for path in (ROOT / "edgetl").rglob("*.py")
+            for line in path.read_text().splitlines() if "pip install" in line]
+    assert len(said) > 2
+    assert [line for line in said if re.search("edgetl(?![-_])", line)] == []
 
 
 def test_the_base_package_needs_numpy_only() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgetl.backends import Availability
-from edgetl.errors import BackendUnavailable, BundleError
+from edgetl.errors import BackendUnavailable, BundleError, install_hint
 from edgetl.runtime import telemetry
 from edgetl.runtime.external import refuse_external_data
 from edgetl.runtime.handle import Handle
@@ -29,7 +29,7 @@ PROVIDER = "CPUExecutionProvider"
 OPTIMIZATIONS = {"all": "ORT_ENABLE_ALL", "extended": "ORT_ENABLE_EXTENDED", "basic": "ORT_ENABLE_BASIC",
                  "off": "ORT_DISABLE_ALL"}
 OPTIONS = {"graph_optimization": tuple(OPTIMIZATIONS), "spin": ("on", "off")}
-INSTALL = 'Install it with: pip install "edgetl[cpu]"'
+INSTALL = install_hint("cpu")
 
 
 def probe() -> Availability:

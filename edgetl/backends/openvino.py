@@ -20,14 +20,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgetl.backends import Availability
-from edgetl.errors import BackendUnavailable, BundleError
+from edgetl.errors import BackendUnavailable, BundleError, install_hint
 from edgetl.runtime.external import refuse_external_data
 from edgetl.runtime.handle import Handle
 from edgetl.runtime.session import FeedCheck, GraphSpec, Session, check_graph, check_options
 
 DEVICE = "CPU"
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
-INSTALL = 'Install it with: pip install "edgetl[openvino]"'
+INSTALL = install_hint("openvino")
 
 
 def probe() -> Availability:

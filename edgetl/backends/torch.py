@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.backends import Availability
-from edgetl.errors import BackendUnavailable, BundleError, EdgetlError
+from edgetl.errors import BackendUnavailable, BundleError, EdgetlError, install_hint
 from edgetl.runtime.handle import Handle
 from edgetl.runtime.session import GraphSpec, Session, check_feeds, check_options
 
-INSTALL = 'Install it with: pip install "edgetl[train]"'
+INSTALL = install_hint("train")
 
 
 def probe() -> Availability:

@@ -196,7 +196,7 @@ def from_json(values: Any, *, where: str) -> Report:
                           hint="Give the report.json that `edgetl bench` wrote.")
     if values["schema"] > SCHEMA:
         raise EdgetlError(f"{where} has schema {values['schema']}; this version of edgetl reads up to {SCHEMA}.",
-                          hint="Update edgetl: pip install --upgrade edgetl")
+                          hint="Update edgetl on this machine.")
     if values["schema"] < SCHEMA:
         raise EdgetlError(f"{where} has schema {values['schema']}, which this version of edgetl no longer reads.",
                           hint="Measure again with `edgetl bench`.")

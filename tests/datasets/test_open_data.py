@@ -341,7 +341,7 @@ def test_elpv_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EdgetlError, match="elpv-dataset") as caught:
         open_data("elpv")
-    assert "edgetl[demo]" in str(caught.value.hint)
+    assert "pip install elpv-dataset" in str(caught.value.hint)
 
 
 def test_a_class_name_that_is_no_text_is_refused_and_a_file_name_is_not(tmp_path: Path) -> None:
