@@ -26,6 +26,8 @@ METRICS = "metrics.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
 SPLIT = "split.json"
 REPORT = "report.json"
+LEDGER = "stages.json"
+MARKS = (RUN, "manifest.json", REPORT, LEDGER)  # each folder that edgetl writes has one of them
 UNFINISHED = ".tmp"  # ending of files that are being written; a killed process leaves them
 
 NO_PLACE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
@@ -146,7 +148,7 @@ def building(out: Path, *, resume: bool = False, overwrite: bool = False) -> Ite
     """
     claim(out, resume=resume, overwrite=overwrite)
     folder = partial(out)
-    with explained(folder):
+    with explained(out):
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, out):
         for leftover in folder.rglob(f".*{UNFINISHED}"):
@@ -212,10 +214,12 @@ def claim(out: Path, *, resume: bool | None, overwrite: bool) -> None:
         overwrite: whether --overwrite was given.
 
     Raises:
-        OutputError: see `building`; also when both flags were given, or no folder can be made there.
+        OutputError: see `building`; also when both flags were given, no folder can be made there, or one lies there
+            that edgetl has not written.
     """
     if resume and overwrite:
         raise OutputError("--resume and --overwrite contradict each other.", hint="Give one of them.")
+    _require_name(out)
     _require_place(out)
     if _replaced(out).exists() and not out.exists():  # killed between two renames: the old folder is whole
         _replaced(out).rename(out)
@@ -227,17 +231,30 @@ def claim(out: Path, *, resume: bool | None, overwrite: bool) -> None:
             hint="Choose another --out, or give --overwrite to replace it"
             + ("." if resume is None else ", or --resume to continue."),
         )
+    require_ours(out)
     if partial(out).exists():
         with locked(partial(out), out):
             pass
         if overwrite or not resumable(partial(out)):
-            with explained(partial(out)):
+            with explained(out):
                 shutil.rmtree(partial(out))
         elif not resume:
             raise OutputError(
                 f"An interrupted run of {out} was found.",
                 hint="Give --resume to continue it or --overwrite to start again.",
             )
+
+
+def _require_name(out: Path) -> None:
+    """Raises OutputError where --out names no folder that could be made, or made anew."""
+    if out.name in ("", "..") or "\0" in str(out):
+        raise OutputError(
+            f"--out is {str(out)!r}, expected a folder with a name of its own.", hint="Name one, e.g. --out runs/first."
+        )
+    if os.path.ismount(out):
+        raise OutputError(
+            f"{out} is where a disk is mounted, which cannot be replaced.", hint=f"Use a folder in it: --out {out}/run"
+        )
 
 
 def _require_place(out: Path) -> None:
@@ -250,6 +267,29 @@ def _require_place(out: Path) -> None:
     if not os.access(place, os.W_OK | os.X_OK):
         raise OutputError(
             f"{out} cannot be written: {place} is read-only.", hint="Choose a folder you may write to with --out."
+        )
+    longest = os.pathconf(place, "PC_NAME_MAX")
+    for part in (*out.parts, _replaced(out).name):
+        if len(os.fsencode(part)) > longest:
+            raise OutputError(
+                f"{out} cannot be written: File name too long, '{part[:20]}...' has more than {longest} bytes.",
+                hint="Choose a shorter --out.",
+            )
+
+
+def require_ours(folder: Path) -> None:
+    """Returns when a folder may be replaced: edgetl wrote it, it is empty, or there is none.
+
+    Raises:
+        OutputError: somebody else's files lie there; names one.
+    """
+    if not folder.is_dir() or any((folder / mark).is_file() for mark in MARKS):
+        return
+    foreign = next((path.name for path in sorted(folder.iterdir())), None)
+    if foreign is not None:
+        raise OutputError(
+            f"{folder} is nothing that edgetl wrote: it holds '{foreign}', and would be replaced.",
+            hint="Choose another --out, or remove that folder yourself.",
         )
 
 
@@ -296,8 +336,6 @@ def versions() -> dict[str, str]:
 
 def cpu_model() -> str:
     """The processor's own name where the system tells it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("model name", "Model")):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    from edgetl.runtime import processor  # here, because it brings numpy, and `edgetl --help` comes by
+
+    return processor.read().model

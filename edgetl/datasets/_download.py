@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from edgetl.errors import DataError, MissingDependency
+from edgetl.runtime.tuned import cache_root
 
 
 def data_folder() -> Path | None:
@@ -16,8 +17,7 @@ def data_folder() -> Path | None:
 
 def cache_folder(name: str) -> Path:
     """Where a data set that has to be downloaded is kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "edgetl" / "datasets" / name
+    return cache_root() / "datasets" / name
 
 
 def fetch(url: str, folder: Path, *, md5: str, what: str, offline_hint: str) -> Path:

@@ -21,6 +21,7 @@ from edgetl.evaluate import pixels_of
 from edgetl.events import Event, Listener
 from edgetl.runtime import preprocess as pre
 from edgetl.runtime.preprocess import Preprocess
+from edgetl.runtime.tuned import cache_root
 
 VERSION = 1  # of the layout and of what was done to the pixels
 HEADROOM = 2  # stored short side over the input side: small crops keep their detail
@@ -43,14 +44,6 @@ class ImageStore:
         height, width = self.shapes[index].tolist()
         start = int(self.offsets[index])
         return np.array(self.pixels[start : start + height * width * 3]).reshape(height, width, 3)
-
-
-def cache_root() -> Path:
-    """Where decoded images are kept: $EDGETL_CACHE, else $XDG_CACHE_HOME/edgetl, else ~/.cache/edgetl."""
-    if "EDGETL_CACHE" in os.environ:
-        return Path(os.environ["EDGETL_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "edgetl"
 
 
 def open_store(

@@ -199,6 +199,14 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
     assert tuned.cache_root() == tmp_path / ".cache" / "edgetl"
 
 
+def test_every_cache_is_in_that_place(monkeypatch, tmp_path):
+    from edgetl.datasets import _download
+
+    monkeypatch.setenv("EDGETL_CACHE", str(tmp_path))
+    assert _download.cache_folder("cifar10") == tmp_path / "datasets" / "cifar10"
+    assert tuned.path_of("0" * 64, tuned.machine()).parent == tmp_path / "tuned"
+
+
 def test_without_a_home_bundles_load_and_say_why_nothing_was_looked_up(bundle, monkeypatch):
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
     for name in ("XDG_CACHE_HOME", "EDGETL_CACHE", "HOME"):
