@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import sys
@@ -21,8 +22,10 @@ from edgetl.cli import (
     init,
     inspect,
     options,
+    pack,
     predict,
     run,
+    sign,
     tune,
     verify,
 )
@@ -67,6 +70,9 @@ _add(demo.demo, "demo", demo.EXAMPLE)
 _add(verify.verify, "verify", verify.EXAMPLE)
 _add(predict.predict, "predict", predict.EXAMPLE)
 _add(inspect.inspect, "inspect", inspect.EXAMPLE)
+_add(pack.pack, "pack", pack.EXAMPLE)
+_add(sign.sign, "sign", sign.EXAMPLE)
+_add(sign.keygen, "keygen", sign.EXAMPLE_KEYGEN)
 _add(listing.list_names, "list", listing.EXAMPLE)
 _add(doctor.doctor, "doctor", doctor.EXAMPLE)
 
@@ -74,6 +80,8 @@ _add(doctor.doctor, "doctor", doctor.EXAMPLE)
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of a command line: 0 done, 1 expected failure, 2 wrong usage, 3 a gate said no, 130 interrupted."""
     arguments = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # labels may hold what this terminal's encoding lacks
     try:
         code = _invoke(arguments)
     except DiskFull as problem:

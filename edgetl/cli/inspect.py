@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgetl.cli.options import Json
-from edgetl.errors import BundleError, EdgetlError
+from edgetl.errors import EdgetlError
 
 if TYPE_CHECKING:
+    from edgetl.runtime.bundle import Bundle
     from edgetl.runtime.manifest import Manifest
 
 EXAMPLE = "edgetl inspect bundle"
@@ -23,10 +25,11 @@ def inspect(path: Where, as_json: Json = False) -> None:
     """Say what a bundle, RUN, report or ONNX file holds."""
     from edgetl import rundir
     from edgetl.runtime import manifest
+    from edgetl.runtime.bundle import is_bundle
 
     if not path.exists():
         raise EdgetlError(f"{path} does not exist.", hint="Give a bundle, a RUN folder, a report or an ONNX file.")
-    if (path / manifest.MANIFEST).is_file():
+    if is_bundle(path):
         _bundle(path, as_json)
     elif (path / rundir.RUN).is_file():
         _run(path, as_json)
@@ -39,29 +42,37 @@ def inspect(path: Where, as_json: Json = False) -> None:
                           f"({rundir.REPORT}) nor an ONNX file (*.onnx).")
 
 
-def read_bundle(folder: Path) -> tuple[dict[str, Any], Manifest]:
-    """The manifest of a bundle as plain JSON and as what it says.
+def read_bundle(path: Path) -> tuple[dict[str, Any], Manifest]:
+    """The manifest of a bundle, folder or packed, as plain JSON and as what it says.
 
     Raises:
         BundleError: it cannot be read.
     """
-    from edgetl import rundir
     from edgetl.runtime.bundle import open_bundle
-    from edgetl.runtime.manifest import MANIFEST
 
-    manifest = open_bundle(folder).manifest
-    return rundir.read_json(folder / MANIFEST, BundleError), manifest
+    opened = open_bundle(path)
+    return json.loads(opened.manifest_bytes()), opened.manifest
 
 
 def _bundle(path: Path, as_json: bool) -> None:
     from edgetl.cli import present
+    from edgetl.runtime.bundle import open_bundle
 
-    values, manifest = read_bundle(path)
+    opened = open_bundle(path)
+    beside = {"digest": opened.digest, "signature": _signature(opened)}
     if as_json:
-        present.document({"bundle": str(path), **values})
+        present.document({**json.loads(opened.manifest_bytes()), "bundle": str(path), **beside})
         return
-    present.pairs(present.bundle_pairs(path, manifest))
-    present.variants(manifest)
+    present.pairs({**present.bundle_pairs(path, opened.manifest), **beside})
+    present.variants(opened.manifest)
+
+
+def _signature(opened: Bundle) -> str:
+    from edgetl.runtime import signature
+
+    if opened.seal is not None:
+        return f"by {opened.seal.key_id}: {opened.seal.comment}"
+    return f"not checked, since {signature.VARIABLE} is not set" if opened.store.has(signature.FILE) else "none"
 
 
 def _run(path: Path, as_json: bool) -> None:

@@ -23,7 +23,7 @@ edgetl predict bundle photos --csv --top 3 > answers.csv
 
 
 def predict(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.", metavar="BUNDLE")],
+    bundle: Annotated[Path, typer.Argument(help="A bundle, folder or packed.", metavar="BUNDLE")],
     paths: Annotated[list[Path], typer.Argument(help="Images, and folders of images (searched to the bottom).",
                                                 metavar="PATH...")],
     backend: Annotated[str, typer.Option(help="Backend to run on.")] = "auto",

@@ -10,13 +10,19 @@ import typer
 
 from edgetl.cli.options import Json
 
-EXAMPLE = "edgetl verify bundle --backend openvino"
+EXAMPLE = """
+edgetl verify bundle --backend openvino
+edgetl verify model.edgetl --public-key release.key.pub
+"""
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.", metavar="BUNDLE")],
+    bundle: Annotated[Path, typer.Argument(help="A bundle, folder or packed.", metavar="BUNDLE")],
     backend: Annotated[str, typer.Option(help="Backend to check on.")] = "auto",
     threads: Annotated[int, typer.Option(help="Threads; 0 takes what the machine allows.", min=0)] = 0,
+    public_key: Annotated[str | None, typer.Option(
+        help="Public key, or its file, that must have signed the bundle (EDGETL_PUBLIC_KEY).", metavar="KEY",
+        show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
     """Check that a bundle answers here as training did.
@@ -26,7 +32,7 @@ def verify(
     from edgetl import runtime
     from edgetl.cli import present
 
-    report = runtime.verify(bundle, backend=backend, threads=threads)
+    report = runtime.verify(bundle, backend=backend, threads=threads, public_key=public_key)
     if as_json:
         present.document(dataclasses.asdict(report))
         return

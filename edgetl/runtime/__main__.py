@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import sys
@@ -145,6 +146,8 @@ def _tell(problem: EdgetlError) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of one call; see `EXAMPLES`."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # labels may hold what this terminal's encoding lacks
     try:
         code = _main(argv)
     except EdgetlError as problem:

@@ -155,5 +155,8 @@ def stays_inside(path: str) -> bool:
 
 
 def has_control(text: str) -> bool:
-    """Whether a text holds characters that steer a terminal or end a line instead of being shown."""
-    return re.search("[\\x00-\\x1f\\x7f-\\x9f]", text) is not None
+    """Whether a text holds what is no character to show: it steers a terminal, ends a line, or is half of a character.
+
+    Bytes of file names that are no UTF-8, which Python writes as U+DC80 to U+DCFF, are let through.
+    """
+    return re.search("[\\x00-\\x1f\\x7f-\\x9f\ud800-\udc7f\udd00-\udfff]", text) is not None

@@ -42,6 +42,7 @@ PUBLIC, PREHASHED, LEGACY = b"Ed", b"ED", b"Ed"
 NO_PASSWORD, CHECKSUM = b"\0\0", b"B2"
 UNTRUSTED, TRUSTED = "untrusted comment: ", "trusted comment: "
 COMMENT_BYTES = 4096
+KEYS = "`edgetl keygen FILE` makes a pair of keys: FILE and FILE.pub."
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,8 @@ def generate() -> tuple[bytes, bytes]:
     seed, key_id = secrets.token_bytes(32), secrets.token_bytes(8)
     public = _private(seed).public_key().public_bytes_raw()
     secret = PUBLIC + NO_PASSWORD + CHECKSUM + bytes(48) + key_id + seed + public + bytes(32)
-    shown = _shown(key_id)
-    return (_lines(f"{UNTRUSTED}edgetl secret key {shown}, without a password", secret),
-            _lines(f"{UNTRUSTED}minisign public key {shown}", PUBLIC + key_id + public))
+    return (_lines(f"{UNTRUSTED}edgetl secret key {shown(key_id)}, without a password", secret),
+            _lines(f"{UNTRUSTED}minisign public key {shown(key_id)}", PUBLIC + key_id + public))
 
 
 def sign(manifest: bytes, key: SecretKey, comment: str) -> bytes:
@@ -148,7 +148,7 @@ def sign(manifest: bytes, key: SecretKey, comment: str) -> bytes:
                           f"{COMMENT_BYTES} bytes, without control characters.")
     private = _private(key.seed)
     made = private.sign(hashlib.blake2b(manifest).digest())
-    return (_lines(f"{UNTRUSTED}signature by the edgetl secret key {_shown(key.key_id)}", PREHASHED + key.key_id + made)
+    return (_lines(f"{UNTRUSTED}signature by the edgetl secret key {shown(key.key_id)}", PREHASHED + key.key_id + made)
             + _lines(f"{TRUSTED}{comment}", private.sign(made + comment.encode())))
 
 
@@ -170,14 +170,14 @@ def check(manifest: bytes, signature: bytes | None, key: PublicKey, *, where: st
                           hint=f"Sign it with `edgetl sign`, or unset {VARIABLE} if no signature shall be asked for.")
     made, comment, whole = _parsed(signature, where)
     if made[2:10] != key.key_id:
-        raise BundleError(f"{where} is of the key {_shown(made[2:10])}; expected {_shown(key.key_id)}.",
+        raise BundleError(f"{where} is of the key {shown(made[2:10])}; expected {shown(key.key_id)}.",
                           hint=WHO_MADE_IT)
     verifier = _public(key)
     with _refusing(f"{where} does not fit the manifest: one of them was altered, or another key signed."):
         verifier.verify(made[10:], hashlib.blake2b(manifest).digest())
     with _refusing(f"The trusted comment of {where} was altered."):
         verifier.verify(whole, made[10:] + comment)
-    return Seal(_shown(key.key_id), comment.decode(errors="backslashreplace"))
+    return Seal(shown(key.key_id), comment.decode(errors="backslashreplace"))
 
 
 def _parsed(signature: bytes, where: str) -> tuple[bytes, bytes, bytes]:
@@ -197,7 +197,7 @@ def _parsed(signature: bytes, where: str) -> tuple[bytes, bytes, bytes]:
 
 
 def _read(path: Path, where: str) -> bytes:
-    with open_regular(path, where) as (opened, size):
+    with open_regular(path, where, hint=KEYS) as (opened, size):
         return read_at_most(opened, KEY_BYTES, size, where)
 
 
@@ -218,7 +218,8 @@ def _lines(comment: str, content: bytes) -> bytes:
     return comment.encode() + b"\n" + base64.b64encode(content) + b"\n"
 
 
-def _shown(key_id: bytes) -> str:
+def shown(key_id: bytes) -> str:
+    """The id of a key as minisign writes it."""
     return f"{int.from_bytes(key_id, 'little'):016X}"
 
 

@@ -74,8 +74,9 @@ class Folder:
 
 
 @contextmanager
-def open_regular(path: str | os.PathLike[str], where: str) -> Iterator[tuple[BinaryIO, int]]:
-    """The opened file and the size in bytes it has now; `where` is what sentences call it.
+def open_regular(path: str | os.PathLike[str], where: str, *,
+                 hint: str = COPY_AGAIN) -> Iterator[tuple[BinaryIO, int]]:
+    """The opened file and the size in bytes it has now; sentences call it `where`, and end in `hint`.
 
     Raises:
         BundleError: missing, not a regular file (a pipe or a device could give bytes for ever, or none), unreadable.
@@ -84,10 +85,10 @@ def open_regular(path: str | os.PathLike[str], where: str) -> Iterator[tuple[Bin
         with os.fdopen(_open(path, where), "rb") as opened:
             yield opened, os.fstat(opened.fileno()).st_size
     except FileNotFoundError as problem:
-        raise BundleError(f"{where} is missing.", hint=COPY_AGAIN) from problem
+        raise BundleError(f"{where} is missing.", hint=hint) from problem
     except (OSError, ValueError) as problem:  # a ValueError is a path that no file can have
         told = getattr(problem, "strerror", None) or problem
-        raise BundleError(f"{where} cannot be read: {told}.", hint=COPY_AGAIN) from problem
+        raise BundleError(f"{where} cannot be read: {told}.", hint=hint) from problem
 
 
 def _open(path: str | os.PathLike[str], where: str) -> int:
