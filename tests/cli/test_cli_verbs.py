@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from bench import hand_made
 from tiny_bundle import LABELS, edit_manifest, encode, make_bundle, make_graph, make_photo
 
 from edgetl import plan, recipe_file, rundir
-from edgetl.cli import app, init, present
+from edgetl.cli import app, doctor, init, present
 from edgetl.datasets import open_data
 from edgetl.runtime import load
 
@@ -217,20 +218,69 @@ def test_doctor_tells_every_backend_and_what_to_do(
     from edgetl.backends import Availability, openvino
 
     monkeypatch.setattr(openvino, "probe", lambda: Availability(False, reason="it is not installed", fix="install it"))
-    versions = {"onnxruntime": "1", "onnxruntime-gpu": "1"}
-    monkeypatch.setattr(rundir, "versions", lambda: versions)
     code, out, _ = said(capsys, "doctor", "--json")
     found = json.loads(out)
     assert code == 0
     assert {"cpu", "openvino", "torch"} <= set(found["backends"])
     assert found["backends"]["openvino"]["usable"] is False
     assert found["advice"][0] == "backend openvino: install it"
-    assert "overwrite each other's files" in found["advice"][1]
+    assert (found["errors"], found["tuned"]) == ([], [])
     assert found["disk_free_bytes"] > 0
     code, out, _ = said(capsys, "doctor")
     assert code == 0
     assert "openvino  no" in out
     assert "- backend openvino: install it" in out
+
+
+def test_two_runtimes_that_overwrite_each_other_are_an_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rundir, "versions", lambda: {"onnxruntime": "1", "onnxruntime-gpu": "1"})
+    code, out, err = said(capsys, "doctor", "--json")
+    assert (code, json.loads(out)["errors"]) == (1, [doctor.BOTH_RUNTIMES])
+    assert err == f"error: {doctor.BOTH_RUNTIMES}\nhint: {doctor.ONE_RUNTIME}\n"
+    assert said(capsys, "doctor")[0] == 1
+
+
+def test_doctor_tells_the_processor_s_features_and_which_variants_they_allow(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgetl.runtime import processor
+
+    for flags, runs, because in (({"avx2", "avx_vnni"}, "yes", "this processor has vnni"),
+                                 ({"avx2"}, "no", "this processor has no vnni")):
+        found = processor.Processor("x86", "a processor", frozenset(flags), "a test")
+        monkeypatch.setattr(processor, "read", lambda *_, found=found: found)
+        code, out, _ = said(capsys, "doctor")
+        assert code == 0
+        assert "processor   a processor (x86)" in out
+        assert re.search(f"x86-vnni.int8 +{runs} +{because}", out)
+        assert ("refuses it" in out) == (runs == "no")
+        assert re.search("features +avx2.* [(]told by a test[)]", out)
+
+
+def test_doctor_tells_what_tune_has_left(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import dataclasses
+
+    from edgetl.runtime import tuned
+
+    monkeypatch.setattr(doctor, "_backends", lambda: {"cpu": {"usable": True, "version": "2", "device": "CPU"}})
+    here = tuned.machine()
+    best = tuned.Answer("auto", "auto", "fp32", "cpu", 2, "quick")
+    entry = tuned.Entry("a" * 64, "cells", here, {"cpu": "2"}, "2026-01-02", (best,))
+    folder = tuned.cache_root() / tuned.FOLDER
+    folder.mkdir(parents=True)
+    for number, one in enumerate((entry, dataclasses.replace(entry, versions={"cpu": "1"}),
+                                  dataclasses.replace(entry, machine=dataclasses.replace(here, model="another")))):
+        (folder / f"{number}-0.json").write_text(json.dumps(tuned.to_json(one, {})))
+    (folder / "9-damaged.json").write_text("{")
+    states = [one["state"] for one in doctor.examine()["tuned"]]
+    assert states[:2] == ["counts", "cpu was 1 and is 2; tune again"]
+    assert states[2].startswith("of another machine: another, ")
+    assert states[3].startswith("passed by: ") and "is not JSON" in states[3]
+    code, out, _ = said(capsys, "doctor")
+    assert code == 0
+    assert re.search("cells +2026-01-02 +fp32 on cpu, 2 threads +counts", out)
 
 
 def test_init_prints_a_recipe_that_run_accepts(
