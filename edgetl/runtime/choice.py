@@ -14,18 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgetl import plugins
 from edgetl.errors import BackendUnavailable, BundleError, UnknownName
 from edgetl.runtime import processor
 from edgetl.runtime.manifest import Manifest, Variant
-from edgetl.runtime.tuned import Answer, Entry, Found
+
+if TYPE_CHECKING:
+    from edgetl.runtime.tuned import Answer, Entry, Found
 
 AUTO = "auto"
 PORTABLE = "portable"  # the target of a graph that is made for no processor in particular
 PROCESSORS = ("x86", "arm")  # architectures that a target's first word may name: x86-vnni, arm
-NO_TUNING = Found(None)
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,14 @@ class Choice:
     threads: int = 0  # what `edgetl tune` measured as best for these two; 0 where it did not
 
 
-def choose(manifest: Manifest, backend: str = AUTO, variant: str = AUTO, *, tuned: Found = NO_TUNING) -> Choice:
+def choose(manifest: Manifest, backend: str = AUTO, variant: str = AUTO, *, tuned: Found | None = None) -> Choice:
     """The variant and backend to run, of those that were asked for and can run here.
 
     Args:
         manifest: of the bundle.
         backend: a name, or "auto".
         variant: a name, or "auto".
-        tuned: what `tuned.find` knows of this bundle on this machine.
+        tuned: what `tuned.find` knows of this bundle on this machine; None was not looked for.
 
     Raises:
         UnknownName: no such variant or backend.
@@ -133,11 +134,11 @@ def _probed(backend: str, *, asked: bool) -> tuple[Any, str | None]:
 # ---------------------------------------------------------------------------------------------- 1. what was measured
 
 
-def _measured(tuned: Found, candidates: tuple[Variant, ...], variant: str,
+def _measured(tuned: Found | None, candidates: tuple[Variant, ...], variant: str,
               wanted: str) -> tuple[Choice | None, str]:
     """What `edgetl tune` measured as best for what is asked, or why that does not count."""
-    if tuned.entry is None:
-        return None, tuned.note
+    if tuned is None or tuned.entry is None:
+        return None, tuned.note if tuned else ""
     answer = tuned.entry.answer(variant, wanted)
     if answer is None:
         return None, "`edgetl tune` has not measured what was asked for to the end"
