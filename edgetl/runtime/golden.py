@@ -9,6 +9,8 @@ it looks whether there is as much data, and it unpacks what is compressed, howev
 from __future__ import annotations
 
 import io
+import math
+import re
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +22,10 @@ from edgetl.errors import BundleError
 from edgetl.runtime.bundle import Bundle
 from edgetl.runtime.storage import COPY_AGAIN
 
-DTYPES = (np.dtype(np.float32), np.dtype(np.uint8))
+DTYPES = {b"<f4": np.dtype("<f4"), b"|u1": np.dtype(np.uint8)}
+# The head of a .npy file, NEP 1: magic, version 1.0, the length of the header, and a Python literal padded with spaces.
+HEADER = re.compile(rb"\x93NUMPY\x01\x00..\{'descr': '(<f4|\|u1)', 'fortran_order': False, "
+                    rb"'shape': \(((?:[0-9]{1,12}, ?)*[0-9]{0,12})\), \} *\n", re.DOTALL)
 WIDTHS = {"tensor": 4, "logits": 2, "features": 2}  # axes
 OPTIONAL = ("features",)
 
@@ -94,19 +99,12 @@ def _check_end(data: bytes, count: int) -> None:
 
 
 def _array(data: bytes) -> NDArray[Any]:
-    """A view of the array in the bytes of a .npy file; raises ValueError for anything else."""
-    stream = io.BytesIO(data)
-    version = np.lib.format.read_magic(stream)
-    if version != (1, 0):
-        raise ValueError(f"an array is in version {version} of numpy's format, expected (1, 0)")
-    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
-    if dtype not in DTYPES or fortran_order:
-        raise ValueError(f"an array is {dtype} in an order of its own, expected float32 or uint8 in C order"
-                         if fortran_order else f"an array is {dtype}, expected float32 or uint8")
-    # Python's integers, which do not overflow: the header may say any shape.
-    count = 1
-    for size in shape:
-        count *= size
-    if min(shape, default=0) < 0 or count * dtype.itemsize != len(data) - stream.tell():
-        raise ValueError(f"an array of shape {list(shape)[:8]} and {dtype} has {len(data) - stream.tell()} bytes")
-    return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape)
+    """A view of the array in the bytes of a .npy file as np.savez writes it; raises ValueError for anything else."""
+    found = HEADER.match(data)
+    if found is None or found.end() != 10 + int.from_bytes(data[8:10], "little"):
+        raise ValueError(f"an array begins with {data[10:70]!r}, expected float32 or uint8 in C order")
+    dtype = DTYPES[found[1]]
+    shape = [int(size) for size in found[2].split(b",") if size.strip()]
+    if math.prod(shape) * dtype.itemsize != len(data) - found.end():
+        raise ValueError(f"an array of shape {shape[:8]} and {dtype} has {len(data) - found.end()} bytes")
+    return np.frombuffer(data, dtype, offset=found.end()).reshape(shape)
