@@ -12,19 +12,22 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgetl.errors import BundleError
-from edgetl.runtime import signature
 from edgetl.runtime.limits import COMPANION_BYTES, KEY_BYTES, MANIFEST_BYTES
 from edgetl.runtime.manifest import MANIFEST, Manifest, from_json
-from edgetl.runtime.signature import Seal
 from edgetl.runtime.storage import COPY_AGAIN, Folder, Store
+
+if TYPE_CHECKING:
+    from edgetl.runtime import signature
 
 EXPORTED = "Give the folder that `edgetl export` wrote, or the file that `edgetl pack` made of it."
 RUN = "run.json"  # what a RUN folder has in place of a manifest
 COMPANIONS = ("README.md", "recipe.toml")  # for people; the runtime reads neither
 
+SIGNATURE = "manifest.json.minisig"  # beside the manifest, where the bundle is signed
+VARIABLE = "EDGETL_PUBLIC_KEY"  # of the environment: a public key, or the path of its file
 PublicKey = str | os.PathLike[str] | Literal[False] | None
 
 
@@ -36,7 +39,7 @@ class Bundle:
     manifest: Manifest
     digest: str  # SHA-256 of the manifest's bytes, which stands for the whole bundle: they hold every file's digest
     size_bytes: int  # of the manifest
-    seal: Seal | None  # who signed it, where a public key was configured
+    seal: signature.Seal | None  # who signed it, where a public key was configured
     store: Store
 
     def where(self, file: str) -> str:
@@ -72,7 +75,7 @@ class Bundle:
         described |= {one.file: (one.sha256, one.size_bytes) for one in self.manifest.variants}
         if golden := self.manifest.golden:
             described[golden["file"]] = (golden["sha256"], golden["size_bytes"])
-        others = {file for file in (signature.FILE, *COMPANIONS) if self.store.has(file)}
+        others = {file for file in (SIGNATURE, *COMPANIONS) if self.store.has(file)}
         for file in sorted({*described, *others}):
             yield file, (self.read(file, *described[file]) if file in described
                          else read_limited(self.store, file, COMPANION_BYTES))
@@ -92,19 +95,32 @@ def open_bundle(path: str | os.PathLike[str], public_key: PublicKey = None) -> B
         MissingDependency: a public key is configured and the package `cryptography` is absent.
     """
     store = _store(Path(path))
-    key = None if public_key is False else signature.configured(public_key)
+    key = _key(public_key)
     source = read_limited(store, MANIFEST, MANIFEST_BYTES)
-    seal = None
-    if key is not None:
-        signed = store.has(signature.FILE)
-        seal = signature.check(source, read_limited(store, signature.FILE, KEY_BYTES) if signed else None,
-                               key, where=store.where(signature.FILE))
+    seal = None if key is None else _seal(source, store, key)
     try:
         text = source.decode()
     except UnicodeDecodeError as problem:
         raise BundleError(f"{store.where(MANIFEST)} is not a text file.", hint=COPY_AGAIN) from problem
     manifest = from_json(text, where=store.where(MANIFEST))
     return Bundle(store.path, manifest, hashlib.sha256(source).hexdigest(), len(source), seal, store)
+
+
+def _key(public_key: PublicKey) -> signature.PublicKey | None:
+    """What the manifest must be signed by; None where no signature is asked for."""
+    if public_key is False or (public_key is None and VARIABLE not in os.environ):
+        return None
+    from edgetl.runtime import signature  # here: most bundles are loaded without, and what it imports takes its time
+
+    return signature.configured(public_key)
+
+
+def _seal(manifest: bytes, store: Store, key: signature.PublicKey) -> signature.Seal:
+    from edgetl.runtime import signature
+
+    signed = store.has(SIGNATURE)
+    return signature.check(manifest, read_limited(store, SIGNATURE, KEY_BYTES) if signed else None, key,
+                           where=store.where(SIGNATURE))
 
 
 def is_bundle(path: Path) -> bool:

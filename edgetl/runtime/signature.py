@@ -32,11 +32,11 @@ from pathlib import Path
 from typing import Any
 
 from edgetl.errors import BundleError, EdgetlError, MissingDependency
+from edgetl.runtime import bundle
 from edgetl.runtime.limits import KEY_BYTES
 from edgetl.runtime.storage import WHO_MADE_IT, open_regular, read_at_most
 
-FILE = "manifest.json.minisig"
-VARIABLE = "EDGETL_PUBLIC_KEY"  # a public key, or the path of its file
+FILE, VARIABLE = bundle.SIGNATURE, bundle.VARIABLE
 
 PUBLIC, PREHASHED, LEGACY = b"Ed", b"ED", b"Ed"
 NO_PASSWORD, CHECKSUM = b"\0\0", b"B2"
