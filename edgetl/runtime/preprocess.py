@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import BundleError, InputError
-from edgetl.runtime.decode import MAX_MEGAPIXELS, pillow, read_pixels
+from edgetl.runtime import fast_decode
+from edgetl.runtime.decode import (
+    MAX_MEGAPIXELS,
+    Opened,
+    as_array,
+    from_pixels,
+    guarded,
+    name_of,
+    open_image,
+    pillow,
+    read_image,
+)
 from edgetl.runtime.fields import Table
+from edgetl.runtime.geometry import Fit, fit, framed
 from edgetl.runtime.limits import FACTOR, PIXELS
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+EXACT = "exact"
 RESIZE_MODES = ("shortest", "squash", "letterbox")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 COLORS = ("rgb", "bgr", "gray")
@@ -71,8 +87,14 @@ def decode(source: Any, preprocess: Preprocess, *, max_megapixels: float = MAX_M
         InputError: not an image, damaged, truncated, too large, or an array of another dtype or shape.
         MissingDependency: Pillow is not installed.
     """
-    return read_pixels(source, color=preprocess.color, alpha_background=preprocess.alpha_background,
-                       exif=preprocess.exif, max_megapixels=max_megapixels, name=name)
+    where = name or name_of(source)
+
+    def read() -> NDArray[np.uint8]:
+        image = read_image(open_image(source, where, max_megapixels), color=preprocess.color,
+                           alpha_background=preprocess.alpha_background, exif=preprocess.exif)
+        return as_array(image, preprocess.color)
+
+    return guarded(read, where)
 
 
 def resize(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.uint8]:
@@ -88,52 +110,29 @@ def resize(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.uint
         InputError: `antialias=False` with a filter that needs it, or an image so narrow that its resized long side
             would exceed the limit of megapixels.
     """
+    _check_filter(preprocess)
+    height, width = pixels.shape[:2]
+    into = fit(height, width, preprocess)
+    if (height, width) == into.inner_hw:
+        return framed(into.cut_of(pixels), into, preprocess)
+    image = from_pixels(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    cut = np.asarray(_scaled(image, into, preprocess))
+    return framed(cut.reshape(*into.cut_hw, pixels.shape[2]), into, preprocess)
+
+
+def _check_filter(preprocess: Preprocess) -> None:
     if not preprocess.antialias and preprocess.interpolation != "nearest":
         raise InputError(f"antialias=False is not possible with interpolation '{preprocess.interpolation}': "
                          "Pillow always filters when it shrinks.",
                          hint="Use antialias=True, or interpolation 'nearest'.")
-    if preprocess.resize_mode == "squash":
-        return _scaled(pixels, preprocess.size_hw, preprocess)
-    return (_shortest if preprocess.resize_mode == "shortest" else _letterbox)(pixels, preprocess)
 
 
-def _shortest(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.uint8]:
-    (height, width), (crop_h, crop_w) = pixels.shape[:2], preprocess.size_hw
-    cover_h, cover_w = round(crop_h / preprocess.crop_fraction), round(crop_w / preprocess.crop_fraction)
-    # The side that needs the larger factor meets its size exactly; the other is cut as torchvision cuts, by int().
-    if cover_h * width >= cover_w * height:
-        cover_w = max(cover_w, int(cover_h * width / height))
-    else:
-        cover_h = max(cover_h, int(cover_w * height / width))
-    if cover_h * cover_w > MAX_MEGAPIXELS * 1e6:
-        raise InputError(f"The image of {width} x {height} pixels is too narrow for resize_mode 'shortest': "
-                         f"it would become {cover_w} x {cover_h}.",
-                         hint="Crop the image, or use a model with 'letterbox'.")
-    whole = _scaled(pixels, (cover_h, cover_w), preprocess)
-    top, left = round((cover_h - crop_h) / 2), round((cover_w - crop_w) / 2)
-    return whole[top:top + crop_h, left:left + crop_w]
-
-
-def _letterbox(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.uint8]:
-    (height, width), (box_h, box_w) = pixels.shape[:2], preprocess.size_hw
-    factor = min(box_h / height, box_w / width)
-    inner_h, inner_w = (min(box, max(1, round(side * factor))) for box, side in ((box_h, height), (box_w, width)))
-    padding = np.clip(np.rint(np.asarray(preprocess.mean) / preprocess.scale), 0, 255).astype(np.uint8)
-    boxed = np.empty((box_h, box_w, pixels.shape[2]), np.uint8)
-    boxed[:] = padding
-    top, left = (box_h - inner_h) // 2, (box_w - inner_w) // 2
-    boxed[top:top + inner_h, left:left + inner_w] = _scaled(pixels, (inner_h, inner_w), preprocess)
-    return boxed
-
-
-def _scaled(pixels: NDArray[np.uint8], size_hw: tuple[int, int], preprocess: Preprocess) -> NDArray[np.uint8]:
-    if pixels.shape[:2] == size_hw:
-        return pixels
-    module = pillow()
-    plain = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
-    image = module.fromarray(np.ascontiguousarray(plain))
-    filtered = image.resize((size_hw[1], size_hw[0]), module.Resampling[preprocess.interpolation.upper()])
-    return np.asarray(filtered).reshape(*size_hw, pixels.shape[2])
+def _scaled(image: Image, into: Fit, preprocess: Preprocess) -> Image:
+    """What is seen of the image, by way of the whole of it: the filter's weights are those of the whole."""
+    if image.size != into.inner_hw[::-1]:
+        image = image.resize(into.inner_hw[::-1], pillow().Resampling[preprocess.interpolation.upper()])
+    (top, left), (height, width) = into.cut_at, into.cut_hw
+    return image if image.size == (width, height) else image.crop((left, top, left + width, top + height))
 
 
 def normalize(pixels: NDArray[np.uint8], preprocess: Preprocess,
@@ -157,9 +156,45 @@ def normalize(pixels: NDArray[np.uint8], preprocess: Preprocess,
     return out
 
 
-def prepare_pixels(source: Any, preprocess: Preprocess, *, name: str | None = None) -> NDArray[np.uint8]:
-    """Pixels [size_h, size_w, C] of an image, decoded and resized but not normalised; raises what those raise."""
-    return resize(decode(source, preprocess, name=name), preprocess)
+def prepare_pixels(source: Any, preprocess: Preprocess, *, name: str | None = None, decode: str = EXACT,
+                   max_megapixels: float = MAX_MEGAPIXELS) -> NDArray[np.uint8]:
+    """Pixels [size_h, size_w, C] of an image, decoded and resized but not normalised; see `decode` and `resize`.
+
+    Args:
+        source: what `decode` takes.
+        preprocess: all but the normalisation is used.
+        name: what error messages call the image where it has no path.
+        decode: "exact" gives, to the bit, what training's evaluation gave. "fast" reduces large images by whole
+            numbers before the filter, "turbojpeg" and "opencv" have those libraries do so with JPEG files: a quarter of
+            a grey level from exact on average. Smaller images are read exactly all the same.
+        max_megapixels: larger images are refused before they are decoded.
+
+    Raises:
+        InputError: as `decode` and `resize`.
+        UnknownName: no such way to decode.
+        MissingDependency: Pillow, or the library that `decode` names, is not installed.
+    """
+    _check_filter(preprocess)
+    where = name or name_of(source)
+
+    def read() -> NDArray[np.uint8]:
+        opened = open_image(source, where, max_megapixels)
+        reduced = None if decode == EXACT else fast_decode.pixels(opened, preprocess, decode, exactly)
+        return _exact(opened, preprocess) if reduced is None else reduced
+
+    def exactly() -> NDArray[np.uint8]:
+        return prepare_pixels(source, preprocess, name=name, max_megapixels=max_megapixels)
+
+    if decode != EXACT:
+        fast_decode.require(decode)
+    return guarded(read, where)
+
+
+def _exact(opened: Opened, preprocess: Preprocess) -> NDArray[np.uint8]:
+    image = read_image(opened, color=preprocess.color, alpha_background=preprocess.alpha_background,
+                       exif=preprocess.exif)
+    into = fit(image.height, image.width, preprocess)
+    return framed(as_array(_scaled(image, into, preprocess), preprocess.color), into, preprocess)
 
 
 def prepare(source: Any, preprocess: Preprocess, *, name: str | None = None) -> NDArray[np.float32]:

@@ -1,0 +1,209 @@
+"""The fast path: nearly the exact pixels, exactly the same picture; other decoders only where they are installed."""
+
+import io
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgetl.errors import InputError, MissingDependency, UnknownName
+from edgetl.runtime import jpeg_decoders
+from edgetl.runtime.fast_decode import CLOSE, Approximate, close_calls
+from edgetl.runtime.preprocess import Preprocess, decode, prepare_pixels, resize
+
+MODES = {
+    "shortest": Preprocess(size_hw=(32, 32)),
+    "squash": Preprocess(size_hw=(32, 24), resize_mode="squash"),
+    "letterbox": Preprocess(size_hw=(40, 32), resize_mode="letterbox", interpolation="bilinear"),
+}
+
+
+def photo(height: int = 300, width: int = 420) -> Image.Image:
+    """Smooth, coloured and without any symmetry, with a hard edge, which is what reducing could displace."""
+    rng = np.random.default_rng(5)
+    smooth = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8)).resize((width, height), 3)
+    smooth.paste((250, 20, 30), (width // 5, height // 6, width // 2, height // 3))
+    return smooth
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def oriented(way: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = way
+    return exif
+
+
+def near(found: np.ndarray, exact: np.ndarray) -> bool:
+    apart = np.abs(found.astype(int) - exact.astype(int))
+    return found.shape == exact.shape and apart.mean() < 0.7
+
+
+@pytest.mark.parametrize("way", range(1, 9))
+@pytest.mark.parametrize("mode", MODES)
+def test_the_same_picture_in_every_orientation(mode, way):
+    data = encoded(photo(), quality=95, exif=oriented(way))
+    exact, fast = (prepare_pixels(data, MODES[mode], decode=one) for one in ("exact", "fast"))
+    assert isinstance(fast, Approximate)
+    assert near(fast, exact)
+    # The measure is able to see a picture that is mirrored, or moved by a single pixel.
+    assert not near(fast[::-1], exact)
+    assert not near(np.roll(fast, 1, axis=1), exact)
+
+
+@pytest.mark.parametrize("color", ["rgb", "bgr", "gray"])
+def test_the_same_colours(color):
+    wants = Preprocess(size_hw=(32, 32), color=color)
+    data = encoded(photo(), quality=95)
+    assert near(prepare_pixels(data, wants, decode="fast"), prepare_pixels(data, wants))
+
+
+@pytest.mark.parametrize(
+    "kind, mode", [("PNG", "RGBA"), ("PNG", "P"), ("JPEG", "CMYK"), ("JPEG", "L"), ("TIFF", "RGB"), ("WEBP", "RGB")]
+)
+def test_other_kinds_are_reduced_too(kind, mode):
+    picture = photo()
+    if mode == "RGBA":
+        picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+    data = encoded(picture.convert(mode), kind, exif=oriented(6))
+    exact, fast = (prepare_pixels(data, MODES["shortest"], decode=one) for one in ("exact", "fast"))
+    assert isinstance(fast, Approximate)
+    assert near(fast, exact)
+
+
+def test_pictures_and_arrays_of_the_caller_are_reduced_and_left_as_they_were(tmp_path):
+    path = tmp_path / "photo.jpg"
+    photo().save(path)
+    opened = Image.open(path)
+    size = opened.size
+    for source in (opened, np.asarray(photo())):
+        fast = prepare_pixels(source, MODES["shortest"], decode="fast")
+        assert isinstance(fast, Approximate)
+        assert near(fast, prepare_pixels(source, MODES["shortest"]))
+    assert opened.size == size
+
+
+def test_an_approximate_image_can_be_made_exactly():
+    data = encoded(photo())
+    fast = prepare_pixels(data, MODES["shortest"], decode="fast")
+    exact = prepare_pixels(data, MODES["shortest"])
+    assert np.array_equal(fast.exactly(), exact)
+    assert not np.array_equal(fast, exact)
+
+
+@pytest.mark.parametrize(
+    "height, width, wants",
+    [
+        (140, 150, Preprocess(size_hw=(32, 32))),  # less than four times the wanted size
+        (20, 30, Preprocess(size_hw=(32, 32))),
+        (300, 420, Preprocess(size_hw=(32, 32), interpolation="nearest")),
+    ],
+)
+def test_where_nothing_can_be_saved_the_pixels_are_exact(height, width, wants):
+    data = encoded(photo(height, width))
+    fast = prepare_pixels(data, wants, decode="fast")
+    assert not isinstance(fast, Approximate)
+    assert np.array_equal(fast, prepare_pixels(data, wants))
+
+
+def test_damaged_files_are_refused_as_in_the_exact_path():
+    data = encoded(photo(600, 800))
+    with pytest.raises(InputError, match="truncated"):
+        prepare_pixels(data[: len(data) // 2], MODES["shortest"], decode="fast")
+    with pytest.raises(InputError, match="800 x 600"):
+        prepare_pixels(data, MODES["shortest"], decode="fast", max_megapixels=0.4)
+
+
+def test_close_calls_are_rows_whose_two_best_are_almost_level():
+    logits = np.array([[0.0, 5.0, 5.1], [0.0, 5.0, 9.0], [3.0, 3.0, 0.0], [0.0, 0.0, CLOSE + 0.1]])
+    assert close_calls(logits).tolist() == [0, 2]
+    assert close_calls(logits, tolerance=0.2).tolist() == [0, 2, 3]
+    assert close_calls(np.zeros((4, 1))).tolist() == []
+
+
+def test_an_unknown_way_to_decode():
+    with pytest.raises(UnknownName, match="quick"):
+        prepare_pixels(np.zeros((9, 9, 3), np.uint8), MODES["shortest"], decode="quick")
+    with pytest.raises(UnknownName, match="libfoo"):
+        jpeg_decoders.probe("libfoo")
+
+
+@pytest.mark.parametrize("name, package", [("opencv", "cv2"), ("turbojpeg", "turbojpeg")])
+def test_a_decoder_that_is_not_installed_is_said_so_and_nothing_else_is_taken(name, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    found = jpeg_decoders.probe(name)
+    assert not found.usable
+    assert "install" in found.fix
+    with pytest.raises(MissingDependency, match=f"decode='{name}'") as caught:
+        prepare_pixels(encoded(photo()), MODES["shortest"], decode=name)
+    assert "pip install" in caught.value.hint
+
+
+def test_a_wrapper_without_its_library_is_said_so(monkeypatch):
+    def no_library():
+        raise RuntimeError("Unable to locate turbojpeg library automatically")
+
+    jpeg_decoders._turbojpeg.cache_clear()
+    monkeypatch.setitem(sys.modules, "turbojpeg", SimpleNamespace(__version__="2", TurboJPEG=no_library))
+    found = jpeg_decoders.probe("turbojpeg")
+    assert not found.usable
+    assert found.missing == "libturbojpeg"
+    assert "Unable to locate" in found.fix
+    assert found.version == "2"
+
+
+def fake_turbojpeg(data: bytes, pixel_format: int, scaling_factor: tuple[int, int]) -> np.ndarray:
+    """What PyTurboJPEG's decode gives, by Pillow: pixels in RGB or gray, at a fraction of the size."""
+    image = Image.open(io.BytesIO(data))
+    reduced = image.convert("L" if pixel_format else "RGB").reduce(scaling_factor[1] // scaling_factor[0])
+    return np.atleast_3d(np.asarray(reduced))
+
+
+@pytest.mark.parametrize("color", ["rgb", "bgr", "gray"])
+def test_turbojpeg_gets_the_file_and_what_to_divide_by(color, monkeypatch):
+    jpeg_decoders._turbojpeg.cache_clear()
+    library = SimpleNamespace(
+        __version__="2", TJPF_RGB=0, TJPF_GRAY=1, TurboJPEG=lambda: SimpleNamespace(decode=fake_turbojpeg)
+    )
+    monkeypatch.setitem(sys.modules, "turbojpeg", library)
+    wants = Preprocess(size_hw=(32, 32), color=color)
+    data = encoded(photo(), quality=95, exif=oriented(6))
+    assert near(prepare_pixels(data, wants, decode="turbojpeg"), prepare_pixels(data, wants))
+    with pytest.raises(InputError, match="truncated"):
+        prepare_pixels(data[:4000], wants, decode="turbojpeg")
+    jpeg_decoders._turbojpeg.cache_clear()
+
+
+@pytest.mark.parametrize("color", ["rgb", "bgr", "gray"])
+@pytest.mark.parametrize("name", list(jpeg_decoders.DECODERS))
+def test_installed_decoders_give_nearly_the_exact_pixels(name, color):
+    if not jpeg_decoders.probe(name).usable:
+        pytest.skip(f"{name} is not installed")
+    wants = Preprocess(size_hw=(32, 32), color=color)
+    data = encoded(photo(), quality=95, exif=oriented(6))
+    assert near(prepare_pixels(data, wants, decode=name), prepare_pixels(data, wants))
+    assert near(
+        prepare_pixels(encoded(photo().convert("CMYK")), wants, decode=name),
+        prepare_pixels(encoded(photo().convert("CMYK")), wants),
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("color", ["rgb", "bgr", "gray"])
+def test_the_exact_path_is_decoding_and_then_resizing(mode, color):
+    wants = Preprocess(
+        **{
+            **{name: getattr(MODES[mode], name) for name in ("size_hw", "resize_mode", "interpolation")},
+            "color": color,
+            "mean": (0.5,) if color == "gray" else (0.1, 0.5, 0.9),
+            "std": (0.5,) if color == "gray" else (0.5, 0.5, 0.5),
+        }
+    )
+    for source in (encoded(photo(), exif=oriented(8)), encoded(photo(), "PNG"), np.asarray(photo())):
+        assert np.array_equal(prepare_pixels(source, wants), resize(decode(source, wants), wants))
