@@ -12,7 +12,6 @@ from __future__ import annotations
 import ast
 import importlib
 import os
-import pkgutil
 from pathlib import Path
 from types import ModuleType
 
@@ -34,6 +33,8 @@ def names(package: str) -> tuple[str, ...]:
     Args:
         package: a key of `KINDS`.
     """
+    import pkgutil  # here: the device's runtime imports this module and seldom asks for all names
+
     root = importlib.import_module(f"edgetl.{package}")
     found = (module.name for module in pkgutil.iter_modules(root.__path__))
     return tuple(sorted(name.replace("_", "-") for name in found if not name.startswith("_")))

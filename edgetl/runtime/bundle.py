@@ -6,7 +6,6 @@ key configured the manifest's own bytes must be signed by it; see `edgetl.runtim
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -57,7 +56,7 @@ class Bundle:
         if len(data) != size_bytes:
             found = f"at least {len(data)}" if len(data) > size_bytes else len(data)
             raise BundleError(f"{self.where(file)} has {found} bytes; the manifest says {size_bytes}.", hint=COPY_AGAIN)
-        if hashlib.sha256(data).hexdigest() != sha256:
+        if _sha256(data) != sha256:
             raise BundleError(f"{self.where(file)} was altered: its SHA-256 is not the manifest's.", hint=COPY_AGAIN)
         return data
 
@@ -103,7 +102,13 @@ def open_bundle(path: str | os.PathLike[str], public_key: PublicKey = None) -> B
     except UnicodeDecodeError as problem:
         raise BundleError(f"{store.where(MANIFEST)} is not a text file.", hint=COPY_AGAIN) from problem
     manifest = from_json(text, where=store.where(MANIFEST))
-    return Bundle(store.path, manifest, hashlib.sha256(source).hexdigest(), len(source), seal, store)
+    return Bundle(store.path, manifest, _sha256(source), len(source), seal, store)
+
+
+def _sha256(data: bytes) -> str:
+    import hashlib  # here: it brings OpenSSL, for which the import of the runtime would have to wait
+
+    return hashlib.sha256(data).hexdigest()
 
 
 def _key(public_key: PublicKey) -> signature.PublicKey | None:

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import BackendUnavailable, GateFailed
-from edgetl.runtime.bundle import Bundle, PublicKey, open_bundle
+from edgetl.runtime.bundle import SIGNATURE, Bundle, PublicKey, open_bundle
 from edgetl.runtime.choice import AUTO, choose
 from edgetl.runtime.classifier import open_variant
-from edgetl.runtime.golden import Golden, read_golden
 from edgetl.runtime.manifest import GOLDEN, Variant
 from edgetl.runtime.preprocess import Preprocess, prepare
-from edgetl.runtime.signature import FILE
+
+if TYPE_CHECKING:
+    from edgetl.runtime.golden import Golden
 
 # In grey levels (1/255 of the range). JPEG decoders may round a pixel differently by one level, so one is allowed
 # anywhere (and half a level for arithmetic); but few pixels are, so a channel's mean stays far below. A wrong filter,
@@ -66,6 +68,8 @@ def verify(bundle: str | os.PathLike[str], backend: str = AUTO, threads: int = 0
         GateFailed: the preprocessing or a variant's logits or features differ from training's; says by how much.
         BackendUnavailable: no variant can run here.
     """
+    from edgetl.runtime.golden import read_golden  # here: who only classifies needs no golden images
+
     opened = open_bundle(bundle, public_key)
     checks = _check_seal(opened) + [_check_file(opened, one) for one in opened.manifest.variants]
     golden = read_golden(opened)
@@ -82,7 +86,7 @@ def verify(bundle: str | os.PathLike[str], backend: str = AUTO, threads: int = 0
 
 def _check_seal(bundle: Bundle) -> list[Check]:
     seal = bundle.seal
-    return [] if seal is None else [Check(FILE, "passed", note=f"signed by {seal.key_id}: {seal.comment}")]
+    return [] if seal is None else [Check(SIGNATURE, "passed", note=f"signed by {seal.key_id}: {seal.comment}")]
 
 
 def _check_file(bundle: Bundle, variant: Variant) -> Check:
