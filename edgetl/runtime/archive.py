@@ -12,6 +12,7 @@ Format: PKWARE's APPNOTE.TXT 6.3.10, sections 4.3.7 (local header), 4.3.12 (tabl
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,7 @@ from typing import BinaryIO, NamedTuple
 from edgetl.errors import BundleError
 from edgetl.runtime.bundle import Bundle
 from edgetl.runtime.fields import stays_inside
+from edgetl.runtime.limits import MANIFEST_BYTES
 from edgetl.runtime.storage import COPY_AGAIN, open_regular, read_at_most, require_memory
 
 SUFFIX = ".edgetl"
@@ -43,6 +45,7 @@ class Member(NamedTuple):
 
     offset: int
     size: int
+    crc: int
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,11 @@ class Archive:
         require_memory(count, where)
         with open_regular(self.path, where) as (opened, _):
             opened.seek(member.offset)
-            return read_at_most(opened, count, count, where)
+            data = read_at_most(opened, count, count, where)
+        # What the manifest has no digest of, first of all itself, is small; the rest is compared by SHA-256 anyway.
+        if len(data) == member.size <= MANIFEST_BYTES and zlib.crc32(data) != member.crc:
+            raise BundleError(f"{where} was altered: its CRC-32 is not the table's.", hint=COPY_AGAIN)
+        return data
 
 
 def is_archive(path: Path) -> bool:
@@ -165,7 +172,7 @@ def _members(opened: BinaryIO, table: bytes, start: int, where: str) -> Iterator
             raise _refused(where, f"the member {name!r} does not follow the one before, or carries more than its bytes")
         if place + len(local) + size > start or _at(opened, place, len(local)) != local:
             raise _refused(where, f"the member {name!r} is not where the table says, or is described otherwise there")
-        yield name, Member(place + len(local), size)
+        yield name, Member(place + len(local), size, crc)
         place += len(local) + size
     if place != start:
         raise _refused(where, "there is something between the last member and the table")
