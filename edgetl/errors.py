@@ -11,6 +11,7 @@
     +-- BackendUnavailable    the provider asked for cannot run, or is not the one running
     +-- BundleError           missing file, wrong digest, schema too old or too new, path outside the bundle
     +-- InputError            an image or array that cannot be used for prediction
+    +-- Overloaded            more images are waiting than may; try again later
     +-- GateFailed            parity, accuracy or regression outside the limit; exit code 3
 
 Anything else that is raised is a bug and keeps its traceback.
@@ -18,7 +19,6 @@ Anything else that is raised is a bug and keeps its traceback.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 # What an extra of pyproject.toml installs, for hints: edgetl itself is on no registry, its packages are.
@@ -57,6 +57,8 @@ class UnknownName(EdgetlError):
 
     def __init__(self, kind: str, name: str, choices: Sequence[str]) -> None:
         self.kind, self.name, self.choices = kind, name, tuple(choices)
+        import difflib  # here, because every start of the runtime would pay for it
+
         near = difflib.get_close_matches(name, self.choices, n=1, cutoff=0.5)
         suggestion = f" Did you mean '{near[0]}'?" if near else ""
         shown = ", ".join(self.choices[:20]) + (", ..." if len(self.choices) > 20 else "")
@@ -109,6 +111,10 @@ class BundleError(EdgetlError):
 
 class InputError(EdgetlError):
     """An image or array handed to the runtime cannot be used."""
+
+
+class Overloaded(EdgetlError):
+    """As much work is waiting as was allowed; the caller should slow down and try again."""
 
 
 class GateFailed(EdgetlError):

@@ -4,54 +4,69 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.errors import EdgetlError, InputError
-from edgetl.runtime.bundle import Bundle, open_bundle
+from edgetl.errors import BundleError, EdgetlError, InputError
+from edgetl.runtime.bundle import Bundle, PublicKey, open_bundle
 from edgetl.runtime.choice import AUTO, Choice, check_classifier, choose
+from edgetl.runtime.decode import MAX_MEGAPIXELS
+from edgetl.runtime.feeding import Feeder, Image, name_of
+from edgetl.runtime.handle import Handle
 from edgetl.runtime.manifest import Manifest
-from edgetl.runtime.preprocess import normalize, prepare_pixels
+from edgetl.runtime.prediction import Answers, Prediction, softmax
+from edgetl.runtime.preprocess import EXACT
 from edgetl.runtime.session import GraphSpec, Session, open_session
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a classifier says of one image."""
-
-    label: str
-    index: int  # of the label in Classifier.labels
-    score: float  # softmax probability, 0 to 1
-    top: tuple[tuple[str, float], ...]  # the most probable labels with their scores, best first
+    from edgetl.runtime.batching import Batcher, Batching
+    from edgetl.runtime.drift import Drift
 
 
 def load(path: str | os.PathLike[str], backend: str = AUTO, variant: str = AUTO, threads: int = 0,
-         options: Mapping[str, str] | None = None, cache_dir: str | os.PathLike[str] | None = None) -> Classifier:
+         options: Mapping[str, str] | None = None, cache_dir: str | os.PathLike[str] | None = None, *,
+         decode: str = EXACT, max_megapixels: float = MAX_MEGAPIXELS, public_key: PublicKey = None,
+         drift: Drift | None = None, batching: Batching | None = None) -> Classifier:
     """A classifier from a bundle.
 
     Args:
-        path: folder of the bundle.
-        backend: "auto" takes the first of the variant's backends that can run here.
-        variant: "auto" takes the first, in the manifest's order, whose requirements this processor meets.
-        threads: 0 takes what the cgroup quota and the affinity allow.
+        path: the folder of the bundle, or its packed file.
+        backend: "auto" takes what `edgetl tune` measured as best, else the first of the variant's that can run here.
+        variant: "auto" takes what `edgetl tune` measured as best, else by what this processor has, else the first in
+            the manifest's order; `Classifier.info()` says which and why.
+        threads: 0 takes what `edgetl tune` measured as best, else what the cgroup quota and the affinity allow.
         options: of the backend; see the backend's file.
         cache_dir: where a backend may keep compiled graphs between starts.
+        decode: "exact" reads images as training's evaluation did; "fast", "turbojpeg" and "opencv" read large ones in
+            less time and nearly the same, see `preprocess.prepare_pixels`.
+        max_megapixels: larger images are refused before they are decoded.
+        public_key: the bundle must be signed by it; None takes the environment's EDGETL_PUBLIC_KEY, if there is one.
+        drift: is given the scores of every prediction.
+        batching: how `Classifier.submit` forms batches; None is `Batching()`.
 
     Raises:
-        BundleError: the bundle is incomplete, altered, or of a schema that cannot be read.
-        UnknownName: no such backend or variant.
+        BundleError: the bundle is incomplete, altered, not signed as asked, or of a schema that cannot be read.
+        UnknownName: no such backend, variant or way to decode.
         BackendUnavailable: what was asked for cannot run here, with the reasons.
+        MissingDependency: a public key or `decode` needs a package that is not installed.
+        InputError: `drift` counts another number of classes.
     """
-    bundle = open_bundle(path)
-    choice = choose(bundle.manifest, backend, variant)
-    session = open_variant(bundle, choice, threads=threads, options=options, cache_dir=cache_dir)
-    return Classifier(bundle, choice, session)
+    bundle = open_bundle(path, public_key)
+    from edgetl.runtime import tuned  # here: the import of edgetl.runtime is to be quick
+
+    choice = choose(bundle.manifest, backend, variant, tuned=tuned.find(bundle.digest))
+    feeder = Feeder(bundle.manifest.preprocess, choice.variant, decode, max_megapixels)
+    answers = Answers(bundle.manifest.labels, bundle.manifest.reject_below, drift)
+    session = open_variant(bundle, choice, threads=threads or choice.threads, options=options, cache_dir=cache_dir)
+    return Classifier(bundle, choice, session, feeder, answers, batching)
 
 
 def open_variant(bundle: Bundle, choice: Choice, *, threads: int = 0, options: Mapping[str, str] | None = None,
@@ -66,14 +81,25 @@ def open_variant(bundle: Bundle, choice: Choice, *, threads: int = 0, options: M
 
 
 class Classifier:
-    """A loaded bundle. Methods may be called from several threads; use it in a `with` block or call `close`."""
+    """A loaded bundle. Methods may be called from several threads; use it in a `with` block or call `close`.
 
-    def __init__(self, bundle: Bundle, choice: Choice, session: Session) -> None:
+    It belongs to the process that loaded it: a forked child is told so by an error, and it cannot be sent to another.
+    Sources are paths, the bytes of image files, Pillow images, uint8 arrays [H, W] or [H, W, C] in RGB, or float32
+    arrays [C, H, W] as `preprocess.prepare` makes them. An array must not be written to before its answer is there.
+    """
+
+    def __init__(self, bundle: Bundle, choice: Choice, session: Session, feeder: Feeder, answers: Answers,
+                 batching: Batching | None = None) -> None:
         self.manifest: Manifest = bundle.manifest
         self.labels: tuple[str, ...] = bundle.manifest.labels
         self._bundle = bundle
         self._choice = choice
-        self._session = session
+        self._handle = Handle(choice.backend, session)
+        self._feeder = feeder
+        self._answers = answers
+        self._batching = batching
+        self._batcher: Batcher | None = None  # made by the first `submit`, since it keeps this object alive
+        self._making = threading.Lock()
         self._input = choice.variant.inputs[0].name
         self._output = next(one.name for one in choice.variant.outputs if one.role == "logits")
 
@@ -81,14 +107,14 @@ class Classifier:
         """The label of one image.
 
         Args:
-            source: a path, the bytes of an image file, a Pillow image, or a uint8 array [H, W] or [H, W, C] in RGB.
+            source: see the class.
             top: how many labels `Prediction.top` holds.
 
         Raises:
             InputError: the image cannot be used; names the file.
+            BackendUnavailable: the classifier is closed or a forked child's, or there is no memory left.
         """
-        pixels = prepare_pixels(source, self.manifest.preprocess)
-        return self._predictions(self._run_pixels([pixels]), top)[0]
+        return _believed(self._each([self._feeder.prepare(source)], (top,))[0])
 
     def predict_batch(self, sources: Iterable[Any], *, top: int = 5, batch_size: int = 32) -> list[Prediction]:
         """The labels of several images, in their order; an empty list for none.
@@ -100,38 +126,127 @@ class Classifier:
 
         Raises:
             InputError: an image cannot be used; names the file, or its place in `sources`.
+            BackendUnavailable: as `predict`.
         """
-        return [prediction for batch in self._batches(sources, batch_size)
-                for prediction in self._predictions(self._run_pixels(batch), top)]
+        return [_believed(answer) for batch in self._batches(sources, batch_size)
+                for answer in self._each(batch, [top] * len(batch))]
 
-    def logits(self, images: Sequence[Any] | NDArray[np.float32], *, batch_size: int = 32) -> NDArray[np.float32]:
+    @overload
+    def predict_stream(self, sources: Iterable[Any], *, top: int = 5, batch_size: int = 1, workers: int = 0,
+                       on_error: Literal["raise"] = "raise") -> Generator[Prediction, None, None]: ...
+
+    @overload
+    def predict_stream(self, sources: Iterable[Any], *, top: int = 5, batch_size: int = 1, workers: int = 0,
+                       on_error: Literal["yield"]) -> Generator[Prediction | InputError, None, None]: ...
+
+    def predict_stream(self, sources: Iterable[Any], *, top: int = 5, batch_size: int = 1, workers: int = 0,
+                       on_error: Literal["raise", "yield"] = "raise") -> Generator[Any, None, None]:
+        """The labels of any number of images, in their order, while later ones are decoded and run already.
+
+        `sources` is asked for the next image by the thread that asks for the next label, at most `workers` + 2
+        batches ahead; an answer that is ready is handed out before another image is asked for. Closing the generator,
+        or leaving the loop over it, stops its threads.
+
+        Args:
+            sources: what `predict` takes; a camera, a list of paths, ...
+            top: how many labels each `Prediction.top` holds.
+            batch_size: images that go through the graph at once; with 1 no image waits for another.
+            workers: threads that decode; 0 takes what the cgroup quota and the affinity allow, at most 4.
+            on_error: "raise" ends with the InputError of an image that cannot be used, after the labels of those before
+                it; "yield" hands the InputError out in the image's place and goes on.
+
+        Raises:
+            InputError: an image cannot be used, or an argument.
+            BackendUnavailable: as `predict`.
+        """
+        from edgetl.runtime.stream import Plan, stream
+
+        self._session()
+        _check_many(sources, batch_size)
+        return stream(sources, self._feeder.prepare, lambda images: self._each(images, [top] * len(images)),
+                      Plan(batch_size, workers, on_error))
+
+    def submit(self, source: Any, *, top: int = 5) -> Future[Prediction]:
+        """The label of one image, later: images that are waiting at the same time go through the graph together.
+
+        Args:
+            source: see the class.
+            top: how many labels `Prediction.top` holds.
+
+        Returns:
+            A future whose exception is an InputError for an image that cannot be used.
+
+        Raises:
+            Overloaded: as many images are waiting as `Batching.max_waiting` allows.
+            BackendUnavailable: the classifier is closed or a forked child's.
+        """
+        from edgetl.runtime.batching import Batcher, Batching
+
+        self._session()
+        with self._making:
+            if self._batcher is None:
+                self._batcher = Batcher(self._feeder.prepare, self._each, self._batching or Batching())
+        return self._batcher.submit(source, top)
+
+    async def predict_async(self, source: Any, *, top: int = 5) -> Prediction:
+        """`submit` for asyncio: `await classifier.predict_async(photo)`; raises what `submit` and its future raise."""
+        import asyncio
+
+        return await asyncio.wrap_future(self.submit(source, top=top))
+
+    def logits(self, images: Sequence[Any] | NDArray[Any], *, batch_size: int = 32) -> NDArray[np.float32]:
         """Logits [N, K] of images, or of an array that is prepared already.
 
         Args:
-            images: a list of what `predict` takes, or a float32 array [N, C, H, W] as `preprocess.prepare` makes it.
+            images: a list of what `predict` takes, or an array as the graph takes it: float32 [N, C, H, W] as
+                `preprocess.prepare` makes it, or uint8 [N, H, W, C] for a variant that embeds its preprocessing.
             batch_size: images of a list that go through the graph at once; an array goes through as it is.
 
         Raises:
             InputError: an image or the array cannot be used.
+            BackendUnavailable: as `predict`.
         """
-        if isinstance(images, np.ndarray):
-            return self._empty() if len(images.shape) == 4 and len(images) == 0 else self._run(images)
-        return np.concatenate([self._empty(), *(self._run_pixels(one) for one in self._batches(images, batch_size))])
+        return self._wide(images, batch_size, self._output, len(self.labels))
+
+    def features(self, images: Sequence[Any] | NDArray[Any], *, batch_size: int = 32) -> NDArray[np.float32]:
+        """Features [N, D] of images: what the last layer sees, for searching and comparing images.
+
+        Args:
+            images: what `logits` takes.
+            batch_size: images of a list that go through the graph at once.
+
+        Raises:
+            BundleError: the bundle was exported without them.
+            InputError: an image or the array cannot be used.
+            BackendUnavailable: as `predict`.
+        """
+        self._session()
+        output = next((one for one in self._choice.variant.outputs if one.role == "features"), None)
+        if output is None:
+            raise BundleError(f"Variant '{self._choice.variant.name}' gives no features.",
+                              hint="Export the bundle again with --with-features.")
+        return self._wide(images, batch_size, output.name, int(output.shape[-1]))
 
     def warmup(self, calls: int = 3, *, batch_size: int = 1) -> None:
         """Runs black images, so that the first real one does not pay for what a backend does only once."""
-        black = np.zeros((batch_size, *self.manifest.preprocess.input_shape), np.float32)
+        height, width = self.manifest.preprocess.size_hw
+        black = [np.zeros((height, width, self.manifest.preprocess.channels), np.uint8)] * batch_size
         for _ in range(calls):
-            self._run(black)
+            self._run_images(black)
 
     def info(self) -> dict[str, Any]:
-        """What was chosen, why, and what really runs; plain JSON values."""
+        """What was chosen, why, and what really runs; plain JSON values.
+
+        Raises:
+            BackendUnavailable: the classifier is closed or a forked child's.
+        """
         variant = self._choice.variant
         return {
-            "bundle": str(self._bundle.folder),
+            "bundle": str(self._bundle.path),
             "name": self.manifest.name,
             "variant": variant.name,
             "backend": self._choice.backend,
+            "rule": self._choice.rule,
             "why": self._choice.why,
             "passed_over": list(self._choice.passed_over),
             "precision": variant.precision,
@@ -139,12 +254,21 @@ class Classifier:
             "size_bytes": variant.size_bytes,
             "labels": len(self.labels),
             "input": list(variant.inputs[0].shape),
-            "session": dict(self._session.info()),
+            "session": dict(self._session().info()),
         }
 
     def close(self) -> None:
-        """Releases the session; a second call does nothing."""
-        self._session.close()
+        """Releases the session, after the images that are being run; what `submit` still holds gets an error.
+
+        A second call does nothing.
+        """
+        session: Session | None = self._handle.native
+        self._handle.close()
+        if session is None:  # closed before, or a forked child's
+            return
+        if self._batcher is not None:
+            self._batcher.close(self._handle.error())
+        session.close()
 
     def __enter__(self) -> Classifier:
         return self
@@ -153,51 +277,81 @@ class Classifier:
                  trace: TracebackType | None) -> None:
         self.close()
 
-    def _batches(self, sources: Iterable[Any], batch_size: int) -> Iterator[list[NDArray[np.uint8]]]:
-        if isinstance(sources, str | bytes | os.PathLike | np.ndarray):
-            raise InputError(f"Found one image ({type(sources).__name__}); expected a list of images.",
-                             hint="Put it in a list, or call predict().")
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; expected at least 1.")
+    def __reduce__(self) -> NoReturn:
+        raise EdgetlError("A Classifier belongs to the process that loaded it; it cannot be copied or sent to another.",
+                          hint="Send the path of the bundle and call edgetl.runtime.load() there.")
+
+    def _session(self) -> Session:
+        session: Session | None = self._handle.native
+        if session is None:
+            raise self._handle.error()
+        return session
+
+    def _batches(self, sources: Iterable[Any], batch_size: int) -> Iterator[list[Image]]:
+        self._session()
+        _check_many(sources, batch_size)
         numbered = enumerate(sources)
         while batch := list(itertools.islice(numbered, batch_size)):
-            yield [prepare_pixels(one, self.manifest.preprocess, name=_name(one, index)) for index, one in batch]
+            yield [self._feeder.prepare(one, name_of(one, index, "batch")) for index, one in batch]
 
-    def _run_pixels(self, pixels: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        return self._run(normalize(np.stack(pixels), self.manifest.preprocess))
+    def _wide(self, images: Sequence[Any] | NDArray[Any], batch_size: int, output: str,
+              width: int) -> NDArray[np.float32]:
+        """One output [N, width] of the graph."""
+        self._session()
+        empty = np.empty((0, width), np.float32)
+        if isinstance(images, np.ndarray):
+            if images.ndim == 4 and len(images) == 0:
+                return empty
+            return self._checked(self._run(images)[output], output, width, images)
+        return np.concatenate([empty, *(self._checked(self._run_images(batch)[output], output, width, batch)
+                                        for batch in self._batches(images, batch_size))])
 
-    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = self._session.run({self._input: images})[self._output]
-        if logits.shape != (len(images), len(self.labels)) or not np.isfinite(logits).all():
-            raise EdgetlError(f"Variant '{self._choice.variant.name}' gave logits {list(logits.shape)}, or some that "
-                              f"are not finite; expected [{len(images)}, {len(self.labels)}] finite numbers.",
-                              hint="Check the bundle with `edgetl verify`.")
-        return logits
+    def _run(self, images: NDArray[Any]) -> Mapping[str, NDArray[np.float32]]:
+        return self._session().run({self._input: images})
 
-    def _empty(self) -> NDArray[np.float32]:
-        return np.empty((0, len(self.labels)), np.float32)
+    def _run_images(self, images: Sequence[Image]) -> Mapping[str, NDArray[np.float32]]:
+        batch = self._feeder.batch(images)
+        outputs = self._run(batch)
+        self._feeder.give_back(batch, images)
+        return outputs
 
-    def _predictions(self, logits: NDArray[np.float32], top: int) -> list[Prediction]:
-        scores = softmax(logits)
-        # A stable order: of equal scores the label that stands first.
-        ranks = np.argsort(-scores, axis=1, kind="stable")
-        return [self._prediction(row, order, top) for row, order in zip(scores, ranks, strict=True)]
+    def _each(self, images: Sequence[Image], tops: Sequence[int]) -> list[Prediction | EdgetlError]:
+        """An answer to each image: its prediction, or why its logits are not finite."""
+        logits = self._run_images(images)[self._output]
+        if logits.shape != (len(images), len(self.labels)):
+            raise self._wrong(logits, self._output, len(self.labels), images)
+        found = self._answers(logits, tops)
+        return [self._wrong(logits[place:place + 1], self._output, len(self.labels), images[place:place + 1])
+                if one is None else one for place, one in enumerate(found)]
 
-    def _prediction(self, scores: NDArray[np.float64], order: NDArray[np.intp], top: int) -> Prediction:
-        best = int(order[0])
-        shown = tuple((self.labels[int(index)], float(scores[index])) for index in order[:max(1, top)])
-        return Prediction(self.labels[best], best, float(scores[best]), shown)
+    def _checked(self, found: NDArray[np.float32], output: str, width: int,
+                 images: Sequence[Image] | NDArray[Any]) -> NDArray[np.float32]:
+        if found.shape != (len(images), width) or not np.isfinite(found).all():
+            raise self._wrong(found, output, width, images)
+        return found
+
+    def _wrong(self, found: NDArray[np.float32], output: str, width: int,
+               images: Sequence[Image] | NDArray[Any]) -> EdgetlError:
+        """What is to be said of an output that cannot be used."""
+        if any(not np.isfinite(one).all() for one in images):
+            return InputError("The prepared array holds values that are not finite; expected numbers.")
+        return EdgetlError(f"Variant '{self._choice.variant.name}' gave '{output}' as {list(found.shape)}, or some "
+                           f"that are not finite; expected [{len(images)}, {width}] finite numbers.",
+                           hint="Check the bundle with `edgetl verify`.")
 
 
-def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Probabilities [N, K] of logits [N, K], in float64."""
-    # The largest is taken off first, so that exp() cannot overflow.
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
+def _believed(answer: Prediction | EdgetlError) -> Prediction:
+    if isinstance(answer, EdgetlError):
+        raise answer
+    return answer
 
 
-def _name(source: Any, index: int) -> str | None:
-    """A name for images that carry none: their place in the batch."""
-    has_name = isinstance(source, str | os.PathLike) or bool(getattr(source, "filename", ""))
-    return None if has_name else f"Image {index} of the batch"
+def _check_many(sources: Any, batch_size: int) -> None:
+    if isinstance(sources, str | bytes | os.PathLike | np.ndarray):
+        raise InputError(f"Found one image ({type(sources).__name__}); expected a list of images.",
+                         hint="Put it in a list, or call predict().")
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; expected at least 1.")
+
+
+__all__ = ["Classifier", "Prediction", "load", "open_variant", "softmax"]

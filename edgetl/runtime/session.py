@@ -146,7 +146,7 @@ def _check_feed(one: TensorSpec, found: Any, sizes: dict[str, int]) -> None:
 
 
 class FeedCheck:
-    """`check_feeds` for every call of one session: what the spec says is looked up once, and a good feed passes fast."""
+    """`check_feeds` for every call of one session: the spec is read once, and a good feed passes fast."""
 
     def __init__(self, spec: GraphSpec) -> None:
         self._spec = spec

@@ -90,10 +90,25 @@ def test_logits_of_images_and_of_a_prepared_array(classifier):
     assert np.abs(classifier.logits(photos, batch_size=2) - expected).max() < 1e-4
 
 
-def test_a_prepared_array_is_no_image_and_an_image_no_prepared_array(classifier):
-    with pytest.raises(InputError, match="float32") as caught:
-        classifier.predict(np.zeros((3, 16, 16), np.float32))
+def test_a_prepared_array_is_predicted_as_it_is(classifier):
+    photo = make_photo(4)
+    prepared = prepare(photo, PREPROCESS)
+    expected = classifier.predict(photo)
+    assert classifier.predict(prepared) == classifier.predict(prepared[None]) == expected
+    assert classifier.predict(np.asfortranarray(prepared)) == expected
+    assert classifier.predict_batch([prepared, photo])[0].score == pytest.approx(expected.score, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 3), (2, 3, 16, 16), (3, 16, 15), (3, 16), ()])
+def test_a_prepared_array_of_another_shape(classifier, shape):
+    with pytest.raises(InputError, match=r"expected \[3, 16, 16\] or \[1, 3, 16, 16\]") as caught:
+        classifier.predict(np.zeros(shape, np.float32))
     assert "logits()" in caught.value.hint
+
+
+def test_an_image_is_no_prepared_array(classifier):
+    with pytest.raises(InputError, match="float64"):
+        classifier.predict(np.zeros((3, 16, 16)))
     with pytest.raises(InputError, match="uint8; expected float32"):
         classifier.logits(np.zeros((1, 3, 16, 16), np.uint8))
 
