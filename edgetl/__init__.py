@@ -34,11 +34,17 @@ _ROOMS = ("bench", "export")  # packages that can be called, see edgetl.verbs
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return importlib.import_module(f"edgetl.{name}")
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'edgetl' has no attribute '{name}'")
+    home = f"edgetl.{name}" if name in _ROOMS else _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'edgetl' has no attribute '{name}'")
+    try:
+        found = importlib.import_module(home)
+    except ModuleNotFoundError as problem:
+        if problem.name != home:
+            raise
+        raise AttributeError(f"edgetl.{name} is not part of edgetl-runtime, which is what is installed here; the "
+                             "whole edgetl has it") from problem
+    return found if name in _ROOMS else getattr(found, name)
 
 
 def __dir__() -> list[str]:
