@@ -107,25 +107,21 @@ def path_of(manifest_sha256: str, where: Machine) -> Path:
 
 def find(manifest_sha256: str) -> Found:
     """What is known of this bundle on this machine; raises nothing."""
-    here = machine()
     try:
+        # First the look for any file: to describe this machine takes longer than all the rest of a load.
+        if not any((cache_root() / FOLDER).glob(f"{manifest_sha256[:16]}-*.json")):
+            return Found(None, NEVER)
+        here = machine()
         path = path_of(manifest_sha256, here)
         if not os.path.lexists(path):
-            return Found(None, _elsewhere(path, manifest_sha256) or NEVER)
+            return Found(None, f"{NEVER}, only on another one, or on this one with other processor features or another "
+                               "number of usable threads")
         entry = read(path)
     except EdgetlError as problem:
         return Found(None, f"what `edgetl tune` measured is passed by: {problem.message.rstrip('.')}")
     if entry.machine != here or entry.manifest_sha256 != manifest_sha256:
         return Found(None, f"what `edgetl tune` measured is passed by: {path} is of another bundle or machine")
     return Found(entry)
-
-
-def _elsewhere(path: Path, manifest_sha256: str) -> str | None:
-    """Whether other machines, or this one in another state, have measured the bundle."""
-    if any(path.parent.glob(f"{manifest_sha256[:16]}-*.json")):
-        return (f"{NEVER}, only on another one, or on this one with other processor features or another number of "
-                "usable threads")
-    return None
 
 
 def read(path: Path) -> Entry:
