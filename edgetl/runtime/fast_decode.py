@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import UnknownName
-from edgetl.runtime import jpeg_decoders
 from edgetl.runtime.decode import Opened, as_array, from_pixels, pillow, plain
 from edgetl.runtime.flatten import orientation, turned
 from edgetl.runtime.geometry import Box, fit, framed
@@ -50,6 +49,8 @@ def require(decode: str) -> None:
     """
     if decode == FAST:
         return
+    from edgetl.runtime import jpeg_decoders  # here: they are seldom asked for
+
     if decode not in jpeg_decoders.DECODERS:
         raise UnknownName("way to decode", decode, ["exact", FAST, *jpeg_decoders.DECODERS])
     jpeg_decoders.decoder(decode)
@@ -111,6 +112,8 @@ def _reduced(opened: Opened, scale: int, decode: str, color: str) -> Image:
         image.draft("L" if gray else None, (image.width // scale, image.height // scale))
         image.load()
         return image
+    from edgetl.runtime import jpeg_decoders
+
     assert opened.encoded is not None
     found = jpeg_decoders.decoder(decode)(opened.encoded, scale, gray)
     return from_pixels(found[:, :, 0] if gray else found)

@@ -23,8 +23,8 @@ SLOW = {
     "tomllib", "unittest", "urllib.request", "uuid", "webbrowser", "xml", "zipfile",
 }  # fmt: skip
 # Of the runtime, what an app may never need.
-SELDOM = {f"edgetl.runtime.{name}" for name in ("archive", "batching", "drift", "durable", "golden", "moments", "serve",
-                                                "shift", "signature", "slot", "stream", "tuned")}
+SELDOM = {f"edgetl.runtime.{name}" for name in ("archive", "batching", "drift", "durable", "golden", "jpeg_decoders",
+                                                "moments", "serve", "shift", "signature", "slot", "stream", "tuned")}
 
 SCRIPT = """
 import sys
