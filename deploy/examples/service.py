@@ -9,10 +9,12 @@
     GET  /healthz   200 while the process lives
     GET  /readyz    200 while the model answers; asks it, so use it every few seconds rather than every few milliseconds
     GET  /metrics   counts, durations and scores in Prometheus' text format
+    GET  /drift     statistics of the scores, and whether they are still what they were at export
     GET  /info      which variant runs on which backend, and why
 
-Whatever goes wrong is answered as {"error": "one sentence", "hint": "what to do"}. One process serves one model; it has
-no TLS and no passwords: put it behind a proxy that has, and start several processes for several models.
+Requests that wait at the same time go through the graph together. Whatever goes wrong is answered as
+{"error": "one sentence", "hint": "what to do"}. One process serves one model; it has no TLS and no passwords: put it
+behind a proxy that has, and start several processes for several models.
 """
 
 from __future__ import annotations
@@ -20,9 +22,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
-import io
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -36,16 +37,16 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edgetl.errors import EdgetlError, InputError
-from edgetl.runtime import Classifier, Prediction, load
+from edgetl.errors import EdgetlError, InputError, Overloaded
+from edgetl.runtime import Batching, Classifier, Drift, load, open_bundle
+from edgetl.runtime.drift import prometheus
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-SCORES = tuple(tenth / 10 for tenth in range(1, 11))
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one request may cost."""
+    """What requests may cost."""
 
     body_bytes: int = 10 * 2**20
     megapixels: float = 25.0
@@ -54,42 +55,42 @@ class Limits:
 
 
 class Metrics:
-    """What /metrics shows; a registry of its own, so that several services fit into one process."""
+    """What /metrics shows besides the scores; a registry of its own, so that several services fit into one process."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.answers = Counter("edgetl_answers", "Answers to /predict", ["code"], registry=self.registry)
-        self.labels = Counter("edgetl_predictions", "Images by label", ["label"], registry=self.registry)
-        self.score = Histogram("edgetl_score", "Score of the best label", buckets=SCORES, registry=self.registry)
+        self.requests = Counter("edgetl_requests", "Requests to /predict", ["code"], registry=self.registry)
+        self.rejected = Counter("edgetl_rejected", "Answers below the bundle's reject_below", registry=self.registry)
         self.seconds = Histogram("edgetl_predict_seconds", "From the whole body to the answer", buckets=SECONDS,
                                  registry=self.registry)
         self.at_once = Gauge("edgetl_requests_at_once", "Requests in hand", registry=self.registry)
 
-    def count(self, found: Prediction) -> None:
-        """Counts one prediction."""
-        self.labels.labels(found.label).inc()
-        self.score.observe(found.score)
+
+def open_classifier(bundle: str, limits: Limits, *, backend: str = "auto", variant: str = "auto",
+                    threads: int = 0) -> tuple[Classifier, Drift]:
+    """A classifier that keeps to the limits, and the statistics of its scores; raises what `load` raises."""
+    drift = Drift(len(open_bundle(bundle).manifest.labels))
+    return load(bundle, backend, variant, threads, max_megapixels=limits.megapixels, drift=drift,
+                batching=Batching(max_waiting=limits.at_once)), drift
 
 
-def create_app(open_classifier: Callable[[], Classifier], limits: Limits | None = None) -> FastAPI:
-    """The application; `open_classifier` is called when it starts, and its classifier closed when it ends."""
+def create_app(classifier: Classifier, drift: Drift, limits: Limits | None = None) -> FastAPI:
+    """The application; it closes the classifier when it ends."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with await run_in_threadpool(open_classifier) as classifier:
+        with classifier:
             await run_in_threadpool(classifier.warmup)
-            app.state.classifier = classifier
             yield
 
     app = FastAPI(title="edgetl", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.classifier, app.state.drift = classifier, drift
     app.state.limits = limits or Limits()
     app.state.metrics = Metrics()
     app.add_api_route("/predict", predict, methods=["POST"], response_model=None)
-    app.add_api_route("/healthz", healthz)
-    app.add_api_route("/readyz", readyz)
-    app.add_api_route("/metrics", metrics)
-    app.add_api_route("/info", info)
+    for answer in (healthz, readyz, metrics, drift_of, info):
+        app.add_api_route("/" + answer.__name__.removesuffix("_of"), answer, response_model=None)
     app.add_middleware(Gate, counts=app.state.metrics, at_once=app.state.limits.at_once)
     app.exception_handler(EdgetlError)(tell_failure)
     app.exception_handler(StarletteHTTPException)(tell_http)
@@ -107,9 +108,8 @@ async def predict(request: Request, top: Annotated[int, Query(ge=1)] = 5) -> dic
     except TimeoutError as problem:
         raise HTTPException(408, f"The image did not arrive within {state.limits.upload_s:g} seconds.") from problem
     with state.metrics.seconds.time():
-        await run_in_threadpool(check_megapixels, image, state.limits.megapixels)
-        found = await run_in_threadpool(state.classifier.predict, image, top=top)
-    state.metrics.count(found)
+        found = await state.classifier.predict_async(image, top=top)
+    state.metrics.rejected.inc(found.rejected)
     return dataclasses.asdict(found)
 
 
@@ -126,7 +126,17 @@ async def readyz(request: Request) -> dict[str, str]:
 
 async def metrics(request: Request) -> Response:
     """The metrics in Prometheus' text format."""
-    return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    state = request.app.state
+    scores = prometheus(state.drift.snapshot(), state.classifier.labels)
+    return Response(generate_latest(state.metrics.registry).decode() + scores, media_type=CONTENT_TYPE_LATEST)
+
+
+async def drift_of(request: Request) -> dict[str, Any]:
+    """What was counted, and the comparison with the time of export where the bundle tells of it."""
+    state = request.app.state
+    reference = state.classifier.manifest.drift_reference
+    verdict = None if reference is None else state.drift.compare(reference).to_json()
+    return {"snapshot": state.drift.snapshot(), "verdict": verdict}
 
 
 async def info(request: Request) -> dict[str, Any]:
@@ -168,18 +178,6 @@ async def read_body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-def check_megapixels(image: bytes, limit: float) -> None:
-    """Refuses a small file that would become a huge picture; reads its head only."""
-    from PIL import Image
-
-    try:
-        width, height = Image.open(io.BytesIO(image)).size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return  # the runtime says what is wrong with it
-    if width * height > limit * 1e6:
-        raise HTTPException(413, f"The image has {width} x {height} pixels, above the limit of {limit:g} megapixels.")
-
-
 # ------------------------------------------------------------------------------------------- answers, good and bad
 
 
@@ -196,12 +194,11 @@ class Gate:
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self.counts.answers.labels(str(message["status"])).inc()
+                self.counts.requests.labels(str(message["status"])).inc()
             await send(message)
 
         if self.now >= self.at_once:
-            busy = error(503, "The service is busy.", "Try again in a second.", {"Retry-After": "1"})
-            return await busy(scope, receive, counted)
+            return await busy()(scope, receive, counted)
         self.now += 1
         try:
             with self.counts.at_once.track_inprogress():
@@ -213,6 +210,8 @@ class Gate:
 async def tell_failure(request: Request, problem: Exception) -> Response:
     """An image that cannot be used is the client's matter (422), all else ours (503)."""
     assert isinstance(problem, EdgetlError)
+    if isinstance(problem, Overloaded):
+        return busy()
     return error(422 if isinstance(problem, InputError) else 503, problem.message, problem.hint)
 
 
@@ -232,6 +231,11 @@ async def tell_invalid(request: Request, problem: Exception) -> Response:
 async def tell_nobody(request: Request, problem: Exception) -> Response:
     """The client has gone; the code is what proxies write into their logs for that."""
     return Response(status_code=499)
+
+
+def busy() -> JSONResponse:
+    """What is said to more requests than memory is meant for."""
+    return error(503, "The service is busy.", "Try again in a second.", {"Retry-After": "1"})
 
 
 def error(code: int, message: str, hint: str | None = None, headers: Any = None) -> JSONResponse:
@@ -255,13 +259,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--max-megapixels", type=float, default=limits.megapixels)
     parser.add_argument("--max-at-once", type=int, default=limits.at_once)
     given = parser.parse_args(argv)
+    limits = Limits(given.max_body_bytes, given.max_megapixels, at_once=given.max_at_once)
     try:
-        classifier = load(given.bundle, given.backend, given.variant, given.threads)
+        classifier, drift = open_classifier(given.bundle, limits, backend=given.backend, variant=given.variant,
+                                            threads=given.threads)
     except EdgetlError as problem:
         print(f"error: {problem.message}" + (f"\nhint: {problem.hint}" if problem.hint else ""), file=sys.stderr)
         return problem.exit_code
-    limits = Limits(given.max_body_bytes, given.max_megapixels, at_once=given.max_at_once)
-    uvicorn.run(create_app(lambda: classifier, limits), host=given.host, port=given.port, server_header=False,
+    uvicorn.run(create_app(classifier, drift, limits), host=given.host, port=given.port, server_header=False,
                 timeout_graceful_shutdown=30)
     return 0
 

@@ -2,9 +2,13 @@
 
     classifier = edgetl.runtime.load("BUNDLE")
     print(classifier.predict("photo.jpg").label)
+
+Every public name is described in docs/runtime.md.
 """
 
 import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 try:
     from edgetl.runtime.classifier import Classifier, Prediction, load
@@ -17,4 +21,29 @@ except KeyboardInterrupt:
     exec("")  # see main() in __main__.py
     sys.exit(130)
 
-__all__ = ["Classifier", "Prediction", "VerifyReport", "load", "verify"]
+if TYPE_CHECKING:
+    from edgetl.runtime.batching import Batching
+    from edgetl.runtime.bundle import Bundle, open_bundle
+    from edgetl.runtime.drift import Drift, DriftVerdict
+    from edgetl.runtime.manifest import Manifest, Variant
+    from edgetl.runtime.preprocess import Preprocess
+    from edgetl.runtime.slot import Slot
+    from edgetl.runtime.verify import Check
+
+# What few programs need is imported when it is asked for, so that the others start sooner.
+_HOMES = {"Batching": "batching", "Bundle": "bundle", "Check": "verify", "Drift": "drift", "DriftVerdict": "drift",
+          "Manifest": "manifest", "Preprocess": "preprocess", "Slot": "slot", "Variant": "manifest",
+          "open_bundle": "bundle"}
+
+__all__ = ["Batching", "Bundle", "Check", "Classifier", "Drift", "DriftVerdict", "Manifest", "Prediction", "Preprocess",
+           "Slot", "Variant", "VerifyReport", "load", "open_bundle", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgetl.runtime' has no attribute '{name}'")
+    return getattr(import_module(f"edgetl.runtime.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

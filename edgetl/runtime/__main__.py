@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgetl.errors import EdgetlError, InputError
-from edgetl.runtime import load, verify
+from edgetl.runtime import Classifier, load, verify
 
 if TYPE_CHECKING:
     import argparse  # takes the time of ten imports: Ctrl-C within it shall be caught by main()
@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
                             ("verify", _verify, "whether this machine gives what training gave")):
         verb = verbs.add_parser(name, help=text, description=text.capitalize() + ".")
         verb.set_defaults(run=run)
-        verb.add_argument("bundle", metavar="BUNDLE", help="folder that `edgetl export` wrote")
+        verb.add_argument("bundle", metavar="BUNDLE", help="folder that `edgetl export` wrote, or its packed file")
         if name == "predict":
             verb.add_argument("images", metavar="IMAGE", nargs="+", help="image files")
         if name in ("predict", "serve"):
@@ -50,6 +50,10 @@ def build_parser() -> argparse.ArgumentParser:
             verb.add_argument("--variant", default="auto", help="one of the bundle's graphs (default: auto)")
         verb.add_argument("--backend", default="auto", help="how to open the graph (default: auto)")
         verb.add_argument("--threads", type=int, default=0, help="0 takes what the machine allows (default)")
+        if name != "verify":
+            verb.add_argument("--decode", default="exact", help="how images are read: exact (default), fast, ...")
+            verb.add_argument("--option", type=_option, action="append", default=[], metavar="NAME=VALUE",
+                              help="of the backend, e.g. spin=off on a device that waits most of its time")
         if name != "serve":
             verb.add_argument("--json", action="store_true", help="one JSON object a line")
     _add_serve_flags(verbs.choices["serve"])
@@ -77,10 +81,24 @@ def _count(text: str) -> int:
     return value
 
 
+def _option(text: str) -> tuple[str, str]:
+    import argparse
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"'{text}' is no NAME=VALUE")
+    return name, value
+
+
+def _load(arguments: argparse.Namespace) -> Classifier:
+    return load(arguments.bundle, arguments.backend, arguments.variant, arguments.threads, dict(arguments.option),
+                decode=arguments.decode)
+
+
 def _predict(arguments: argparse.Namespace) -> int:
     """Every image is tried; one that cannot be used is told on stderr, and the exit code is 1 at the end."""
     failed = 0
-    with load(arguments.bundle, arguments.backend, arguments.variant, arguments.threads) as classifier:
+    with _load(arguments) as classifier:
         for image in arguments.images:
             try:
                 found = classifier.predict(image, top=arguments.top)
@@ -100,8 +118,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     if sys.stdin is None:
         raise InputError("Standard input is closed; expected requests on it.")
-    with (serve.Stop() as stop,
-          load(arguments.bundle, arguments.backend, arguments.variant, arguments.threads) as classifier):
+    with serve.Stop() as stop, _load(arguments) as classifier:
         classifier.warmup(1)
         print(f"ready: {json.dumps(classifier.info())}", file=sys.stderr, flush=True)
         for told in serve.answers(classifier, sys.stdin.fileno(), stop, top=arguments.top,
@@ -111,7 +128,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    with load(arguments.bundle, arguments.backend, arguments.variant, arguments.threads) as classifier:
+    with _load(arguments) as classifier:
         told = classifier.info()
     if arguments.json:
         print(json.dumps(told))

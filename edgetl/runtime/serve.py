@@ -1,6 +1,7 @@
 """A worker for programs in any language: one JSON request a line comes in, one JSON answer a line goes out, in order.
 
-    {"id": 7, "path": "photo.jpg"}           -> {"id": 7, "label": "cat", "index": 0, "score": 0.98, "top": [...]}
+    {"id": 7, "path": "photo.jpg"}           -> {"id": 7, "label": "cat", "index": 0, "score": 0.98, "top": [...],
+                                                 "rejected": false}
     {"id": "a", "image": "/9j/...", "top": 3}   the same for the bytes of an image file in base64
     anything else                            -> {"id": null, "line": 3, "error": "one sentence", "hint": "what to do"}
 """

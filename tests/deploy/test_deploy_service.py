@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,9 +14,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from tiny_bundle import encode, make_bundle, make_photo
+from tiny_bundle import edit_manifest, encode, make_bundle, make_photo
 
-from edgetl.errors import BackendUnavailable
+from edgetl.errors import BackendUnavailable, Overloaded
 from edgetl.runtime import load
 
 pytest.importorskip("fastapi", reason='the extra "serve" is not installed')
@@ -41,7 +42,7 @@ def bundle(tmp_path_factory):
 @pytest.fixture
 def app(service, bundle):
     limits = service.Limits(body_bytes=50_000, megapixels=0.01, at_once=4)
-    return service.create_app(lambda: load(bundle, threads=1), limits)
+    return service.create_app(*service.open_classifier(str(bundle), limits, threads=1), limits)
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_not_ready_when_the_model_does_not_answer(client, app, monkeypatch):
         ("/predict?top=0", PHOTO, 400, "'top' is '0'"),
         ("/predict?top=many", PHOTO, 400, "'top' is 'many'"),
         ("/predict", b"x" * 50_001, 413, "larger than the limit of 50000 bytes"),
-        ("/predict", encode(make_photo(1, 101, 100)), 413, "100 x 101 pixels, above the limit of 0.01 megapixels"),
+        ("/predict", encode(make_photo(1, 101, 100)), 422, "100 x 101 pixels, above the limit of 0.01 megapixels"),
         ("/nowhere", PHOTO, 404, "Not Found"),
     ],
 )
@@ -128,7 +129,7 @@ def test_a_body_of_undeclared_length_is_given_up_at_the_limit(client):
 
 
 def test_a_failing_model_is_503_and_a_lost_client_no_traceback(client, app, service, monkeypatch):
-    monkeypatch.setattr(app.state.classifier, "predict", broken)
+    monkeypatch.setattr(app.state.classifier, "predict_async", broken)
     told = client.post("/predict", content=PHOTO)
     assert (told.status_code, told.json()["hint"]) == (503, "Plug it in.")
     begun = {"type": "http.request", "body": b"x", "more_body": True}
@@ -153,7 +154,8 @@ async def call(app, messages):
 
 
 def test_a_body_that_does_not_arrive_is_given_up(service, bundle):
-    app = service.create_app(lambda: load(bundle, threads=1), service.Limits(upload_s=0.05))
+    limits = service.Limits(upload_s=0.05)
+    app = service.create_app(*service.open_classifier(str(bundle), limits, threads=1), limits)
     with TestClient(app):
         sent = asyncio.run(call(app, [{"type": "http.request", "body": b"x", "more_body": True}]))
     assert sent[0]["status"] == 408
@@ -162,14 +164,14 @@ def test_a_body_that_does_not_arrive_is_given_up(service, bundle):
 
 def test_too_many_at_once_are_told_to_come_back(client, app, monkeypatch):
     inside, go = threading.Semaphore(0), threading.Event()
-    predict = app.state.classifier.predict
+    predict = app.state.classifier.predict_async
 
-    def slow(image, *, top):
+    async def slow(image, *, top):
         inside.release()
-        assert go.wait(30)
-        return predict(image, top=top)
+        assert await asyncio.to_thread(go.wait, 30)
+        return await predict(image, top=top)
 
-    monkeypatch.setattr(app.state.classifier, "predict", slow)
+    monkeypatch.setattr(app.state.classifier, "predict_async", slow)
     codes = []
     threads = [threading.Thread(target=lambda: codes.append(client.post("/predict", content=PHOTO).status_code))
                for _ in range(4)]
@@ -187,26 +189,66 @@ def test_too_many_at_once_are_told_to_come_back(client, app, monkeypatch):
     assert client.post("/predict", content=PHOTO).status_code == 200
 
 
-def test_metrics_in_prometheus_text(client, expected):
+def test_a_full_queue_is_told_to_come_back_too(client, app, monkeypatch):
+    def full(*arguments, **options):
+        raise Overloaded("64 images are waiting already.")
+
+    monkeypatch.setattr(app.state.classifier, "predict_async", full)
+    told = client.post("/predict", content=PHOTO)
+    assert (told.status_code, told.headers["Retry-After"]) == (503, "1")
+
+
+def samples_of(client):
+    """Values of /metrics by name and labels."""
     from prometheus_client.parser import text_string_to_metric_families
 
-    client.post("/predict", content=PHOTO)
-    client.post("/predict", content=b"text")
     shown = client.get("/metrics")
     assert shown.headers["content-type"].startswith("text/plain; version=")
-    samples = {(one.name, *one.labels.values()): one.value
-               for family in text_string_to_metric_families(shown.text) for one in family.samples}
-    assert samples["edgetl_answers_total", "200"] == 1
-    assert samples["edgetl_answers_total", "422"] == 1
-    assert samples["edgetl_predictions_total", expected.label] == 1
+    return {(one.name, *one.labels.values()): one.value
+            for family in text_string_to_metric_families(shown.text) for one in family.samples}
+
+
+def test_metrics_in_prometheus_text(client, expected):
+    client.post("/predict", content=PHOTO)
+    client.post("/predict", content=b"text")
+    samples = samples_of(client)
+    assert samples["edgetl_requests_total", "200"] == 1
+    assert samples["edgetl_requests_total", "422"] == 1
+    assert samples["edgetl_answers_total", expected.label] == 1
+    assert samples[("edgetl_images_total",)] == 1
+    assert samples[("edgetl_recent_top_score",)] == pytest.approx(expected.score)
     assert samples[("edgetl_requests_at_once",)] == 0
-    assert samples[("edgetl_score_count",)] == 1
+    assert samples[("edgetl_rejected_total",)] == 0
     assert samples["edgetl_predict_seconds_bucket", "+Inf"] >= 1
 
 
+def test_rejections_and_drift(service, bundle, tmp_path):
+    """A bundle that rejects everything, and was exported where everything was a fox: after 120 photos that is seen."""
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    moments = {"mean": 0.99, "variance": 1e-4}
+    edit_manifest(copy, "reject_below", value=1.0)
+    edit_manifest(copy, "drift_reference", value={"variant": "fp32", "split": "val", "count": 1000, "top": moments,
+                                                  "entropy": moments, "class_counts": [0, 0, 1000]})
+    with TestClient(service.create_app(*service.open_classifier(str(copy), service.Limits(), threads=1))) as client:
+        assert client.get("/drift").json()["verdict"]["status"] == "undecided"
+        for _ in range(120):
+            assert client.post("/predict", content=PHOTO).json()["rejected"] is True
+        told = client.get("/drift").json()
+        assert told["snapshot"]["count"] == 120
+        assert told["verdict"]["alarm"] is True
+        assert told["verdict"]["reasons"]
+        assert samples_of(client)[("edgetl_rejected_total",)] == 120
+
+
+def test_drift_without_a_reference_is_statistics_only(client):
+    client.post("/predict", content=PHOTO)
+    told = client.get("/drift").json()
+    assert (told["snapshot"]["count"], told["verdict"]) == (1, None)
+
+
 def test_the_classifier_is_closed_with_the_application(service, bundle):
-    classifier = load(bundle, threads=1)
-    with TestClient(service.create_app(lambda: classifier)) as client:
+    classifier, drift = service.open_classifier(str(bundle), service.Limits(), threads=1)
+    with TestClient(service.create_app(classifier, drift)) as client:
         assert client.post("/predict", content=PHOTO).status_code == 200
     with pytest.raises(BackendUnavailable, match="closed"):
         classifier.predict(PHOTO)

@@ -84,6 +84,22 @@ def test_info(bundle, capsys):
     assert "manifest's order" in capsys.readouterr().out
 
 
+def test_options_of_the_backend_and_ways_to_decode(bundle, photo, capsys):
+    words = ["predict", str(bundle), str(photo), "--backend", "cpu"]
+    assert command.main(words) == 0
+    plain = capsys.readouterr().out
+    assert command.main([*words, "--option", "spin=off", "--option", "graph_optimization=off", "--decode", "fast"]) == 0
+    assert capsys.readouterr().out == plain  # a small PNG file is read alike
+    assert command.main([*words, "--option", "colour=blue"]) == 1
+    assert "has no option 'colour'" in capsys.readouterr().err
+    assert command.main([*words, "--decode", "slow"]) == 1
+    assert "'slow'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        command.main([*words, "--option", "spin"])
+    assert ended.value.code == 2
+    assert "'spin' is no NAME=VALUE" in capsys.readouterr().err
+
+
 def test_verify_says_yes(bundle, capsys):
     assert command.main(["verify", str(bundle)]) == 0
     assert "passed   preprocess" in capsys.readouterr().out
@@ -101,7 +117,7 @@ def test_verify_says_no_with_exit_code_three(bundle, tmp_path, capsys):
 
 
 def test_an_interruption_is_130(bundle, photo, monkeypatch, capsys):
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "load", interrupted)
