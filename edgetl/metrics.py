@@ -105,6 +105,27 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
     return max(0.0, (centre - half) / (1 + spread)), min(1.0, (centre + half) / (1 + spread))
 
 
+def lower_bound(correct: int, n: int, confidence: float = 0.95) -> float:
+    """Share above which the true share lies with at least this confidence, when `correct` of `n` were seen.
+
+    The one-sided exact bound: the share at which so many, or more, are seen with probability 1 - confidence.
+    C. J. Clopper and E. S. Pearson, Biometrika 26 (1934) 404-413.
+    """
+    if not 0 <= correct <= n or n == 0:
+        raise ValueError(f"{correct} of {n} is not a share")
+    if correct == 0:
+        return 0.0
+    wrong = np.arange(n - correct + 1)
+    ways = np.array([math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in wrong.tolist()])
+
+    def fewer(share: float) -> float:
+        """Probability of fewer than `correct`, which falls as the share grows."""
+        logs = ways + wrong * math.log1p(-share) + (n - wrong) * math.log(share)
+        return 1 - float(np.exp(logs).sum())
+
+    return _crossing(fewer, confidence, 0.0, 1.0)
+
+
 def mcnemar(only_first: int, only_second: int) -> float:
     """Two-sided exact p-value that two classifiers err equally often, from what only one of them got right.
 

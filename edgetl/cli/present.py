@@ -82,8 +82,9 @@ def run_pairs(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
 
 def bundle_pairs(folder: Path, manifest: Any) -> dict[str, Any]:
     """What there is to say about a bundle, its variants apart."""
-    from edgetl.runtime.manifest import golden_words
+    from edgetl.runtime.manifest import features_length, golden_words, rejection_words
 
+    length, reference = features_length(manifest), manifest.drift_reference
     size = manifest.preprocess.size_hw
     return {
         "bundle": folder,
@@ -91,6 +92,11 @@ def bundle_pairs(folder: Path, manifest: Any) -> dict[str, Any]:
         "classes": _classes(manifest.labels),
         "input": f"{size[0]} x {size[1]} px, {manifest.preprocess.resize_mode}, {manifest.preprocess.interpolation}",
         "golden": golden_words(manifest.golden) if manifest.golden else None,
+        "features": None if length is None else f"{length} an image",
+        "reject below": rejection_words(manifest),
+        "drift reference": None if reference is None else (
+            f"{reference['count']} images of {reference['split']}, {reference['variant']}: mean top score "
+            f"{reference['top']['mean']:.3f}, entropy {reference['entropy']['mean']:.3f} nats"),
     }
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgetl import datasets, rundir, splits, weights
+from edgetl import datasets, metrics, rundir, splits, weights
 from edgetl.errors import DataError, EdgetlError, GateFailed
 from edgetl.events import Event, Listener, ignore
-from edgetl.export import card, golden, graph, private, variants
+from edgetl.export import card, golden, graph, private, rejection, variants
+from edgetl.export.rejection import Threshold
 from edgetl.export.variants import Built, Rejected, Stock
 from edgetl.recipe import Export, to_toml
+from edgetl.runtime import drift
 from edgetl.runtime import manifest as manifests
 from edgetl.runtime.manifest import Manifest
 from edgetl.runtime.verify import verify
@@ -21,6 +24,21 @@ from edgetl.targets import Target
 CARD = "README.md"
 RECORD_KEPT = ("model", "stage", "data", "metrics", "options", "choices", "environment", "teacher", "student", "kept",
                "parameters")
+
+
+@dataclass(frozen=True)
+class Made:
+    """Everything that the manifest tells of: what was built, and what was refused."""
+
+    built: tuple[Built, ...]  # in the order of preference, evaluated
+    rejected: tuple[Rejected, ...]
+    threshold: Threshold | None  # None: it was not asked for
+
+    @property
+    def refusals(self) -> tuple[Rejected, ...]:
+        """What the export was asked for and is left out."""
+        refusal = self.threshold.refusal if self.threshold is not None else None
+        return (*self.rejected, *(() if refusal is None else (Rejected("reject_below", (), refusal),)))
 
 
 def export(options: Export, *, listener: Listener = ignore) -> Path:
@@ -37,7 +55,7 @@ def export(options: Export, *, listener: Listener = ignore) -> Path:
         DataError: the data are not those that the RUN was trained with, or an image cannot be read.
         OutputError: the bundle exists already or cannot be written.
         GateFailed: the graph does not answer as the torch model (nothing is kept), or a variant lost more than is
-            allowed (the bundle is kept without it).
+            allowed, or no score was found that --reject-accuracy asks for (the bundle is kept without it).
     """
     run = weights.load(Path(options.run))
     targets = variants.choose_targets(options)
@@ -45,12 +63,21 @@ def export(options: Export, *, listener: Listener = ignore) -> Path:
     out = Path(options.out)
     rundir.claim(out, resume=None, overwrite=options.overwrite)
     stock = prepare(options, run, listener)
-    ordered, rejected = build(stock, targets)
-    write(out, describe(stock, run, ordered, rejected), ordered, stock)
-    if rejected:
-        raise GateFailed("; ".join(one.sentence for one in rejected) + f". {out} was written without it.",
-                         hint="Use fp32, give more --calibration-images, or another --max-drop and --min-agreement.")
+    made = build(stock, targets)
+    write(out, describe(stock, run, made), made.built, stock)
+    if made.refusals:
+        said = ". ".join(one.sentence for one in made.refusals)
+        raise GateFailed(f"{said}. {out} was written without it.", hint=_way_out(made))
     return out
+
+
+def _way_out(made: Made) -> str:
+    hints = []
+    if made.rejected:
+        hints.append("Use fp32, give more --calibration-images, or another --max-drop and --min-agreement.")
+    if len(made.refusals) > len(made.rejected):
+        hints.append("Give a lower --reject-accuracy, or more validation images (--val-fraction of the training).")
+    return " ".join(hints)
 
 
 def prepare(options: Export, run: weights.Run, listener: Listener) -> Stock:
@@ -83,8 +110,15 @@ def prepare(options: Export, run: weights.Run, listener: Listener) -> Stock:
     return stock
 
 
-def build(stock: Stock, targets: Sequence[Target]) -> tuple[tuple[Built, ...], tuple[Rejected, ...]]:
-    """The variants in the order of preference, and those that were refused."""
+def build(stock: Stock, targets: Sequence[Target]) -> Made:
+    """The variants in the order of preference, what was refused, and the score to reject below.
+
+    Raises:
+        DataError: there are no validation images, and a choice needs them.
+    """
+    if stock.options.reject_accuracy is not None and not stock.splits.val:
+        raise DataError("There are no validation images, so no score to reject below can be found.",
+                        hint="Give data with a val split, or train with --val-fraction above 0.")
     steps = _Steps(stock.listener, 2 + len(targets))
     built: list[Built] = [variants.build_fp32(stock)]
     steps.advance()
@@ -100,10 +134,36 @@ def build(stock: Stock, targets: Sequence[Target]) -> tuple[tuple[Built, ...], t
         else:
             built.append(one)
         steps.advance()
-    ordered = variants.measure(stock, built)
+    order = variants.ordered(stock, built)
+    threshold = find_threshold(stock, order)
+    evaluated = variants.evaluated(stock, order)
     steps.advance()
     steps.end()
-    return ordered, tuple(rejected)
+    return Made(evaluated, tuple(rejected), threshold)
+
+
+def find_threshold(stock: Stock, order: Sequence[Built]) -> Threshold | None:
+    """The score to reject below, found for the default variant and checked for the others; None: not asked for."""
+    default, target = order[0], stock.options.reject_accuracy
+    if target is None or default.val is None:
+        return None
+    found = rejection.search(default.val, target / 100, variant=default.variant.name)
+    if found.refusal is not None:
+        stock.warn(f"{found.refusal}. It is left out.")
+        return found
+    rows = [(one.variant.name, "val", one.val) for one in order if one.val is not None]
+    for check in (rejection.checked(found, rows) or {})["checks"]:
+        told = (f"{check['variant']}: {100 * check['coverage']:.1f} % of {check['n']} validation images have a score "
+                f"of at least {found.reject_below:.6g}, and {_percent(check['accuracy'])} of these answers are right")
+        if check["holds"]:
+            stock.note(f"{told}.")
+        else:
+            stock.warn(f"{told}: {target:g} % is shown for {default.variant.name} only.")
+    return found
+
+
+def _percent(share: float | None) -> str:
+    return "none" if share is None else f"{100 * share:.2f} %"
 
 
 class _Steps:
@@ -121,7 +181,7 @@ class _Steps:
         self._listener(Event("export", "end", {"what": "export"}))
 
 
-def describe(stock: Stock, run: weights.Run, ordered: Sequence[Built], rejected: Sequence[Rejected]) -> Manifest:
+def describe(stock: Stock, run: weights.Run, made: Made) -> Manifest:
     """The manifest; its `golden` is filled in when the file is written."""
     exported = stock.exported
     provenance = {
@@ -131,22 +191,38 @@ def describe(stock: Stock, run: weights.Run, ordered: Sequence[Built], rejected:
                    "parity": exported.parity.to_json(), "seed": stock.options.seed,
                    "max_drop": stock.options.max_drop, "min_agreement": stock.options.min_agreement,
                    "data_fingerprint": stock.splits.fingerprint, "environment": rundir.environment()},
-        "rejected": [{"name": one.name, "sentence": one.sentence, "rungs": list(one.rungs)} for one in rejected],
+        "rejected": [{"name": one.name, "sentence": one.sentence, "rungs": list(one.rungs)} for one in made.refusals],
         "notes": list(stock.data.notes),
     }
     return Manifest(schema=manifests.SCHEMA, name=stock.options.name or Path(stock.options.out).resolve().name,
                     task="classify", labels=run.labels, preprocess=run.network.preprocess,
-                    variants=tuple(one.variant for one in ordered), provenance=provenance)
+                    variants=tuple(one.variant for one in made.built), provenance=provenance,
+                    reject_below=None if made.threshold is None else made.threshold.reject_below,
+                    rejection=_rejection(made), drift_reference=_drift_reference(made.built[0]))
 
 
-def write(out: Path, manifest: Manifest, ordered: Sequence[Built], stock: Stock) -> None:
+def _rejection(made: Made) -> dict[str, Any] | None:
+    """What the threshold does for every variant, on validation where it was found and on test."""
+    rows = [(one.variant.name, split, found) for one in made.built for split, found
+            in (("val", one.val), ("test", one.test)) if found is not None]
+    return None if made.threshold is None else rejection.checked(made.threshold, rows)
+
+
+def _drift_reference(default: Built) -> dict[str, Any] | None:
+    """The default variant's scores on the validation images; None without such images, or with one class only."""
+    if default.val is None or default.val.logits.shape[1] < 2:
+        return None
+    return {"variant": default.variant.name, "split": "val", **drift.reference_of(metrics.softmax(default.val.logits))}
+
+
+def write(out: Path, manifest: Manifest, built: Sequence[Built], stock: Stock) -> None:
     """Writes the whole bundle, verified, or nothing: graphs, golden images, manifest, model card and recipe."""
     pictures = golden.to_npz(stock.golden)
     entry: dict[str, Any] = {"file": manifests.GOLDEN, "sha256": rundir.sha256(pictures), "size_bytes": len(pictures),
                              "count": len(stock.golden.sources), "kind": stock.golden.kind,
                              "drawn": stock.golden.drawn}
     whole = dataclasses.replace(manifest, golden=entry)
-    files = {one.variant.file: one.graph for one in ordered}
+    files = {one.variant.file: one.graph for one in built}
     texts = {manifests.MANIFEST: manifests.to_json(whole), CARD: card.card(whole),
              rundir.RECIPE: to_toml(private.shareable(stock.options))}
     # The names of folders may hold bytes that are not UTF-8; they are written as escapes.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgetl.runtime.manifest import Manifest, Variant, golden_words
+from edgetl.runtime.manifest import Manifest, Variant, features_length, golden_words, rejection_words
 from edgetl.runtime.preprocess import Preprocess
 
 RESIZE = {
@@ -18,7 +18,7 @@ RESIZE = {
 def card(manifest: Manifest) -> str:
     """The card as markdown."""
     parts = [_head(manifest), _variants(manifest), _preprocessing(manifest.preprocess), _run(manifest),
-             _origin(manifest), _rejected(manifest)]
+             _rejection(manifest), _drift(manifest), _origin(manifest), _rejected(manifest)]
     return "\n".join(part for part in parts if part)
 
 
@@ -42,6 +42,9 @@ def _variants(manifest: Manifest) -> str:
     machines = sorted({str(found["machine"]) for variant in manifest.variants for found in variant.evaluations})
     needs = [f"`{variant.name}` needs a processor with {', '.join(variant.requires)}." for variant in manifest.variants
              if variant.requires]
+    length = features_length(manifest)
+    needs += [] if length is None else [f"Beside the logits there are {length} features an image, which go into the "
+                                        "last layer: the output `features`."]
     measured = f"Measured with ONNX Runtime on: {', '.join(machines)}." if machines else "Not measured."
     return "\n".join([*rows, "", " ".join([measured, *needs]), ""])
 
@@ -75,6 +78,31 @@ def _run(manifest: Manifest) -> str:
             "python -P -m edgetl.runtime predict BUNDLE IMAGE...\n```\n\n"
             "```python\nimport edgetl.runtime\n\nclassifier = edgetl.runtime.load(\"BUNDLE\")\n"
             "print(classifier.predict(\"photo.jpg\").label)\n```\n")
+
+
+def _rejection(manifest: Manifest) -> str:
+    words = rejection_words(manifest)
+    if words is None:
+        return ""
+    rows = ["## Rejection", "", f"Predictions are better rejected when their score is below {words}.", "",
+            "| variant | split | images | accepted | right of these | at least (95 %) |", "|---|---|---|---|---|---|"]
+    rows += [f"| {one['variant']} | {one['split']} | {one['n']} | {100 * one['coverage']:.1f} % "
+             f"| {_percent(one['accuracy'])} | {_percent(one['accuracy_low'])} |"
+             for one in (manifest.rejection or {}).get("checks", ())]
+    return "\n".join([*rows, ""])
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def _drift(manifest: Manifest) -> str:
+    found = manifest.drift_reference
+    if found is None:
+        return ""
+    return (f"## Drift\n\nOn {found['count']} images of {found['split']}, {found['variant']} answers with a top score "
+            f"of {found['top']['mean']:.3f} and an entropy of {found['entropy']['mean']:.3f} nats on average. "
+            "`edgetl.runtime.drift` tells when the answers on a device are no longer like these.\n")
 
 
 def edgetl_version(manifest: Manifest) -> str:

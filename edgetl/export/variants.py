@@ -58,13 +58,15 @@ class Stock:
 
 @dataclass(frozen=True)
 class Built:
-    """A variant with its graph and its answers on the validation images."""
+    """A variant with its graph, its answers on the validation images, and later its speed and its answers on test."""
 
     variant: Variant
     graph: bytes
     spec: GraphSpec
     val: Evaluation | None  # None where the data has no validation images
     against_fp32: Comparison | None = None
+    latency_s: float | None = None
+    test: Evaluation | None = None  # None until every choice has been made, or where the data has no test images
 
 
 @dataclass(frozen=True)
@@ -177,11 +179,11 @@ def _passes(found: Comparison, options: Export) -> bool:
     return drop_ok and 100 * found.agreement >= options.min_agreement - 1e-9
 
 
-def measure(stock: Stock, built: Sequence[Built]) -> tuple[Built, ...]:
-    """The variants in the order of preference, with their evaluations; `built[0]` is fp32.
+def ordered(stock: Stock, built: Sequence[Built]) -> tuple[Built, ...]:
+    """The variants in the order of preference, with their latencies; `built[0]` is fp32.
 
     The order is by latency here, one thread, one image, interleaved blocks; what is not clearly faster than fp32 comes
-    after it. The test split is looked at only now, when every choice has been made.
+    after it.
     """
     latency_s = latencies_of(stock, built)
     reference = latency_s[built[0].variant.name]
@@ -196,8 +198,14 @@ def measure(stock: Stock, built: Sequence[Built]) -> tuple[Built, ...]:
             own_ms = 1e3 * latency_s[one.variant.name]
             stock.warn(f"{one.variant.name} is not faster than fp32 here ({own_ms:.2f} against "
                        f"{1e3 * reference:.2f} ms), so it is not preferred.")
-    fp32_test = _evaluate(stock, built[0].graph, built[0].spec, "test")
-    return tuple(_with_evaluations(stock, one, latency_s[one.variant.name], fp32_test) for one in order)
+    return tuple(dataclasses.replace(one, latency_s=latency_s[one.variant.name]) for one in order)
+
+
+def evaluated(stock: Stock, order: Sequence[Built]) -> tuple[Built, ...]:
+    """The same variants with their evaluations; only here, with nothing left to choose, test images are looked at."""
+    fp32 = next(one for one in order if one.variant.precision == "fp32")
+    fp32_test = _evaluate(stock, fp32.graph, fp32.spec, "test")
+    return tuple(_with_evaluations(stock, one, fp32_test) for one in order)
 
 
 def latencies_of(stock: Stock, built: Sequence[Built]) -> dict[str, float]:
@@ -213,26 +221,16 @@ def latencies_of(stock: Stock, built: Sequence[Built]) -> dict[str, float]:
             session.close()
 
 
-def _with_evaluations(stock: Stock, one: Built, latency_s: float, fp32_test: Evaluation | None) -> Built:
-    test = fp32_test if one.variant.precision == "fp32" else _evaluate(stock, one.graph, one.spec, "test")
-    rows = []
-    for split, found, reference in (("val", one.val, None), ("test", test, fp32_test)):
-        if found is None:
-            continue
-        if split == "test" and one.variant.precision != "fp32" and reference is not None:
-            found = evaluate.with_reference(found, reference)
-            stock.note(f"{one.variant.name} on test: {evaluate.compare(found, reference).sentence()}.")
-        rows.append(_row(split, found, latency_s))
-    variant = dataclasses.replace(one.variant, evaluations=tuple(rows), status="measured")
-    return dataclasses.replace(one, variant=variant)
-
-
-def _row(split: str, found: Evaluation, latency_s: float) -> dict[str, Any]:
-    plain = found.to_json()
-    if len(plain["confusion"]) > CONFUSION_CLASSES:
-        del plain["confusion"]
-    return {"backend": BACKEND, "split": split, **plain, "latency_s": latency_s, "latency_arrival": "back-to-back",
-            "latency_threads": 1, "machine": rundir.cpu_model()}
+def _with_evaluations(stock: Stock, one: Built, fp32_test: Evaluation | None) -> Built:
+    test = fp32_test
+    if fp32_test is not None and one.variant.precision != "fp32":
+        test = evaluate.with_reference(_of_split(stock, one.graph, one.spec, "test"), fp32_test)
+        stock.note(f"{one.variant.name} on test: {evaluate.compare(test, fp32_test).sentence()}.")
+    rows = tuple({"backend": BACKEND, "split": split, **found.to_json(), "latency_s": one.latency_s,
+                  "latency_arrival": "back-to-back", "latency_threads": 1, "machine": rundir.cpu_model()}
+                 for split, found in (("val", one.val), ("test", test)) if found is not None)
+    return dataclasses.replace(one, test=test, variant=dataclasses.replace(one.variant, evaluations=rows,
+                                                                           status="measured"))
 
 
 def _evaluate(stock: Stock, graph: bytes, spec: GraphSpec, split: str) -> Evaluation | None:

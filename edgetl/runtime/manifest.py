@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from edgetl.errors import BundleError
 from edgetl.runtime import limits, strict_json
 from edgetl.runtime.fields import Table, has_control, is_list, is_whole, stays_inside, words
-from edgetl.runtime.moments import read_counted
 from edgetl.runtime.preprocess import Preprocess, from_dict, to_dict
 from edgetl.runtime.processor import FEATURES
 from edgetl.runtime.session import TensorSpec
@@ -275,6 +274,24 @@ def golden_words(golden: Mapping[str, Any]) -> str:
     return " and ".join(parts)
 
 
+def features_length(manifest: Manifest) -> int | None:
+    """D, how many features the bundle's variants give of an image; None where they give none."""
+    lengths = [one.shape[1] for variant in manifest.variants for one in variant.outputs if one.role == "features"]
+    return int(lengths[0]) if lengths else None
+
+
+def rejection_words(manifest: Manifest) -> str | None:
+    """What is known of the score to reject below, e.g. `0.8: at least 95 % of the rest are right (val, 300 images)`."""
+    if manifest.reject_below is None:
+        return None
+    record = manifest.rejection or {}
+    if not record:
+        return f"{manifest.reject_below:.6g}"
+    return (f"{manifest.reject_below:.6g}: at least {100 * record['target_accuracy']:g} % of the rest are right "
+            f"({record['variant']}, {record['n']} images of {record['split']}, "
+            f"{100 * record['confidence']:g} % confidence)")
+
+
 def _check_names(variants: tuple[Variant, ...], table: Table) -> None:
     names = [one.name for one in variants]
     for what, found in (("name", [table.text("name")]), ("label", table.texts("labels")), ("variant", names)):
@@ -320,4 +337,6 @@ def _check_drift_reference(made: Manifest, table: Table) -> None:
         raise table.wrong("drift_reference", "none, since there is one label only")
     reference = Table(made.drift_reference, f"{table.where}: drift_reference")
     _split_of(reference)
+    from edgetl.runtime.moments import read_counted  # here: few manifests have it
+
     read_counted(reference, len(made.labels))

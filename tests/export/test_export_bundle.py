@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 from collections.abc import Callable
@@ -10,19 +11,20 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from conftest import write_photos
 from PIL import Image
 
 import edgetl.runtime
-from edgetl import datasets, evaluate, models, rundir, splits, weights
+from edgetl import datasets, evaluate, metrics, models, rundir, splits, weights
 from edgetl.errors import BackendUnavailable, DataError, EdgetlError, GateFailed, OutputError, RecipeError, UnknownName
-from edgetl.export import bundle, golden, private, variants
+from edgetl.export import bundle, golden, private, rejection, variants
 from edgetl.export.bundle import export
 from edgetl.recipe import Export, build
+from edgetl.runtime import drift, preprocess, processor
 from edgetl.runtime import manifest as manifests
-from edgetl.runtime import processor
 from edgetl.targets.x86_vnni import TARGET
 
 VNNI = not processor.missing(("vnni",))
@@ -65,6 +67,14 @@ def made(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     precision = ("fp32", "int8") if VNNI else ("fp32",)
     values = {"max_drop": 15.0, "min_agreement": 80.0}  # nine validation images
     return export(options(run, tmp_path_factory.mktemp("out") / "bundle", precision=precision, **values))
+
+
+@pytest.fixture(scope="module")
+def full(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with everything that is not the default."""
+    precision = ("fp32", "int8") if VNNI else ("fp32",)
+    values = {"max_drop": 15.0, "min_agreement": 80.0, "with_features": True, "reject_accuracy": 20.0}
+    return export(options(run, tmp_path_factory.mktemp("out") / "full", precision=precision, **values))
 
 
 def manifest_of(folder: Path) -> manifests.Manifest:
@@ -125,6 +135,115 @@ def test_golden_photos_are_training_photos_with_torchs_logits(made: Path, run: P
     assert np.array_equal(arrays["logits"], logits)
 
 
+def custom_metadata(graph: Path) -> dict[str, str]:
+    """What a program that has nothing but ONNX Runtime and the file sees."""
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    found: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    return found
+
+
+def test_every_graph_is_of_use_without_its_bundle(made: Path, full: Path, photos: Path) -> None:
+    """Plain ONNX Runtime and the graph's own metadata give the answers that the runtime gives."""
+    photo = next(iter(sorted((photos / "beryl").iterdir())))
+    for folder in (made, full):
+        for variant in manifest_of(folder).variants:
+            said = custom_metadata(folder / variant.file)
+            ours = {key: json.loads(value) for key, value in said.items() if key.startswith("edgetl.")}
+            assert ours["edgetl.labels"] == ["amber", "beryl", "coral"] and ours["edgetl.task"] == "classify"
+            assert ours["edgetl.embeds_preprocess"] is False and ours["edgetl.schema"] == 1
+            assert ast.literal_eval(said["names"]) == {0: "amber", 1: "beryl", 2: "coral"}
+            assert ast.literal_eval(said["imgsz"]) == [32, 32] and said["task"] == "classify"
+            assert [int(said[key]) for key in ("stride", "batch", "channels")] == [1, 1, 3]
+            wants = preprocess.from_dict(ours["edgetl.preprocess"], where="metadata")
+            session = onnxruntime.InferenceSession(folder / variant.file, providers=["CPUExecutionProvider"])
+            logits = session.run(["logits"], {"image": preprocess.prepare(photo, wants)[None]})[0]
+            with edgetl.runtime.load(folder, backend="cpu", variant=variant.name) as classifier:
+                assert np.allclose(classifier.logits([photo]), logits, atol=1e-5)
+
+
+def test_a_bundle_that_nothing_more_was_asked_of_has_nothing_more(made: Path) -> None:
+    manifest = manifest_of(made)
+    assert manifest.reject_below is None and manifest.rejection is None
+    for variant in manifest.variants:
+        assert [one.role for one in variant.outputs] == ["logits"] and variant.features_tolerance is None
+        assert [one.name for one in onnx.load(made / variant.file).graph.output] == ["logits"]
+    assert "features" not in np.load(made / "golden.npz")
+    assert "Rejection" not in (made / "README.md").read_text()
+
+
+def test_features_are_what_goes_into_the_last_layer(full: Path, run: Path) -> None:
+    network = weights.load(run).network
+    caught: list[torch.Tensor] = []
+    network.module.get_submodule(network.head).register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    arrays = np.load(full / "golden.npz")
+    with torch.inference_mode():
+        network.module(torch.from_numpy(arrays["tensor"]))
+    assert np.allclose(arrays["features"], caught[0].numpy(), atol=1e-6)
+    manifest = manifest_of(full)
+    length = arrays["features"].shape[1]
+    assert manifests.features_length(manifest) == length and manifest.provenance["export"]["parity"]["features"]
+    for variant in manifest.variants:
+        assert [(one.role, one.dtype, one.shape) for one in variant.outputs] == [
+            ("logits", "float32", ("N", 3)), ("features", "float32", ("N", length))]
+        session = onnxruntime.InferenceSession(full / variant.file, providers=["CPUExecutionProvider"])
+        found = session.run(["features"], {"image": arrays["tensor"]})[0]
+        assert np.abs(found - arrays["features"]).max() <= (variant.features_tolerance or 0)
+        cosine = (found * arrays["features"]).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(
+            arrays["features"], axis=1)
+        assert cosine.min() > (0.999999 if variant.precision == "fp32" else 0.99)
+    checks = {check.name: check for check in edgetl.runtime.verify(full, backend="cpu").checks}
+    assert all(checks[f"{variant.name} features"].status == "passed" for variant in manifest.variants)
+    assert f"{length} features an image" in (full / "README.md").read_text()
+
+
+@needs_vnni
+def test_features_cost_int8_no_integer_kernel(made: Path, full: Path) -> None:
+    kernels = [next(one.calibration for one in manifest_of(folder).variants if one.precision == "int8")["fused"]
+               for folder in (made, full)]
+    assert kernels[0]["integer_nodes"] == kernels[1]["integer_nodes"] and kernels[1]["float_nodes"] == 0
+
+
+def test_the_score_to_reject_below_is_told_with_its_figures(full: Path) -> None:
+    manifest = manifest_of(full)
+    assert manifest.reject_below is not None and manifest.rejection is not None
+    assert manifest.rejection["target_accuracy"] == 0.2 and manifest.rejection["variant"] == manifest.variants[0].name
+    rows = {(one["variant"], one["split"]): one for one in manifest.rejection["checks"]}
+    assert set(rows) == {(variant.name, split) for variant in manifest.variants for split in ("val", "test")}
+    assert rows[manifest.variants[0].name, "val"]["holds"] is True
+    assert all(one["holds"] is None for (_, split), one in rows.items() if split == "test")
+    card = (full / "README.md").read_text()
+    assert "at least 20 % of the rest are right" in card and f"{manifest.reject_below:.6g}" in card
+
+
+def test_a_target_that_cannot_be_shown_is_refused_and_nothing_is_told(run: Path, tmp_path: Path) -> None:
+    out, heard = tmp_path / "bundle", []
+    with pytest.raises(GateFailed, match=r"^No score was found above which 95 % .*bundle was written without it") as no:
+        export(options(run, out, precision=["fp32"], reject_accuracy=95.0), listener=heard.append)
+    assert no.value.exit_code == 3 and "--reject-accuracy" in no.value.hint and "int8" not in no.value.hint
+    manifest = manifest_of(out)
+    assert manifest.reject_below is None and manifest.rejection is None
+    assert [one["name"] for one in manifest.provenance["rejected"]] == ["reject_below"]
+    assert "No score was found" in (out / "README.md").read_text()
+    assert any(event.kind == "warning" and "No score was found" in event.values["text"] for event in heard)
+    edgetl.runtime.verify(out)
+
+
+def test_the_drift_reference_is_of_the_default_variants_validation_scores(made: Path, run: Path, photos: Path) -> None:
+    manifest = manifest_of(made)
+    reference = manifest.drift_reference
+    assert reference is not None
+    assert (reference["variant"], reference["split"]) == (manifest.variants[0].name, "val")
+    data = datasets.open_data(str(photos))
+    items = splits.resolve(data, options("", "")).val
+    with edgetl.runtime.load(made, backend="cpu", variant=reference["variant"]) as classifier:
+        scores = metrics.softmax(classifier.logits([data.read(item) for item in items]))
+    expected = drift.reference_of(scores)
+    assert reference["count"] == len(items) and reference["class_counts"] == expected["class_counts"]
+    assert reference["top"]["mean"] == pytest.approx(expected["top"]["mean"], abs=1e-4)
+    assert drift.Drift(3).compare(reference).status == "undecided"
+    assert "edgetl.runtime.drift" in (made / "README.md").read_text()
+
+
 def test_the_card_has_the_figures(made: Path) -> None:
     text = (made / "README.md").read_text()
     row = manifest_of(made).variants[0].evaluations[1]
@@ -153,6 +272,19 @@ class Spy:
             self.uses.append(("golden", {self.where[item.key] for item in items}))
             return chosen(items, *more)
 
+        found, referred = rejection.search, bundle.drift.reference_of
+
+        def searching(val: Any, *more: Any, **named: Any) -> Any:
+            self.uses.append(("reject", {self.where[key] for key in val.keys}))
+            return found(val, *more, **named)
+
+        def referring(scores: Any) -> Any:
+            self.uses.append(("drift", set()))
+            self.referred = scores
+            return referred(scores)
+
+        monkeypatch.setattr(rejection, "search", searching)
+        monkeypatch.setattr(bundle.drift, "reference_of", referring)
         monkeypatch.setattr(variants.evaluate, "evaluate", evaluating)
         monkeypatch.setattr(variants.calibrate, "Reader", reading)
         monkeypatch.setattr(golden, "choose", choosing)
@@ -170,9 +302,11 @@ def test_the_test_split_decides_nothing(run: Path, photos: Path, tmp_path: Path,
         return times(*anything)
 
     monkeypatch.setattr(variants, "latencies_of", timing)
-    export(options(run, tmp_path / "bundle", max_drop=100.0, min_agreement=0.0))
+    export(options(run, tmp_path / "bundle", max_drop=100.0, min_agreement=0.0, reject_accuracy=1.0))
     assert spy.uses == [("golden", {"train"}), ("evaluate", {"val"}), ("calibrate", {"train"}), ("evaluate", {"val"}),
-                        ("time", set()), ("evaluate", {"test"}), ("evaluate", {"test"})]
+                        ("time", set()), ("reject", {"val"}), ("evaluate", {"test"}), ("evaluate", {"test"}),
+                        ("drift", set())]
+    assert len(spy.referred) == sum(split == "val" for split in spy.where.values())
 
 
 @needs_vnni
@@ -279,15 +413,17 @@ def test_a_machine_without_a_target_gets_fp32_with_a_warning(run: Path, tmp_path
     assert any(event.kind == "warning" and "No target" in event.values["text"] for event in heard)
 
 
-def test_an_existing_folder_is_refused_or_replaced(run: Path, tmp_path: Path) -> None:
+def test_an_existing_bundle_is_kept_or_replaced(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     out.mkdir()
-    (out / "mine.txt").write_text("keep")
+    for name in ("manifest.json", "x86-vnni.int8.onnx"):
+        (out / name).write_text("old")
     with pytest.raises(OutputError, match="exists already"):
         export(options(run, out, precision=["fp32"]))
-    assert (out / "mine.txt").exists()
+    assert (out / "manifest.json").read_text() == "old"
     export(options(run, out, precision=["fp32"], overwrite=True))
-    assert not (out / "mine.txt").exists() and json.loads((out / "manifest.json").read_text())["name"] == "bundle"
+    assert not (out / "x86-vnni.int8.onnx").exists()
+    assert json.loads((out / "manifest.json").read_text())["name"] == "bundle"
 
 
 def test_grey_photos_do_not_hide_swapped_channels(tmp_path: Path) -> None:
