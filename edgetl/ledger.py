@@ -10,7 +10,7 @@ from typing import Any
 from edgetl import rundir
 from edgetl.errors import OutputError
 
-LEDGER = "stages.json"
+LEDGER = rundir.LEDGER
 SCHEMA = 1
 
 # What makes a folder what it is, of a RUN, a bundle and a report.
@@ -59,10 +59,10 @@ class Ledger:
                               hint="Give --overwrite to start again.")
         return cls(out, values["stages"])
 
-    def begin_again(self, stages: Iterable[str]) -> None:
-        """Records that whatever these stages have made may be replaced, also by a later --resume."""
-        self.entries = {stage: _entry({}) for stage in stages}
-        self._write()
+    @classmethod
+    def begun_again(cls, out: Path, stages: Iterable[str]) -> Ledger:
+        """A ledger by which whatever these stages have made may be replaced, also by a later --resume."""
+        return cls(out, {stage: _entry({}) for stage in stages})
 
     def state(self, stage: str, inputs: Mapping[str, Any], folder: Path) -> str:
         """FINISHED, INTERRUPTED (begun with these very inputs), CHANGED (other inputs or altered files) or NEW."""
@@ -90,16 +90,17 @@ class Ledger:
     def begin(self, stage: str, inputs: Mapping[str, Any], folder: Path) -> None:
         """Records that a stage is under way, and what lies in its folder, which it may be about to replace."""
         self.entries[stage] = _entry(inputs, before=digest(folder))
-        self._write()
+        self.write()
 
     def finish(self, stage: str, inputs: Mapping[str, Any], folder: Path, objection: str | None = None) -> None:
         """Records that a stage is finished, and what its own gate objected to."""
         self.entries[stage] = _entry(inputs, made=digest(folder), objection=objection)
-        self._write()
+        self.write()
 
     def objections(self) -> tuple[str, ...]:
         """What the gates of the stages object to, also of those that were kept."""
         return tuple(entry["objection"] for entry in self.entries.values() if entry["objection"] is not None)
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Puts the record on the disk."""
         rundir.write_json(self.path, {"schema": SCHEMA, "stages": self.entries})

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgetl import extras, rundir, timing
-from edgetl.errors import GateFailed
+from edgetl.errors import GateFailed, OutputError
 from edgetl.events import Event, Listener, ignore
 from edgetl.ledger import CHANGED, FINISHED, INTERRUPTED, NEW, Ledger, digest
 from edgetl.plan import FOLDERS, preflight, require_model, resolve, to_toml
@@ -187,16 +187,17 @@ def walk(recipe: Path | str | Recipe, *, out: Path | str, overrides: Sequence[st
          overwrite: bool = False, listener: Listener = ignore) -> Outcome:
     """As `run`, but the gate's objections are only recorded."""
     out = Path(out)
+    rundir.require_place(out, whole=False)
     read = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe), overrides)
     plan = resolve(read, out, where="the recipe" if isinstance(recipe, Recipe) else str(recipe))
-    rundir.claim(out, resume=resume, overwrite=overwrite)
+    rundir.claim(out, resume=resume, overwrite=overwrite, whole=False)
     preflight(plan)
+    ledger = Ledger.begun_again(out, FOLDERS) if overwrite else Ledger.read(out) if resume else Ledger(out)
+    _require_stage_folders(out, ledger)
     with rundir.explained(out):
         out.mkdir(parents=True, exist_ok=True)
+        ledger.write()  # first: by it the next run knows the folder
         rundir.write_text(out / rundir.RECIPE, to_toml(plan))
-    ledger = Ledger.read(out) if resume else Ledger(out)
-    if overwrite:
-        ledger.begin_again(FOLDERS)
     walker = _Walker(out, ledger, listener)
     walker.stage("finetune", plan.finetune, finetune_with, parents=())
     walker.stage("distill", plan.distill, distill_with, parents=("finetune",))
@@ -205,6 +206,16 @@ def walk(recipe: Path | str | Recipe, *, out: Path | str, overrides: Sequence[st
     folders = {name: out / name for name in FOLDERS.values()}
     gate = (*ledger.objections(), *objections(plan.gate, out, plan.export.precision))
     return Outcome(out=out, **folders, kept=tuple(walker.kept), gate=gate)
+
+
+def _require_stage_folders(out: Path, ledger: Ledger) -> None:
+    """Raises OutputError, before the hours of work, where a stage will find a folder that it may not replace."""
+    for stage, name in FOLDERS.items():
+        folder = out / name
+        rundir.require_ours(folder)
+        if folder.exists() and stage not in ledger.entries:
+            raise OutputError(f"{folder} exists already, and was not made by a run into {out}.",
+                              hint="Choose another --out, or move that folder away.")
 
 
 def demo_recipe(overrides: Sequence[str] = ()) -> Recipe:

@@ -291,6 +291,8 @@ def _convert_list(value: Any, field: dataclasses.Field[Any]) -> tuple[str, ...]:
         value = [loss_text(one) if isinstance(one, Mapping) else one for one in value]
     if not isinstance(value, list | tuple) or not all(type(one) in (str, int) for one in value):
         raise ValueError(f"found {value!r}, expected a list of names")
+    if any("\0" in str(one) for one in value):
+        raise ValueError(f"found {value!r}, expected texts without the character NUL")
     return tuple(str(one).strip() for one in value if str(one).strip())
 
 
@@ -310,6 +312,8 @@ def _convert_plain(value: Any, plain: Any) -> Any:
         value = float(value)
     if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
         raise ValueError(f"found {value!r}, expected {words[plain]}")
+    if plain is str and "\0" in value:
+        raise ValueError(f"found {value!r}, expected a text without the character NUL")
     if plain is float and not math.isfinite(value):
         raise ValueError(f"found {value!r}, expected a finite number")
     return value

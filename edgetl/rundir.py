@@ -205,13 +205,14 @@ def _replaced(out: Path) -> Path:
     return out.parent / f".{out.name}.replaced"
 
 
-def claim(out: Path, *, resume: bool | None, overwrite: bool) -> None:
+def claim(out: Path, *, resume: bool | None, overwrite: bool, whole: bool = True) -> None:
     """Checks that `out` may be built, and clears an interrupted run when it is to be overwritten.
 
     Args:
         out: the folder.
         resume: whether --resume was given; None where the command has no such flag.
         overwrite: whether --overwrite was given.
+        whole: whether the folder is built beside its place and renamed, and not filled where it is.
 
     Raises:
         OutputError: see `building`; also when both flags were given, no folder can be made there, or one lies there
@@ -219,19 +220,16 @@ def claim(out: Path, *, resume: bool | None, overwrite: bool) -> None:
     """
     if resume and overwrite:
         raise OutputError("--resume and --overwrite contradict each other.", hint="Give one of them.")
-    _require_name(out)
-    _require_place(out)
+    require_place(out, whole=whole)
     if _replaced(out).exists() and not out.exists():  # killed between two renames: the old folder is whole
         _replaced(out).rename(out)
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file; --out names a folder.", hint="Choose another --out.")
+    require_ours(out)
     if out.exists() and not (resume or overwrite):
         raise OutputError(
             f"{out} exists already.",
             hint="Choose another --out, or give --overwrite to replace it"
             + ("." if resume is None else ", or --resume to continue."),
         )
-    require_ours(out)
     if partial(out).exists():
         with locked(partial(out), out):
             pass
@@ -245,51 +243,66 @@ def claim(out: Path, *, resume: bool | None, overwrite: bool) -> None:
             )
 
 
-def _require_name(out: Path) -> None:
-    """Raises OutputError where --out names no folder that could be made, or made anew."""
+def require_place(out: Path, *, whole: bool = True) -> None:
+    """Returns when a folder can be made at `out`: it would be a pity to find out after the work that it cannot.
+
+    Args:
+        out: the folder.
+        whole: see `claim`.
+
+    Raises:
+        OutputError: it cannot; says why.
+    """
     if out.name in ("", "..") or "\0" in str(out):
         raise OutputError(
             f"--out is {str(out)!r}, expected a folder with a name of its own.", hint="Name one, e.g. --out runs/first."
         )
-    if os.path.ismount(out):
-        raise OutputError(
-            f"{out} is where a disk is mounted, which cannot be replaced.", hint=f"Use a folder in it: --out {out}/run"
-        )
-
-
-def _require_place(out: Path) -> None:
-    """Raises OutputError where a folder cannot be made: it would be a pity to find that out after the work."""
-    with explained(out):
-        there = partial(out).exists()  # the operating system may not even look at such a name
-        place = partial(out) if there else next(one for one in partial(out).absolute().parents if one.exists())
+    with explained(out):  # the operating system may not even look at such a name
+        begun = partial(out) if whole or not out.is_dir() else out
+        place = begun if begun.exists() else next(one for one in begun.absolute().parents if one.exists())
+        _require_no_mount(out, whole)
     if not place.is_dir():
         raise OutputError(f"{out} cannot be made: {place} is a file.", hint="Choose another --out.")
     if not os.access(place, os.W_OK | os.X_OK):
         raise OutputError(
             f"{out} cannot be written: {place} is read-only.", hint="Choose a folder you may write to with --out."
         )
-    longest = os.pathconf(place, "PC_NAME_MAX")
-    for part in (*out.parts, _replaced(out).name):
-        if len(os.fsencode(part)) > longest:
-            raise OutputError(
-                f"{out} cannot be written: File name too long, '{part[:20]}...' has more than {longest} bytes.",
-                hint="Choose a shorter --out.",
-            )
+    _require_short_names(out, os.pathconf(place, "PC_NAME_MAX"))
+    with explained(out):  # permissions do not tell all: there are quotas, and places where the system makes the files
+        Path(tempfile.mkdtemp(prefix=".edgetl.", dir=place)).rmdir()
+
+
+def _require_no_mount(out: Path, whole: bool) -> None:
+    if whole and out.is_dir() and os.path.ismount(out):
+        raise OutputError(
+            f"{out} is where a disk is mounted, which cannot be replaced.", hint=f"Use a folder in it: --out {out}/run"
+        )
+
+
+def _require_short_names(out: Path, longest: int) -> None:
+    long = next((part for part in (*out.parts, _replaced(out).name) if len(os.fsencode(part)) > longest), None)
+    if long is not None:
+        raise OutputError(
+            f"{out} cannot be written: File name too long, '{long[:20]}...' has more than {longest} bytes.",
+            hint="Choose a shorter --out.",
+        )
 
 
 def require_ours(folder: Path) -> None:
     """Returns when a folder may be replaced: edgetl wrote it, it is empty, or there is none.
 
     Raises:
-        OutputError: somebody else's files lie there; names one.
+        OutputError: it is a file, or somebody else's files lie there; names one.
     """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; --out names a folder.", hint="Choose another --out.")
     if not folder.is_dir() or any((folder / mark).is_file() for mark in MARKS):
         return
-    foreign = next((path.name for path in sorted(folder.iterdir())), None)
+    foreign = min((path.name for path in folder.iterdir()), default=None)
     if foreign is not None:
         raise OutputError(
-            f"{folder} is nothing that edgetl wrote: it holds '{foreign}', and would be replaced.",
-            hint="Choose another --out, or remove that folder yourself.",
+            f"{folder} exists already and is nothing that edgetl wrote: it holds '{foreign}'.",
+            hint="Choose another --out; what edgetl did not write, it does not replace.",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shlex
@@ -111,6 +112,8 @@ def _invoke(arguments: Sequence[str]) -> int:
     except OSError as problem:
         from edgetl import rundir
 
+        if problem.errno == errno.ENAMETOOLONG:  # of a path that was typed; edgetl's own names are short
+            raise EdgetlError(f"{problem.filename} does not exist: {problem.strerror}.") from problem
         with rundir.room_for(problem.filename or "A file or the output"):  # a full disk is no bug, whoever was writing
             raise
     return code if isinstance(code, int) else 0

@@ -15,9 +15,10 @@ def export(options: Export, as_json: bool) -> None:
 
     Every variant is checked against the RUN; exit 3 when one fails its gate, and fp32 is kept.
     """
-    from edgetl import ledger, pipeline
+    from edgetl import ledger, pipeline, rundir
     from edgetl.cli import present, progress
 
+    rundir.require_place(Path(options.out))
     before = ledger.digest(Path(options.out))
     try:
         with progress.shown() as listener:

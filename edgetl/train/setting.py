@@ -333,9 +333,11 @@ def finished(options: TrainFields, listener: Listener, stage: str) -> bool:
     """Whether --resume finds the run complete already, and nothing newer begun beside it.
 
     Raises:
+        OutputError: no folder can be made there.
         TrainingError: it is complete, and was made with other options or from other inputs.
     """
     out = Path(options.out)
+    rundir.require_place(out)
     if not options.resume or not weights.is_run(out) or rundir.resumable(rundir.partial(out)):
         return False
     record = weights.read_record(out)

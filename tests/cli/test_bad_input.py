@@ -25,6 +25,7 @@ from PIL import Image
 from tiny_bundle import edit_manifest
 
 from edgetl import __main__, rundir
+from edgetl.errors import EdgetlError
 from edgetl.train import checkpoint, setting
 from edgetl.train.loader import Batch
 from edgetl.train.loop import BEST, Score
@@ -96,6 +97,8 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ):
             patch.setattr(sys, "argv", ["edgetl", *words])
             assert __main__.main() == 0
+    recipe = '[finetune]\nteacher = "timm/test_resnet"\npretrained = false\n'
+    (root / "recipe.toml").write_text(f'data = "{root / "photos"}"\n{recipe}')
     return root
 
 
@@ -238,28 +241,132 @@ def test_an_output_folder_that_is_a_file_is_refused(edgetl: Call, kitchen: Path,
     assert Path("run").read_text() == "not a folder"
 
 
+VERBS = ("finetune", "distill", "export", "bench", "run", "demo")
+
+
+def writing(verb: str, kitchen: Path) -> list[str | Path]:
+    """What makes a verb write to --out."""
+    words: dict[str, list[str | Path]] = {
+        "finetune": ["--data", kitchen / "photos", *MODEL],
+        "distill": ["--data", kitchen / "photos", "--teacher", kitchen / "run"],
+        "export": [kitchen / "run"],
+        "bench": [kitchen / "bundle", "--backend", "cpu"],
+        "run": [kitchen / "recipe.toml"],
+        "demo": [],
+    }
+    return [verb, *words[verb]]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize(
-    ("verb", "out", "expected"),
+    ("out", "expected"),
     [
-        ("finetune", "photo.jpg/deep/out", "photo.jpg is a file."),
-        ("export", "photo.jpg/out", "photo.jpg is a file."),
-        ("bench", "photo.jpg/out", "photo.jpg is a file."),
-        ("finetune", "x" * 300, "File name too long."),
+        ("photo.jpg/deep/out", "photo.jpg is a file."),
+        ("photo.jpg", "photo.jpg is a file"),
+        ("x" * 300, "File name too long."),
+        ("x" * 250, "File name too long"),  # which fits, but not while it is being written
+        ("deep/" + "ü" * 140 + "/out", "File name too long"),
+        (".", "--out is '.', expected a folder with a name of its own."),
+        ("", "--out is '.', expected a folder with a name of its own."),
+        ("deep/..", "--out is 'deep/..', expected a folder with a name of its own."),
+        ("/", "--out is '/', expected a folder with a name of its own."),
+        ("/proc/edgetl/out", "/proc/edgetl/out cannot be "),
     ],
+    ids=lambda value: value[:12] or "empty",
 )
 def test_an_output_folder_that_cannot_be_made_is_refused_before_the_work(
     edgetl: Call, kitchen: Path, verb: str, out: str, expected: str
 ) -> None:
     Path("photo.jpg").touch()
-    words: dict[str, list[str | Path]] = {
-        "finetune": ["--data", kitchen / "photos", *MODEL],
-        "export": [kitchen / "run"],
-        "bench": [kitchen / "bundle", "--backend", "cpu"],
-    }
-    said = edgetl(verb, *words[verb], "--out", out)
-    said.refused(out, expected, "--out")
+    said = edgetl(*writing(verb, kitchen), "--out", out)
+    said.refused(expected, "--out")
     assert said.err.startswith("error: ")  # nothing was begun
     assert left() == ["photo.jpg"]
+    if verb in ("finetune", "distill", "run"):
+        edgetl(*writing(verb, kitchen), "--out", out, "--resume").refused(expected, "--out")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("flag", ["--overwrite", "--resume"])
+def test_a_folder_that_edgetl_did_not_write_is_never_replaced(
+    edgetl: Call, kitchen: Path, verb: str, flag: str
+) -> None:
+    if flag == "--resume" and verb in ("export", "bench", "demo"):
+        pytest.skip("the command has no such flag")
+    Path("holidays").mkdir()
+    Path("holidays/beach.jpg").write_bytes(b"the only copy")
+    said = edgetl(*writing(verb, kitchen), "--out", "holidays", flag)
+    said.refused("holidays exists already and is nothing that edgetl wrote: it holds 'beach.jpg'.", "another --out")
+    assert said.err.startswith("error: ")
+    assert [left(), left(Path("holidays"))] == [["holidays"], ["beach.jpg"]]
+
+
+@pytest.mark.parametrize("flag", ["--overwrite", "--resume"])
+def test_a_run_finds_foreign_stage_folders_before_the_work(edgetl: Call, kitchen: Path, flag: str) -> None:
+    Path("out/report").mkdir(parents=True)
+    Path("out/stages.json").write_text('{"schema": 1, "stages": {}}')
+    Path("out/report/thesis.tex").write_text("the only copy")
+    said = edgetl(*writing("run", kitchen), "--out", "out", flag)
+    said.refused("out/report exists already and is nothing that edgetl wrote: it holds 'thesis.tex'.")
+    Path("out/report/thesis.tex").rename("out/report/report.json")
+    if flag == "--resume":  # with --overwrite it may go
+        said = edgetl(*writing("run", kitchen), "--out", "out", flag)
+        said.refused("out/report exists already, and was not made by a run into out.", "move that folder away")
+    assert left(Path("out")) == ["report", "stages.json"]
+
+
+def test_a_place_where_a_disk_is_mounted_is_filled_but_not_replaced(
+    edgetl: Call, kitchen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("volume").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "volume")
+    for verb in ("finetune", "export", "bench"):
+        said = edgetl(*writing(verb, kitchen), "--out", "volume", "--overwrite")
+        said.refused("volume is where a disk is mounted, which cannot be replaced.", "--out volume/run")
+    rundir.require_place(Path("volume"), whole=False)
+    assert left(Path("volume")) == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_parent_that_is_read_only_is_told_before_the_work(
+    edgetl: Call, kitchen: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    Path("shelf").mkdir()
+    access = os.access  # a superuser may write anywhere, so the system's answer is made up
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "shelf" and access(path, mode))
+    said = edgetl(*writing(verb, kitchen), "--out", "shelf/out")
+    said.refused("shelf/out cannot be written: ", "shelf is read-only.", "Choose a folder you may write to with --out.")
+    assert left(Path("shelf")) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "{long}", "p.jpg"],
+        ["export", "{long}", "--out", "b"],
+        ["verify", "{long}"],
+        ["run", "{long}", "--out", "b"],
+        ["bench", "{long}", "--out", "b"],
+        ["init", "{long}"],
+        ["inspect", "{long}"],
+        ["finetune", "--data", "{long}", *MODEL, "--out", "b"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_name_that_is_too_long_for_any_file_is_one_sentence(edgetl: Call, words: list[str]) -> None:
+    edgetl(*(word.format(long="x" * 300) for word in words)).refused("xxx")
+    assert left() == []
+
+
+def test_the_character_nul_is_refused_wherever_a_text_is_given(kitchen: Path, tmp_path: Path) -> None:
+    import edgetl as api
+
+    with pytest.raises(EdgetlError, match=r"'out': found 'a\\x00b', expected a text without the character NUL"):
+        api.export(run=str(kitchen / "run"), out="a\0b")
+    with pytest.raises(EdgetlError, match=r"'cases': found .* expected texts without the character NUL"):
+        api.bench(cases=["a\0b"], out="report")
+    with pytest.raises(EdgetlError, match="expected a folder with a name of its own"):
+        api.run(kitchen / "recipe.toml", out=str(tmp_path / "a\0b"))
 
 
 # --- the disk -------------------------------------------------------------------------------------------------------
