@@ -209,8 +209,8 @@ def _rejection(made: Made) -> dict[str, Any] | None:
 
 
 def _drift_reference(default: Built) -> dict[str, Any] | None:
-    """The default variant's scores on the validation images; None without such images, or with one class only."""
-    if default.val is None or default.val.logits.shape[1] < 2:
+    """The default variant's scores on the validation images; None without such images."""
+    if default.val is None:
         return None
     return {"variant": default.variant.name, "split": "val", **drift.reference_of(metrics.softmax(default.val.logits))}
 

@@ -44,11 +44,11 @@ class Drift:
             window: images after which an answer weighs 1/e among the recent ones.
 
         Raises:
-            InputError: fewer than 2 classes, or a window of less than 1.
+            InputError: either is less than 1.
         """
-        if classes < 2 or window < 1:
-            raise InputError(f"Drift was given {classes} classes and a window of {window} images; expected at least 2 "
-                             "classes and 1 image.")
+        if classes < 1 or window < 1:
+            raise InputError(f"Drift was given {classes} classes and a window of {window} images; expected at least 1 "
+                             "of each.")
         self.classes, self.window = classes, window
         self._lock = threading.Lock()
         self._whole = nothing(classes)
@@ -141,7 +141,7 @@ def reference_of(scores: NDArray[np.floating[Any]]) -> dict[str, Any]:
     """The statistics of scores [N, K] as a reference: {count, top, entropy, class_counts}, plain JSON values.
 
     Raises:
-        InputError: not [N, K] with N > 0 and K > 1, or rows that are no probabilities.
+        InputError: not [N, K] with N and K above 0, or rows that are no probabilities.
     """
     counted = Drift(scores.shape[1] if scores.ndim == 2 else 0)
     counted.update(scores)
@@ -202,7 +202,7 @@ def _shape_of(snapshot: Mapping[str, Any]) -> tuple[int, int]:
         if schema != SCHEMA:
             raise InputError(f"{SNAPSHOT} has schema {schema}; this edgetl reads {SCHEMA}.",
                              hint="Start a new one with Drift(classes).")
-        return table.whole("classes", low=2, high=MOST), table.whole("window", low=1)
+        return table.whole("classes", low=1, high=MOST), table.whole("window", low=1)
     except BundleError as problem:
         raise InputError(problem.message) from problem
 

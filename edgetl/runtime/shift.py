@@ -51,10 +51,11 @@ def judge(recent: Statistics, images: float, expected: Statistics, *, false_alar
     if lacking:
         return DriftVerdict("undecided", lacking, images)
     limit = _normal_quantile(1 - false_alarms / 12)  # a sixth for each test, half of it on each side
+    greatest = {"top": 1.0, "entropy": math.log(len(recent.classes)) or 1.0}  # the entropy of one class is always 0
     effects, reasons = [], []
-    for name, floor in (("top", LEAST_DEVIATION), ("entropy", LEAST_DEVIATION * math.log(len(recent.classes)))):
+    for name, most in greatest.items():
         now, then = getattr(recent, name), getattr(expected, name)
-        found, z = _shift(now, images, then, floor)
+        found, z = _shift(now, images, then, LEAST_DEVIATION * most)
         effects.append(found)
         if abs(found) >= effect and abs(z) >= limit:
             reasons.append(f"{NAMES[name]} is {now.mean:.3f}, the reference's {then.mean:.3f}, {abs(found):.1f} "

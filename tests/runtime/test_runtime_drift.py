@@ -67,6 +67,13 @@ def test_nothing_yet_is_none_and_not_zero():
     assert Drift(3).compare(reference_of(scores(200, 3))).status == "undecided"
 
 
+def test_one_class_never_drifts():
+    counted = Drift(1)
+    counted.update(np.ones((300, 1)))
+    assert close(Drift.restore(counted.snapshot()).snapshot(), counted.snapshot())
+    assert counted.compare(reference_of(np.ones((300, 1)))).status == "stable"
+
+
 def test_a_sure_answer_has_no_entropy():
     counted = Drift(3)
     counted.update(np.array([[0.0, 1.0, 0.0]], np.float32))
@@ -151,7 +158,7 @@ def broken(*keys, value):
         ([], "expected a table"),
         ({}, "'schema' is missing"),
         (broken("schema", value=2), "has schema 2; this edgetl reads 1"),
-        (broken("classes", value=1), "'classes' is 1"),
+        (broken("classes", value=0), "'classes' is 0"),
         (broken("count", value=9), "'class_counts' is"),
         (broken("class_counts", value=[10, 0]), "'class_counts'"),
         (broken("top", "mean", value=1.5), "top: 'mean' is 1.5"),
@@ -175,8 +182,10 @@ def test_what_does_not_belong_together_is_refused():
         Drift(4).compare(reference_of(scores(200, 3)))
     with pytest.raises(InputError, match="no drift reference"):
         Drift(4).compare(None)
-    with pytest.raises(InputError, match="1 classes"):
-        reference_of(np.ones((5, 1)))
+    with pytest.raises(InputError, match="0 classes"):
+        reference_of(np.ones(5))
+    with pytest.raises(InputError, match="window of 0 images"):
+        Drift(3, window=0)
     with pytest.raises(InputError, match="at least one image"):
         reference_of(np.ones((0, 3)))
 
