@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import BundleError, EdgetlError, InputError
+from edgetl.runtime import fast_decode
 from edgetl.runtime.bundle import Bundle, PublicKey, open_bundle
 from edgetl.runtime.choice import AUTO, Choice, check_classifier, choose
 from edgetl.runtime.decode import MAX_MEGAPIXELS
@@ -313,7 +314,8 @@ class Classifier:
         batch = self._feeder.batch(images)
         outputs = self._run(batch)
         self._feeder.give_back(batch, images)
-        return outputs
+        return outputs if self._feeder.exact else fast_decode.settled(outputs, images, self._run_images, self._output,
+                                                                      self._choice.variant.tolerance)
 
     def _each(self, images: Sequence[Image], tops: Sequence[int]) -> list[Prediction | EdgetlError]:
         """An answer to each image: its prediction, or why its logits are not finite."""

@@ -6,7 +6,7 @@ where two labels are almost level; such images are decoded once more, exactly (`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +32,7 @@ CLOSE = 0.25
 SCALES = (8, 4, 2)  # what decoders of JPEG reduce by in hardly any time
 
 Exactly = Callable[[], NDArray[np.uint8]]
+Outputs = Mapping[str, NDArray[Any]]
 
 
 class Approximate(np.ndarray[Any, Any]):
@@ -67,6 +68,30 @@ def close_calls(logits: NDArray[np.floating[Any]], tolerance: float = 0.0) -> ND
         return np.empty(0, np.intp)
     second, best = np.partition(logits, -2, axis=1)[:, -2:].T
     return np.flatnonzero(best - second < CLOSE + tolerance)
+
+
+def settled(outputs: Outputs, images: Sequence[NDArray[Any]], run: Callable[[Sequence[NDArray[Any]]], Outputs],
+            logits: str, tolerance: float) -> Outputs:
+    """The outputs for `images`, those of close calls replaced by what exact pixels give.
+
+    Args:
+        outputs: of `images`, by name, [N, ...] each.
+        images: of either path; only `Approximate` ones are made again.
+        run: from images to outputs.
+        logits: the name of the output that decides.
+        tolerance: see `close_calls`.
+    """
+    found = outputs[logits]
+    if found.ndim != 2 or len(found) != len(images):
+        return outputs  # no logits; whoever asked for them says so
+    rows = [int(row) for row in close_calls(found, tolerance) if isinstance(images[row], Approximate)]
+    if not rows:
+        return outputs
+    merged = {name: values.copy() for name, values in outputs.items()}  # before a session writes over its answers
+    again = run([images[row].exactly() for row in rows])
+    for name, values in merged.items():
+        values[rows] = again[name]
+    return merged
 
 
 def pixels(opened: Opened, preprocess: Preprocess, decode: str, exactly: Exactly) -> NDArray[np.uint8] | None:

@@ -40,6 +40,7 @@ class Feeder:
         if decode != EXACT:
             fast_decode.require(decode)
         self.takes_pixels = variant.embeds_preprocess
+        self.exact = decode == EXACT
         self._preprocess, self._decode, self._max_megapixels = preprocess, decode, max_megapixels
         self._variant = variant.name
         self._shape = preprocess.input_shape  # of one prepared image

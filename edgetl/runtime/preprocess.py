@@ -179,11 +179,15 @@ def prepare_pixels(source: Any, preprocess: Preprocess, *, name: str | None = No
 
     def read() -> NDArray[np.uint8]:
         opened = open_image(source, where, max_megapixels)
-        reduced = None if decode == EXACT else fast_decode.pixels(opened, preprocess, decode, exactly)
-        return _exact(opened, preprocess) if reduced is None else reduced
+        if decode == EXACT:
+            return _exact(opened, preprocess)
 
-    def exactly() -> NDArray[np.uint8]:
-        return prepare_pixels(source, preprocess, name=name, max_megapixels=max_megapixels)
+        def exactly() -> NDArray[np.uint8]:
+            again = source if opened.encoded is None else opened.encoded
+            return prepare_pixels(again, preprocess, name=where, max_megapixels=max_megapixels)
+
+        reduced = fast_decode.pixels(opened, preprocess, decode, exactly)
+        return _exact(opened, preprocess) if reduced is None else reduced
 
     if decode != EXACT:
         fast_decode.require(decode)

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_bundle import make_bundle
 
 from edgetl.errors import InputError, MissingDependency, UnknownName
-from edgetl.runtime import jpeg_decoders
+from edgetl.runtime import fast_decode, jpeg_decoders, load
 from edgetl.runtime.fast_decode import CLOSE, Approximate, close_calls
 from edgetl.runtime.preprocess import Preprocess, decode, prepare_pixels, resize
 
@@ -125,6 +126,55 @@ def test_close_calls_are_rows_whose_two_best_are_almost_level():
     assert close_calls(logits).tolist() == [0, 2]
     assert close_calls(logits, tolerance=0.2).tolist() == [0, 2, 3]
     assert close_calls(np.zeros((4, 1))).tolist() == []
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+def test_close_calls_are_decided_by_the_exact_pixels_and_others_are_not(bundle, monkeypatch):
+    sources = [encoded(photo()), encoded(photo(), "PNG"), encoded(photo(20, 30)), encoded(photo(500, 400))]
+    with load(bundle, threads=1) as exact, load(bundle, threads=1, decode="fast") as fast:
+        expected = exact.logits(sources)
+        monkeypatch.setattr(fast_decode, "CLOSE", 1e9)
+        assert np.array_equal(fast.logits(sources), expected)
+        assert fast.predict(sources[0]) == exact.predict(sources[0])
+        assert fast.predict_batch(sources, batch_size=3) == exact.predict_batch(sources, batch_size=3)
+        monkeypatch.setattr(fast_decode, "CLOSE", -1e9)
+        found = fast.logits(sources)
+    assert np.abs(found - expected).max() < 0.1
+    assert (found[[0, 1, 3]] != expected[[0, 1, 3]]).any(axis=1).all()
+    assert np.array_equal(found[2], expected[2])  # too small to be reduced
+
+
+def test_only_the_close_rows_are_run_again():
+    data = encoded(photo())
+    reduced, plain = (prepare_pixels(data, MODES["shortest"], decode=one) for one in ("fast", "exact"))
+    logits = np.array([[1.0, 1.1], [0.0, 9.0], [1.0, 1.1]], np.float32)
+    ran = []
+
+    def run(images):
+        ran.append(len(images))
+        assert np.array_equal(images[0], plain)
+        return {"logits": np.array([[7.0, 8.0]], np.float32), "features": np.array([[5.0]], np.float32)}
+
+    outputs = {"logits": logits, "features": np.zeros((3, 1), np.float32)}
+    found = fast_decode.settled(outputs, [reduced, reduced, plain], run, "logits", 0.0)
+    assert found["logits"].tolist() == [[7, 8], [0, 9], logits[2].tolist()]
+    assert found["features"].tolist() == [[5], [0], [0]]
+    assert ran == [1]
+    assert fast_decode.settled(outputs, [plain] * 3, run, "logits", 0.0) is outputs
+
+
+def test_a_file_that_is_gone_is_not_read_again(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(fast_decode, "CLOSE", 1e9)
+    path = tmp_path / "photo.jpg"
+    photo().save(path)
+    wants = MODES["shortest"]
+    fast, exact = prepare_pixels(path, wants, decode="fast"), prepare_pixels(path, wants)
+    path.unlink()
+    assert np.array_equal(fast.exactly(), exact)
 
 
 def test_an_unknown_way_to_decode():
