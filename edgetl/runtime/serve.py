@@ -14,7 +14,9 @@ import json
 import os
 import select
 import signal
+import stat
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -137,12 +139,24 @@ def _source(request: dict[str, Any]) -> str | bytes:
     if not isinstance(found, str):
         raise InputError(f"'{given[0]}' is {_kind(found)}; expected a text.", hint=EXAMPLE)
     if given == ["path"]:
-        return found
+        return _regular(found)
     try:
         return base64.b64decode(found, validate=True)
     except ValueError as problem:
         raise InputError(f"'image' is not base64: {problem}.", hint="Send the bytes of an image file in the standard "
                          "alphabet, padded, without line ends or 'data:' before them.") from problem
+
+
+def _regular(path: str) -> str:
+    """The path, unless it is one at which a worker would read for ever: a pipe, a terminal, /dev/zero."""
+    try:
+        kind = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return path  # predict() says what is wrong with it
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        raise InputError(f"{path} is no regular file; expected the path of an image file.",
+                         hint="Send its bytes as 'image' instead.")
+    return path
 
 
 def _top(request: dict[str, Any], default: int) -> int:

@@ -86,6 +86,8 @@ def test_path_and_bytes_give_what_predict_gives(classifier, photo, tmp_path):
         (b'{"id": "\\ud800", "path": "\\ud800"}', "\ud800", "cannot be read"),
         (b'{"id": 1, "path": "a\\u0000b"}', 1, "cannot be read"),
         (b'{"id": 1, "path": "/nowhere/x.jpg"}', 1, "/nowhere/x.jpg cannot be read"),
+        (b'{"id": 1, "path": "/dev/zero"}', 1, "/dev/zero is no regular file"),
+        (b'{"id": 1, "path": "/"}', 1, "/ cannot be read"),
         (b'{"id": 1, "path": "x", "top": 0}', 1, "'top' is 0; expected a whole number"),
         (b'{"id": 1, "path": "x", "top": "all"}', 1, "'top' is \"all\""),
     ],
