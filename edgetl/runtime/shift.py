@@ -52,19 +52,20 @@ def judge(recent: Statistics, images: float, expected: Statistics, *, false_alar
         return DriftVerdict("undecided", lacking, images)
     limit = _normal_quantile(1 - false_alarms / 12)  # a sixth for each test, half of it on each side
     greatest = {"top": 1.0, "entropy": math.log(len(recent.classes)) or 1.0}  # the entropy of one class is always 0
-    effects, reasons = [], []
+    effects: dict[str, float] = {}
+    reasons: list[str] = []
     for name, most in greatest.items():
         now, then = getattr(recent, name), getattr(expected, name)
-        found, z = _shift(now, images, then, LEAST_DEVIATION * most)
-        effects.append(found)
-        if abs(found) >= effect and abs(z) >= limit:
-            reasons.append(f"{NAMES[name]} is {now.mean:.3f}, the reference's {then.mean:.3f}, {abs(found):.1f} "
-                           "standard deviations away")
+        effects[name], z = _shift(now, images, then, LEAST_DEVIATION * most)
+        if abs(effects[name]) >= effect and abs(z) >= limit:
+            reasons.append(f"{NAMES[name]} is {now.mean:.3f}, the reference's {then.mean:.3f}, "
+                           f"{abs(effects[name]):.1f} standard deviations away")
     index, chance = _class_shift(recent, images, expected, 1 - false_alarms / 6)
     if index >= max(psi, chance):
         reasons.append(f"the classes are answered in other shares: their stability index is {index:.2f}, allowed is "
                        f"{max(psi, chance):.2f}")
-    return DriftVerdict("drifted" if reasons else "stable", tuple(reasons), images, *effects, index)
+    return DriftVerdict("drifted" if reasons else "stable", tuple(reasons), images, effects["top"],
+                        effects["entropy"], index)
 
 
 def _shift(now: Moments, images: float, then: Moments, floor: float) -> tuple[float, float]:
