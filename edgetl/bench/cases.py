@@ -14,7 +14,7 @@ from edgetl import extras, plugins, recipe, rundir, weights
 from edgetl.bench.tables import legible
 from edgetl.errors import EdgetlError, UnknownName
 from edgetl.runtime import manifest, preprocess, processor, telemetry
-from edgetl.runtime.bundle import open_bundle
+from edgetl.runtime.bundle import is_bundle, open_bundle
 from edgetl.runtime.manifest import Manifest, Variant
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.runtime.session import GraphSpec, TensorSpec
@@ -42,6 +42,12 @@ class Subject:
     embeds_preprocess: bool = False
     requires: tuple[str, ...] = ()
     trained_on: Mapping[str, Any] = field(default_factory=dict)  # {source, name, fingerprint, rule}, where known
+    within: tuple[int, int] | None = None  # of a packed bundle: where in the file the graph begins, and its size
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the graph or the weights."""
+        return self.graph.stat().st_size if self.within is None else self.within[1]
 
 
 @dataclass(frozen=True)
@@ -103,15 +109,15 @@ def _subjects(path: Path, title: str, options: recipe.Bench) -> list[Subject]:
 
 
 def _open(path: Path, title: str, options: recipe.Bench) -> Iterator[Subject]:
-    if (path / manifest.MANIFEST).is_file():
+    if is_bundle(path):
         return _of_bundle(path, title, options)
     if weights.is_run(path):
         return _of_run(path, title, options)
     if path.is_file() and path.suffix == ".onnx":
         return _of_onnx(path, title, options)
     found = "does not exist" if not path.exists() else "is none of them"
-    raise EdgetlError(f"{path} {found}: expected a bundle (a folder with {manifest.MANIFEST}), a RUN folder (with "
-                      f"{rundir.RUN}) or an .onnx file.", hint="Give what `edgetl export` or `edgetl finetune` wrote.")
+    raise EdgetlError(f"{path} {found}: expected a bundle (a folder with {manifest.MANIFEST}, or packed), a RUN folder "
+                      f"(with {rundir.RUN}) or an .onnx file.", hint="Give what `edgetl export` or `edgetl finetune` wrote.")
 
 
 def _of_bundle(path: Path, title: str, options: recipe.Bench) -> Iterator[Subject]:
@@ -125,10 +131,13 @@ def _of_bundle(path: Path, title: str, options: recipe.Bench) -> Iterator[Subjec
         if options.variant and variant.name not in options.variant:
             continue
         opened.read(variant.file, variant.sha256, variant.size_bytes)  # refuses what is missing, altered or elsewhere
+        graph, offset = opened.store.place(variant.file)
+        within = None if offset is None else (offset, variant.size_bytes)
         for backend in options.backend:
             if backend in variant.backends:
-                yield of_variant(bundle, variant, backend, title=f"{title} {variant.name} {backend}", source=path,
-                                 graph=path / variant.file)
+                subject = of_variant(bundle, variant, backend, title=f"{title} {variant.name} {backend}", source=path,
+                                     graph=graph)
+                yield dataclasses.replace(subject, within=within)
 
 
 def of_variant(bundle: Manifest, variant: Variant, backend: str, *, title: str, source: Path, graph: Path) -> Subject:

@@ -47,6 +47,8 @@ class Trial:
         subject = self.case.subject
         request = {"do": "open", "backend": subject.backend, "graph": str(subject.graph),
                    "spec": spec_to_json(subject.spec), "threads": self.case.threads, "batch": self.case.batch}
+        if subject.within is not None:
+            request["within"] = subject.within
         if self.from_pixels and subject.preprocess is not None:
             request["pixels"] = preprocess.to_dict(subject.preprocess)
         with self._attempt():
@@ -107,7 +109,7 @@ class Trial:
         return report.Row(
             measurement=self.measurement(), source=str(subject.source), kind=subject.kind, backend=subject.backend,
             threads=self.case.threads, batch=self.case.batch, variant=subject.variant, precision=subject.precision,
-            size_bytes=subject.graph.stat().st_size, parameters=subject.parameters, import_s=self._starts("import_s"),
+            size_bytes=subject.size_bytes, parameters=subject.parameters, import_s=self._starts("import_s"),
             load_s=self._starts("load_s"), first_s=self._starts("first_s"),
             memory_loaded_bytes=_median([start["memory_loaded_bytes"] for start in self.starts]),
             memory_peak_bytes=last.get("memory_peak_bytes"), late_calls=sum(late) if late else None,

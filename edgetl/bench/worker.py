@@ -58,17 +58,18 @@ class Worker:
             return {"error": "out of memory"}
 
     def open(self, backend: str, graph: str, spec: Mapping[str, Any], threads: int, batch: int,
-             pixels: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+             pixels: Mapping[str, Any] | None = None, within: tuple[int, int] | None = None) -> Mapping[str, Any]:
         """Imports the library, opens the graph and runs it for the first time, each on the stopwatch.
 
         With `pixels`, a preprocess, whatever is asked later begins with an image's pixels and not with the graph's
-        input, so that a graph which embeds the normalisation can be held against one that needs it done.
+        input, so that a graph which embeds the normalisation can be held against one that needs it done. `within` is
+        where the graph begins in the file of a packed bundle, and its size.
         """
         _, import_s = timed(functools.partial(_import, backend))
         from edgetl.runtime.session import open_session
 
         shape = spec_from_json(spec)
-        data = Path(graph).read_bytes()
+        data = _read(Path(graph), within)
         session, load_s = timed(functools.partial(open_session, backend, data, shape, threads=threads))
         if pixels is not None:
             session = FromPixels(session, shape, pixels)
@@ -138,6 +139,12 @@ class FromPixels:
         if self.embeds:
             return self.session.run(feeds)
         return self.session.run({name: self.normalize(pixels, self.preprocess) for name, pixels in feeds.items()})
+
+
+def _read(graph: Path, within: tuple[int, int] | None) -> bytes:
+    with graph.open("rb") as file:
+        file.seek(within[0] if within else 0)
+        return file.read(within[1] if within else -1)
 
 
 def _import(backend: str) -> None:

@@ -73,12 +73,18 @@ class Archive:
         """Whether there is a member of that name."""
         return file in self.members
 
+    def place(self, file: str) -> tuple[Path, int | None]:
+        """See `storage.Store.place`."""
+        return self.path, self._member(file).offset
+
+    def _member(self, file: str) -> Member:
+        if file not in self.members:
+            raise BundleError(f"{self.where(file)} is missing.", hint=COPY_AGAIN)
+        return self.members[file]
+
     def read(self, file: str, most: int) -> bytes:
         """See `storage.Store.read`."""
-        where = self.where(file)
-        member = self.members.get(file)
-        if member is None:
-            raise BundleError(f"{where} is missing.", hint=COPY_AGAIN)
+        where, member = self.where(file), self._member(file)
         count = min(member.size, most + 1)
         require_memory(count, where)
         with open_regular(self.path, where) as (opened, _):

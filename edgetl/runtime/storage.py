@@ -39,6 +39,14 @@ class Store(Protocol):
         """Whether there is anything of that name."""
         ...
 
+    def place(self, file: str) -> tuple[Path, int | None]:
+        """The file on the disk that holds the bytes of a file, and where in it they begin; None where it is all of it.
+
+        Raises:
+            BundleError: there is no such file.
+        """
+        ...
+
     def read(self, file: str, most: int) -> bytes:
         """The bytes of a file; one byte more than `most` where it has more, and no more than that.
 
@@ -61,6 +69,10 @@ class Folder:
     def has(self, file: str) -> bool:
         """Whether there is anything of that name; a link counts, wherever it leads."""
         return os.path.lexists(self.path / file)
+
+    def place(self, file: str) -> tuple[Path, int | None]:
+        """See `Store.place`."""
+        return self.path / file, None
 
     def read(self, file: str, most: int) -> bytes:
         """See `Store.read`."""
