@@ -117,7 +117,8 @@ def _open(path: Path, title: str, options: recipe.Bench) -> Iterator[Subject]:
         return _of_onnx(path, title, options)
     found = "does not exist" if not path.exists() else "is none of them"
     raise EdgetlError(f"{path} {found}: expected a bundle (a folder with {manifest.MANIFEST}, or packed), a RUN folder "
-                      f"(with {rundir.RUN}) or an .onnx file.", hint="Give what `edgetl export` or `edgetl finetune` wrote.")
+                      f"(with {rundir.RUN}) or an .onnx file.",
+                      hint="Give what `edgetl export` or `edgetl finetune` wrote.")
 
 
 def _of_bundle(path: Path, title: str, options: recipe.Bench) -> Iterator[Subject]:
