@@ -102,7 +102,8 @@ def _refusal(one: Candidate, reference: Candidate | None, max_drop: float) -> st
 def _why(chosen: Candidate, fastest: Candidate, reference: Candidate | None, count: int) -> str:
     than = f", {reference.name} {_ms(reference)}" if reference is not None and reference is not chosen else ""
     if chosen is fastest:
-        return f"{_ms(chosen)}{than}; the fastest of the {count} that may be chosen"
+        among = f"the fastest of the {count}" if count > 1 else "the only one"
+        return f"{_ms(chosen)}{than}; {among} that may be chosen"
     return (f"{_ms(chosen)}{than}; {fastest.name} ({_ms(fastest)}) is not faster by {100 * (FASTER_BY - 1):.0f} % "
             "beyond doubt, so the first in the manifest's order is taken")
 

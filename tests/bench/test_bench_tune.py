@@ -13,7 +13,7 @@ from bench.test_bench_runner import LABELS, fakes_on_the_path, make_photos  # no
 import edgetl
 from edgetl.bench import cases, tune
 from edgetl.bench.trial import Trial
-from edgetl.bench.worker import FromPixels
+from edgetl.bench.worker import FromPixels, Worker
 from edgetl.errors import BundleError, DataError, EdgetlError, OutputError, RecipeError, UnknownName
 from edgetl.events import ignore
 from edgetl.recipe_tune import Tune
@@ -226,6 +226,33 @@ def test_calls_from_pixels_are_normalised_unless_the_graph_does_it():
         pixels = np.arange(2 * 72, dtype=np.uint8).reshape(2, 4, 6, 3)
         session.run({"image": pixels})
         np.testing.assert_array_equal(seen[-1], pixels if dtype == "uint8" else normalize(pixels, preprocess))
+
+
+@pytest.mark.parametrize(("embeds", "wrapped", "dtype", "shape"), [
+    (False, False, np.float32, (2, 3, 8, 8)), (True, False, np.uint8, (2, 8, 8, 3)),
+    (False, True, np.float32, (2, 3, 8, 8)), (True, True, np.uint8, (2, 8, 8, 3)),
+])
+def test_a_session_is_examined_on_what_its_graph_takes(tmp_path, embeds, wrapped, dtype, shape):
+    preprocess = Preprocess(size_hw=(8, 8))
+    image = ("uint8", ("N", 8, 8, 3)) if embeds else ("float32", ("N", 3, 8, 8))
+    spec = GraphSpec((TensorSpec("image", "image", *image),), (TensorSpec("logits", "logits", "float32", ("N", 3)),))
+    seen = []
+
+    class Session:
+        close = info = None
+
+        def run(self, feeds):
+            seen.append((feeds["image"].dtype, feeds["image"].shape))
+            return {"logits": np.zeros((len(feeds["image"]), 3), np.float32)}
+
+    opened = Worker(lambda reply: None)
+    opened.session = FromPixels(Session(), spec, to_dict(preprocess)) if wrapped else Session()
+    photos = make_photos(tmp_path / "photos", count=1)
+    (tmp_path / "keys.json").write_text(json.dumps([f"val/{name}/0.png" for name in LABELS]))
+    found = opened.evaluate(str(photos), str(tmp_path / "keys.json"), to_dict(preprocess), cases.spec_to_json(spec), 2,
+                            str(tmp_path / "out.npz"))
+    assert found == {"n": 3}
+    assert seen == [(dtype, shape)] * 2
 
 
 def test_the_order_of_preference_is_the_manifests(tmp_path):

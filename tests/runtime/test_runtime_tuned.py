@@ -59,6 +59,7 @@ def test_a_tuned_bundle_is_loaded_as_measured(bundle):
     with load(bundle.path) as classifier:
         told = classifier.info()
     assert (told["variant"], told["backend"], told["session"]["threads"]) == ("other", "cpu", 2)
+    assert told["rule"] == "tuned"
     assert told["why"] == "tuned 2026-01-02T03:04:05+00:00: 1 ms, fp32 2 ms"
     with load(bundle.path, threads=1) as classifier:
         assert (classifier.info()["variant"], classifier.info()["session"]["threads"]) == ("other", 1)
