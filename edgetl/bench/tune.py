@@ -264,7 +264,8 @@ def _leave_the_hopeless(trials: Sequence[Trial]) -> Mapping[str, str]:
     for trial in trials:
         if trial.alive and first[trial.case.name] > HOPELESS * best[trial.case.subject.variant]:
             times = first[trial.case.name] / best[trial.case.subject.variant]
-            aside[trial.case.name] = f"it was left after the first round, {times:.1f} times as slow as its variant's best"
+            aside[trial.case.name] = (f"it was left after the first round, {times:.1f} times as slow as its variant's "
+                                      "best")
             trial.close()
     return aside
 

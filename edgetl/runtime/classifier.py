@@ -248,7 +248,6 @@ class Classifier:
             "variant": variant.name,
             "backend": self._choice.backend,
             "rule": self._choice.rule,
-            "rule": self._choice.rule,
             "why": self._choice.why,
             "passed_over": list(self._choice.passed_over),
             "precision": variant.precision,
