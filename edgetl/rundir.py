@@ -30,6 +30,7 @@ LEDGER = "stages.json"
 MARKS = (RUN, "manifest.json", REPORT, LEDGER)  # each folder that edgetl writes has one of them
 UNFINISHED = ".tmp"  # ending of files that are being written; a killed process leaves them
 
+ELSEWHERE = "Choose a folder you may write to with --out."
 NO_PLACE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk is full, a quota is used up, a file may not grow
 
@@ -102,16 +103,23 @@ def _umask() -> int:
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turns what the operating system says about writing `path` into one sentence."""
+def explained(path: Path, *, elsewhere: str = ELSEWHERE) -> Iterator[None]:
+    """Turns what the operating system says about writing `path` into one sentence.
+
+    Args:
+        path: what is being written.
+        elsewhere: how the person names another place.
+    """
     try:
         with room_for(path):
             yield
+    except DiskFull as problem:
+        if elsewhere != ELSEWHERE:  # of --out the person knows
+            raise DiskFull(f"{problem.message} {elsewhere}", hint=problem.hint) from problem
+        raise
     except OSError as problem:
         if problem.errno in NO_PLACE:
-            raise OutputError(
-                f"{path} cannot be written: {problem.strerror}.", hint="Choose a folder you may write to with --out."
-            ) from problem
+            raise OutputError(f"{path} cannot be written: {problem.strerror}.", hint=elsewhere) from problem
         raise
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgetl import rundir
 from edgetl.datasets import DataSet, Item
-from edgetl.errors import DataError, InputError
+from edgetl.errors import DataError, InputError, OutputError
 from edgetl.evaluate import pixels_of
 from edgetl.events import Event, Listener
 from edgetl.runtime import preprocess as pre
@@ -24,6 +26,7 @@ from edgetl.runtime.preprocess import Preprocess
 from edgetl.runtime.tuned import cache_root
 
 VERSION = 1  # of the layout and of what was done to the pixels
+ELSEWHERE = "EDGETL_CACHE=FOLDER names another place for prepared images."
 HEADROOM = 2  # stored short side over the input side: small crops keep their detail
 
 
@@ -61,16 +64,34 @@ def open_store(
 
     Raises:
         DataError: images that cannot be decoded; names them.
-        OutputError: no space in the cache.
+        OutputError: the cache cannot be written, or is full.
     """
     side = HEADROOM * max(preprocess.size_hw)
     decoding = [preprocess.alpha_background, preprocess.exif, preprocess.interpolation]
     key = rundir.sha256(json.dumps([VERSION, fingerprint, side, decoding, [item.key for item in items]]).encode())[:24]
     folder = cache_root() / "images" / key
-    if not (folder / "index.npz").is_file():
+    found = _opened(folder)
+    if found is None:
+        if folder.exists():
+            text = f"{folder} is damaged; the images are prepared again."
+            listener(Event(stage, "note", {"text": text}))
+            shutil.rmtree(folder, ignore_errors=True)
         _build(folder, data, items, side, preprocess, listener, stage)
-    with np.load(folder / "index.npz", allow_pickle=False) as index:
-        return ImageStore(folder, index["shapes"], index["offsets"], np.memmap(folder / "pixels.bin", np.uint8, "r"))
+        found = _opened(folder)
+    if found is None:
+        raise OutputError(f"{folder} cannot be read back.", hint=ELSEWHERE)
+    return found
+
+
+def _opened(folder: Path) -> ImageStore | None:
+    """The store in a folder, None where it is not there or not whole (a power cut may leave empty files)."""
+    try:
+        with np.load(folder / "index.npz", allow_pickle=False) as index:
+            shapes, offsets = index["shapes"], index["offsets"]
+        pixels = np.memmap(folder / "pixels.bin", np.uint8, "r")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return ImageStore(folder, shapes, offsets, pixels) if len(pixels) == shapes.prod(axis=1).sum() * 3 else None
 
 
 def _build(
@@ -83,7 +104,7 @@ def _build(
     stage: str,
 ) -> None:
     """Writes the store beside its place and renames it; of two processes at once the second finds it there."""
-    with rundir.explained(folder):
+    with rundir.explained(folder, elsewhere=ELSEWHERE):
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
@@ -191,13 +212,13 @@ def evaluation_pixels(
 
     Raises:
         DataError: an image cannot be decoded; names it.
-        OutputError: no space in the cache.
+        OutputError: the cache cannot be written, or is full.
     """
     shape = (len(items), *preprocess.size_hw, 1 if preprocess.color == "gray" else 3)
     wanted = [VERSION, "evaluation", fingerprint, pre.to_dict(preprocess), [item.key for item in items]]
     path = cache_root() / "images" / f"{rundir.sha256(json.dumps(wanted).encode())[:24]}.bin"
-    if not path.is_file():
-        with rundir.explained(path):
+    if not path.is_file() or path.stat().st_size != math.prod(shape):
+        with rundir.explained(path, elsewhere=ELSEWHERE):
             path.parent.mkdir(parents=True, exist_ok=True)
             with (
                 rundir.replacing(path) as temporary,

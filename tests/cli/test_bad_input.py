@@ -381,11 +381,36 @@ def test_no_room_for_the_decoded_photos(edgetl: Call, kitchen: Path, own_home: P
     room(1000)
     finetune(edgetl, kitchen / "photos").refused(
         "cache/edgetl/images",
-        " could not be written: File too large.",
+        " could not be written: File too large. EDGETL_CACHE=FOLDER names another place for prepared images.",
         "Make room, then continue with: edgetl finetune ",
     )
     assert left() == []
     assert left(own_home / "cache/edgetl/images") == []
+
+
+@pytest.mark.parametrize("place", ["/proc/cache", "photo.jpg/cache"])
+def test_a_cache_that_cannot_be_written_names_its_variable(
+    edgetl: Call, kitchen: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    Path("photo.jpg").touch()
+    monkeypatch.setenv("EDGETL_CACHE", place)
+    said = finetune(edgetl, kitchen / "photos")
+    said.refused(place, "cannot be written: ", "hint: EDGETL_CACHE=FOLDER names another place for prepared images.")
+    assert "--out" not in said.err
+    assert left() == ["photo.jpg"]
+
+
+def test_prepared_images_that_are_damaged_are_prepared_again(edgetl: Call, kitchen: Path, own_home: Path) -> None:
+    assert finetune(edgetl, kitchen / "photos", "--out", "whole").code == 0
+    cache = own_home / "cache/edgetl/images"
+    for file in [*cache.glob("*/index.npz"), *cache.glob("*.bin")]:
+        file.write_bytes(b"")  # as a power cut may leave it
+    said = finetune(edgetl, kitchen / "photos")
+    assert (said.code, "is damaged; the images are prepared again" in said.err) == (0, True)
+    for file in cache.glob("*/pixels.bin"):
+        file.write_bytes(file.read_bytes()[:-1])
+    assert finetune(edgetl, kitchen / "photos", "--out", "again").code == 0
+    assert len({Path(run, rundir.MODEL).read_bytes() for run in ("whole", "run", "again")}) == 1
 
 
 def test_no_room_for_the_first_checkpoint(edgetl: Call, kitchen: Path) -> None:
