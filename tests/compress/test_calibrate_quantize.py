@@ -112,6 +112,13 @@ def cnn(*, sizes: bool = False) -> bytes:
     return model.SerializeToString()
 
 
+def with_features(graph: bytes) -> bytes:
+    """The graph with what goes into its last layer as a second output."""
+    model = onnx.load_from_string(graph)
+    model.graph.output.append(helper.make_tensor_value_info("flat", TensorProto.FLOAT, ["N", 8]))
+    return model.SerializeToString()
+
+
 def reader() -> calibrate.Reader:
     return calibrate.Reader(items(20), png, SQUARE)
 
@@ -154,6 +161,22 @@ def test_logits_stay_float() -> None:
     graph = onnx.load_from_string(quantize.quantize(cnn(), TARGET.quantize, reader(), method="min-max").graph).graph
     assert [node.op_type for node in graph.node if "logits" in node.output] == ["Gemm"]
     assert "logits_scale" not in {one.name for one in graph.initializer}
+
+
+def test_features_are_float_values_of_integers_and_cost_no_kernel() -> None:
+    plain, made = (quantize.quantize(graph, TARGET.quantize, reader(), method="min-max").graph
+                   for graph in (cnn(), with_features(cnn())))
+    model = onnx.load_from_string(made)
+    assert [(one.name, one.type.tensor_type.elem_type) for one in model.graph.output] == [
+        ("logits", TensorProto.FLOAT), ("flat", TensorProto.FLOAT)]
+    images = np.concatenate([batch["image"] for batch in iter(reader().get_next, None)])
+    spec = GraphSpec(SPEC.inputs, (*SPEC.outputs, TensorSpec("flat", "features", "float32", ("N", 8), "NC")), "int8")
+    fp32, int8 = (open_session("cpu", graph, spec, threads=1).run({"image": images})
+                  for graph in (with_features(cnn()), made))
+    assert 0 < np.abs(fp32["flat"] - int8["flat"]).max() < 0.05 * np.abs(fp32["flat"]).max()
+    assert np.array_equal(int8["logits"], logits(plain, len(images)))  # the same kernels, and one that hands it out
+    before, after = quantize.fused(plain), quantize.fused(made)
+    assert after["integer_nodes"] == before["integer_nodes"] and after["float_nodes"] == 0
 
 
 def test_numbers_that_are_sizes_are_not_rounded() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 from collections import Counter
@@ -12,9 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from edgetl.errors import GateFailed
-from edgetl.export import graph, parity
+from edgetl.errors import EdgetlError, GateFailed
+from edgetl.export import graph, metadata, parity
 from edgetl.models import Network
+from edgetl.runtime import preprocess
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.runtime.session import GraphSpec, open_session
 
@@ -116,6 +118,73 @@ def test_the_fallback_is_said_recorded_and_checked(keepdim: bool) -> None:
     assert found.parity.difference <= found.parity.limit and found.parity.batches == (1, 5)
     folded = kinds(found.graph)
     assert folded["BatchNormalization"] == 0 and folded["GlobalAveragePool"] == 1 and folded["ReduceMean"] == 0
+
+
+class Convolved(Net):
+    """SqueezeNet's kind of head: a convolution whose output is averaged over the pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(8, 3, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(images)).mean((2, 3))
+
+
+@pytest.mark.parametrize("module", [Net(), Net(keepdim=True), Convolved(), TwoImages()])
+def test_features_are_the_second_output_for_any_number_of_images(module: nn.Module) -> None:
+    given = network(module)
+    made = graph.export(given, LABELS, with_features=True)
+    assert made.exporter == ("torchscript" if isinstance(module, TwoImages) else "dynamo")
+    assert [(one.name, one.role, one.shape) for one in made.spec.outputs] == [
+        ("logits", "logits", ("N", 3)), ("features", "features", ("N", 8))]
+    assert made.parity.features is not None and made.parity.features.difference <= made.parity.features.limit
+    assert made.parity.to_json()["features"]["batches"] == [1, 5]
+    session = open_session("cpu", made.graph, made.spec, threads=1)
+    for n in (1, 3):
+        images = np.random.default_rng(n).standard_normal((n, 3, 12, 16), dtype=np.float32)
+        with torch.inference_mode():
+            features = given.module.body(torch.from_numpy(images)).mean((2, 3)).numpy()
+            logits = given.module(torch.from_numpy(images)).numpy()
+        found = session.run({"image": images})
+        assert np.allclose(found["features"], features, atol=1e-5) and np.allclose(found["logits"], logits, atol=1e-5)
+    assert not given.module.get_submodule("head")._forward_pre_hooks  # nothing of ours stays in the model
+
+
+def test_features_that_are_no_rows_are_refused() -> None:
+    class Tokens(Net):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.head(self.body(images).flatten(2).transpose(1, 2)).mean(1)
+
+    with pytest.raises(EdgetlError, match=r"last layer of tests/net has the shape \[2, 48, 8\]") as caught:
+        graph.export(network(Tokens()), LABELS, with_features=True)
+    assert "without --with-features" in caught.value.hint
+
+
+def test_a_wrong_feature_is_found() -> None:
+    made = graph.export(network(Net()), LABELS, with_features=True)
+
+    def outputs(images: np.ndarray) -> dict[str, np.ndarray]:
+        return {"logits": np.zeros((len(images), 3), np.float32), "features": np.zeros((len(images), 8), np.float32)}
+
+    class Wrong:
+        def run(self, feeds):
+            return outputs(feeds["image"]) | {"features": np.full((len(feeds["image"]), 8), 0.1, np.float32)}
+
+    with pytest.raises(GateFailed, match=r"N=1: a feature differs by 0\.1, allowed are 0\.0001") as caught:
+        parity.check(outputs, Wrong(), made.spec, graph=made.graph)
+    assert "logit" not in str(caught.value)
+
+
+def test_metadata_survive_labels_of_every_kind() -> None:
+    labels = ("it's", 'a "b"', "two\nlines", "naïve \N{SNOWMAN}", "caf\udce9", "{0: 'x'}")
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], []))
+    onnx.helper.set_model_props(model, metadata.metadata_of(SQUARE, labels, embeds_preprocess=True))
+    said = {one.key: one.value for one in onnx.load_from_string(model.SerializeToString()).metadata_props}
+    assert tuple(json.loads(said["edgetl.labels"])) == labels
+    assert ast.literal_eval(said["names"]) == dict(enumerate(labels))
+    assert json.loads(said["edgetl.embeds_preprocess"]) is True
+    assert preprocess.from_dict(json.loads(said["edgetl.preprocess"]), where="here") == SQUARE
 
 
 def test_a_graph_fixed_to_its_sample_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

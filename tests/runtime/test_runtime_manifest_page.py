@@ -1,4 +1,4 @@
-"""docs/manifest.md is enough to write a reader: every field is there, the example is true, the steps are the runtime's."""
+"""docs/manifest.md is enough to write a reader: every field is there, the example is true, the steps are right."""
 
 from __future__ import annotations
 
