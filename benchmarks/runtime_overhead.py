@@ -7,7 +7,7 @@ call        `Classifier.predict` on a prepared array against `session.run` on th
             random order; the difference of the medians with a two-level bootstrap interval. The graphs do next to
             nothing, so that they do not hide it. IO binding stands beside it.
 load        `edgetl.runtime.load` against reading the file and making a session of its bytes; one after the other in one
-            process that has imported both.
+            process that has imported both. What the SHA-256 of the graph takes of it stands beside.
 start       from the first import to the first answer, in fresh processes in random order: edgetl and the bare runtimes.
 throughput  JPEG files to labels: a plain loop over predict, against predict_batch, predict_stream and submit.
 spin        the option spin=on|off: latency and processor time of a call, back to back and every 33 ms.
@@ -18,6 +18,7 @@ One thread, except where it says otherwise. With --bundle, load to spin are meas
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.util
 import io
 import json
@@ -40,6 +41,8 @@ from edgetl.bench.environment import load_average
 from edgetl.runtime import load
 from edgetl.runtime.batching import Batching
 from edgetl.runtime.bundle import open_bundle
+from edgetl.runtime.choice import refusal
+from edgetl.runtime.manifest import Variant
 from edgetl.runtime.preprocess import prepare
 from edgetl.runtime.session import usable_threads
 
@@ -127,12 +130,16 @@ def overhead(rounds: int) -> list[dict]:
 # ------------------------------------------------------------------------------------------------------------- a load
 
 
-def loads(bundle: Path, rounds: int) -> dict:
+def loads(bundle: Path, rounds: int) -> list[dict]:
+    """One row for each variant that the CPU backend opens here."""
+    variants = [one for one in open_bundle(bundle).manifest.variants if refusal(one, "cpu", asked=True) is None]
+    return [one_load(bundle, variant, rounds) for variant in variants if "cpu" in variant.backends]
+
+
+def one_load(bundle: Path, variant: Variant, rounds: int) -> dict:
     """Seconds of a load and of a bare session, alternating in this process."""
-    with load(bundle, "cpu", threads=1) as classifier:
-        variant = classifier.info()["variant"]
-    file = bundle / next(one.file for one in open_bundle(bundle).manifest.variants if one.name == variant)
-    cases = {"session": lambda: bare_session(file.read_bytes()), "load": lambda: load(bundle, "cpu", variant, 1)}
+    file = bundle / variant.file
+    cases = {"session": lambda: bare_session(file.read_bytes()), "load": lambda: load(bundle, "cpu", variant.name, 1)}
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     order = np.random.default_rng(0)
     for turn in range(rounds + 1):
@@ -144,9 +151,11 @@ def loads(bundle: Path, rounds: int) -> dict:
             del made
             if turn:  # the first fills the caches
                 seconds[name].append(taken)
-    return {"variant": variant, "size_bytes": file.stat().st_size, "how": "alternating in one process",
+    graph = file.read_bytes()
+    digest = [timing.timed(lambda: hashlib.sha256(graph).digest())[1] for _ in range(rounds)]
+    return {"variant": variant.name, "size_bytes": len(graph), "how": "alternating in one process",
             **{f"{name}_p50_s": float(np.median(values)) for name, values in seconds.items()},
-            **ratio(seconds["session"], seconds["load"])}
+            "sha256_p50_s": float(np.median(digest)), **ratio(seconds["session"], seconds["load"])}
 
 
 # ------------------------------------------------------------------------------------------------------------ a start

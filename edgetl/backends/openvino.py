@@ -4,6 +4,9 @@ Options:
     precision: "fp32" (default), "bf16" or "fp16": what floating-point layers compute in. Left alone, OpenVINO chooses
         bf16 on processors that have it, which halves the time and changes the logits; here it must be asked for.
 
+There is no option against threads that wait in a loop, as the backend cpu has one: OpenVINO's rest by themselves, a
+millisecond or so after a call.
+
 One stream of `threads` threads works on one call at a time; calls from several threads queue up. A graph with a free
 batch is compiled for one image when it is opened, which runs faster than a free batch, and once more for any batch when
 the first other one comes.

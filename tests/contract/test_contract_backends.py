@@ -179,12 +179,20 @@ class TestCpu(OnnxContract):
         images = self.images(2)
         assert np.abs(session.run({"image": images})["logits"] - self.expected(images)).max() < self.tolerance
 
+    @pytest.mark.parametrize("spin", ["on", "off"])
+    def test_threads_may_be_told_to_rest(self, graph, spec, spin):
+        session = open_session("cpu", graph, spec, threads=2, options={"spin": spin})
+        assert session.info()["spin"] is (spin == "on")
+        images = self.images(2)
+        assert np.abs(session.run({"image": images})["logits"] - self.expected(images)).max() < self.tolerance
+        session.close()
+
     def test_external_data_is_refused(self, graph, spec, tmp_path):
         import onnx
 
         model = onnx.load_from_string(graph)
         onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="weights.bin")
-        with pytest.raises(BundleError, match="cannot open the graph"):
+        with pytest.raises(BundleError, match="keeps the tensor .* in another file"):
             open_session("cpu", (tmp_path / "m.onnx").read_bytes(), spec)
 
 
