@@ -192,7 +192,7 @@ class TestCpu(OnnxContract):
 
         model = onnx.load_from_string(graph)
         onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="weights.bin")
-        with pytest.raises(BundleError, match="keeps the tensor .* in another file"):
+        with pytest.raises(BundleError, match=r"keeps the tensor .* in another file"):
             open_session("cpu", (tmp_path / "m.onnx").read_bytes(), spec)
 
 
