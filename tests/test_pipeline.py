@@ -15,9 +15,10 @@ import pytest
 from bench import hand_made
 from tiny_bundle import edit_manifest, make_bundle
 
-from edgetl import ledger, pipeline, plan, rundir
+from edgetl import contact_sheet, ledger, pipeline, plan, rundir
 from edgetl.bench import report
-from edgetl.errors import EdgetlError, GateFailed, MissingDependency, OutputError, RecipeError, UnknownName
+from edgetl.cli import app
+from edgetl.errors import DiskFull, EdgetlError, GateFailed, MissingDependency, OutputError, RecipeError, UnknownName
 from edgetl.events import Event
 from edgetl.recipe_file import parse_recipe
 
@@ -572,6 +573,50 @@ def test_the_demo_s_recipe_is_a_recipe_and_takes_overrides(tmp_path: Path) -> No
     assert planned.gate == plan.Gate(min_teacher_accuracy=80.0, max_student_drop=3.0)
     with pytest.raises(RecipeError, match=r"unknown key 'finetune\.epoch'; did you mean 'epochs'"):
         pipeline.demo_recipe(["finetune.epoch=1"])
+
+
+def test_a_demo_whose_picture_cannot_be_drawn_shows_its_tables_and_a_second_one_draws_it(
+    kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = parse_recipe(f'data = "{kitchen.photos}"\n{RECIPE}', where="the demo's recipe")
+    monkeypatch.setattr(pipeline, "demo_recipe", lambda overrides: recipe)
+
+    def full(bundle: Path, run: Path, out: Path) -> Path:
+        raise DiskFull(f"{out} could not be written: No space left on device.", hint="Make room.")
+
+    def drawn(bundle: Path, run: Path, out: Path) -> Path:
+        out.write_bytes(b"a picture")
+        return out
+
+    picture = kitchen.out / "predictions.png"
+    monkeypatch.setattr(contact_sheet, "draw", full)
+    assert app.main(["demo", "--out", str(kitchen.out)]) == 1
+    said = capsys.readouterr()
+    assert f"error: {picture} could not be written: No space left on device." in said.err
+    assert f"hint: Make room, then continue with: edgetl demo --out {kitchen.out}\n" in said.err
+    assert "Steady-state latency" in said.out and "predictions" not in said.out and not picture.exists()
+    assert kitchen.walked == ALL
+    monkeypatch.setattr(contact_sheet, "draw", drawn)
+    assert app.main(["demo", "--out", str(kitchen.out)]) == 0
+    assert f"predictions  {picture}" in capsys.readouterr().out
+    assert kitchen.walked == []  # nothing was done twice
+
+
+def test_a_report_that_was_begun_and_not_finished_is_made_again(
+    kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(options: Any, listener: object) -> report.Report:
+        kitchen.bench(options, listener)  # report.json is there, its page is not
+        raise DiskFull("report.html could not be written")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "bench_with", half)
+        with pytest.raises(DiskFull):
+            kitchen.walk()
+    assert kitchen.walked == ALL
+    assert json.loads((kitchen.out / ledger.LEDGER).read_text())["stages"]["bench"]["made"] is None
+    kitchen.walk(resume=True)
+    assert kitchen.walked == ["bench"]
 
 
 def test_the_ledger_is_plain_json(kitchen: Kitchen) -> None:

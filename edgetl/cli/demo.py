@@ -30,6 +30,9 @@ def demo(out: Out = Path("runs/demo"), set_: Set = None, overwrite: Overwrite = 
     recipe = pipeline.demo_recipe(set_ or ())
     with progress.shown() as listener:
         outcome = pipeline.walk(recipe, out=out, resume=not overwrite, overwrite=overwrite, listener=listener)
-        picture = draw(outcome.bundle, outcome.student, out / PREDICTIONS)
-    show(outcome, as_json, predictions=picture)
+    drawn = {}
+    try:
+        drawn["predictions"] = draw(outcome.bundle, outcome.student, out / PREDICTIONS)
+    finally:  # what took minutes is shown also where the picture cannot be drawn
+        show(outcome, as_json, **drawn)
     outcome.insist()
