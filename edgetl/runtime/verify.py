@@ -153,7 +153,8 @@ def _check_variant(bundle: Bundle, variant: Variant, golden: Golden, backend: st
         return [Check(variant.name, "skipped", note=problem.message)]
     session = open_variant(bundle, choice, threads=threads)
     try:
-        found = session.run({variant.inputs[0].name: golden.tensor})
+        images = pixels_of(golden.tensor, bundle.manifest.preprocess) if variant.embeds_preprocess else golden.tensor
+        found = session.run({variant.inputs[0].name: images})
     finally:
         session.close()
     outputs = {one.role: found[one.name] for one in variant.outputs}
@@ -164,6 +165,13 @@ def _check_variant(bundle: Bundle, variant: Variant, golden: Golden, backend: st
     if "features" in outputs:
         checks.append(_check_features(variant, who, outputs["features"], golden, choice.backend))
     return checks
+
+
+def pixels_of(tensor: NDArray[np.float32], preprocess: Preprocess) -> NDArray[np.uint8]:
+    """The pixels [N, H, W, C] that a normalised array was made of; what a graph takes that normalises by itself."""
+    images = tensor.transpose(0, 2, 3, 1) if preprocess.layout == "NCHW" else tensor
+    pixels = (images.astype(np.float64) * preprocess.std + preprocess.mean) / preprocess.scale
+    return np.rint(pixels).clip(0, 255).astype(np.uint8)
 
 
 def _check_features(variant: Variant, who: str, found: NDArray[np.float32], golden: Golden, backend: str) -> Check:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -20,10 +21,11 @@ from tiny_bundle import (
 )
 
 from edgetl.errors import BundleError, EdgetlError, InputError, UnknownName
-from edgetl.runtime import load
+from edgetl.runtime import load, verify
 from edgetl.runtime.drift import Drift
 from edgetl.runtime.manifest import MANIFEST
-from edgetl.runtime.preprocess import prepare, prepare_pixels
+from edgetl.runtime.preprocess import normalize, prepare, prepare_pixels
+from edgetl.runtime.verify import pixels_of
 
 PHOTOS = [make_photo(seed, 20 + seed, 30) for seed in range(5)]
 
@@ -95,6 +97,20 @@ def test_a_graph_that_embeds_its_preprocessing_is_fed_pixels(embedded, plain, ba
         loaded.warmup(1, batch_size=2)
         with pytest.raises(InputError, match="prepares its images itself"):
             loaded.predict(prepare(PHOTOS[0], PREPROCESS))
+
+
+def test_verify_feeds_it_the_golden_pixels(embedded):
+    report = verify(embedded, "cpu", threads=1)
+    assert {check.status for check in report.checks} == {"passed"}
+    logits = next(check for check in report.checks if check.name == "fp32")
+    assert logits.measured < 1e-4
+
+
+@pytest.mark.parametrize("changes", [{}, {"layout": "NHWC"}, {"mean": (0.0, 0.0, 0.0), "std": (0.01, 1.0, 3.0)}])
+def test_normalised_pixels_are_found_again(changes):
+    wants = replace(PREPROCESS, **changes)
+    pixels = np.arange(256 * 3, dtype=np.uint16).astype(np.uint8).reshape(1, 16, 16, 3)
+    assert np.array_equal(pixels_of(normalize(pixels, wants), wants), pixels)
 
 
 def test_features_are_a_second_output(bundle, plain):
