@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -97,6 +98,18 @@ def test_a_prepared_array_is_predicted_as_it_is(classifier):
     assert classifier.predict(prepared) == classifier.predict(prepared[None]) == expected
     assert classifier.predict(np.asfortranarray(prepared)) == expected
     assert classifier.predict_batch([prepared, photo])[0].score == pytest.approx(expected.score, abs=1e-6)
+
+
+def test_a_prediction_is_few_calls_around_the_graph(classifier):
+    """A clock on a shared machine cannot hold 20 microseconds; what they are made of, calls, can be counted."""
+    prepared, seen = prepare(make_photo(4), PREPROCESS), []
+    classifier.predict(prepared)
+    sys.setprofile(lambda frame, event, _: seen.append(event))
+    try:
+        classifier.predict(prepared)
+    finally:
+        sys.setprofile(None)
+    assert 20 < len([event for event in seen if event in ("call", "c_call")]) < 65
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 3), (2, 3, 16, 16), (3, 16, 15), (3, 16), ()])
