@@ -166,6 +166,8 @@ class Export(DataFields):
         choices=("photos", "synthetic"))
     with_features: bool = opt(
         False, "Give the features too, which are what goes into the last layer, as a second output.")
+    embed_normalize: bool = opt(
+        False, "Put the normalisation into the graphs, which then take resized pixels, uint8 [N, H, W, C].")
     reject_accuracy: float | None = opt(
         None, "Find the score below which predictions are to be rejected so that at least so many percent of the "
         "others are right, as far as the validation images can show (default: none).", low=1, high=99.99)

@@ -11,7 +11,7 @@ from typing import Any
 from edgetl import datasets, metrics, rundir, splits, weights
 from edgetl.errors import DataError, EdgetlError, GateFailed
 from edgetl.events import Event, Listener, ignore
-from edgetl.export import card, golden, graph, private, rejection, variants
+from edgetl.export import card, embed, golden, graph, private, rejection, variants
 from edgetl.export.rejection import Threshold
 from edgetl.export.variants import Built, Rejected, Stock
 from edgetl.recipe import Export, to_toml
@@ -134,7 +134,7 @@ def build(stock: Stock, targets: Sequence[Target]) -> Made:
         else:
             built.append(one)
         steps.advance()
-    order = variants.ordered(stock, built)
+    order = variants.ordered(stock, embed.embedded(stock, built) if stock.options.embed_normalize else built)
     threshold = find_threshold(stock, order)
     evaluated = variants.evaluated(stock, order)
     steps.advance()

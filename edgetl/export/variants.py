@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgetl import evaluate, plugins, rundir
 from edgetl.compress import calibrate, quantize
@@ -24,6 +25,7 @@ from edgetl.recipe import Export
 from edgetl.runtime import processor
 from edgetl.runtime.manifest import Variant
 from edgetl.runtime.session import GraphSpec, open_session
+from edgetl.runtime.verify import pixels_of
 from edgetl.splits import Splits
 from edgetl.targets import Target
 
@@ -115,7 +117,7 @@ def build_fp32(stock: Stock) -> Built:
     tolerances = _tolerances(stock, exported.graph, exported.spec,
                              lambda difference, reach: max(10 * difference, 1e-4 * reach))
     variant = _variant("fp32", PORTABLE, "fp32", PORTABLE_BACKENDS, exported.graph, exported.spec, exported.opset)
-    val = _evaluate(stock, exported.graph, exported.spec, "val")
+    val = evaluation(stock, exported.graph, exported.spec, "val")
     built = Built(dataclasses.replace(variant, **tolerances), exported.graph, exported.spec, val)
     if val is not None:
         stock.note(f"fp32: {_share(val)} on {val.n} validation images.")
@@ -204,17 +206,18 @@ def ordered(stock: Stock, built: Sequence[Built]) -> tuple[Built, ...]:
 def evaluated(stock: Stock, order: Sequence[Built]) -> tuple[Built, ...]:
     """The same variants with their evaluations; only here, with nothing left to choose, test images are looked at."""
     fp32 = next(one for one in order if one.variant.precision == "fp32")
-    fp32_test = _evaluate(stock, fp32.graph, fp32.spec, "test")
+    fp32_test = evaluation(stock, fp32.graph, fp32.spec, "test")
     return tuple(_with_evaluations(stock, one, fp32_test) for one in order)
 
 
 def latencies_of(stock: Stock, built: Sequence[Built]) -> dict[str, float]:
     """Median seconds of one image on one thread, by variant, interleaved in blocks."""
     sessions = {one.variant.name: open_session(BACKEND, one.graph, one.spec, threads=1) for one in built}
-    image = np.ascontiguousarray(stock.golden.tensor[:1])
-    feeds = {built[0].spec.inputs[0].name: image}
+    feeds = {one.variant.name: {one.spec.inputs[0].name: np.ascontiguousarray(golden_images(stock, one.spec)[:1])}
+             for one in built}
     try:
-        calls = {name: (lambda session=session: session.run(feeds)) for name, session in sessions.items()}
+        calls = {name: (lambda session=session, name=name: session.run(feeds[name]))
+                 for name, session in sessions.items()}
         return {name: statistics.median(seconds) for name, seconds in evaluate.latencies(calls).items()}
     finally:
         for session in sessions.values():
@@ -233,7 +236,8 @@ def _with_evaluations(stock: Stock, one: Built, fp32_test: Evaluation | None) ->
                                                                            status="measured"))
 
 
-def _evaluate(stock: Stock, graph: bytes, spec: GraphSpec, split: str) -> Evaluation | None:
+def evaluation(stock: Stock, graph: bytes, spec: GraphSpec, split: str) -> Evaluation | None:
+    """What the graph answers on a split; None where the data has no such split."""
     return _of_split(stock, graph, spec, split) if stock.splits.of(split) else None
 
 
@@ -242,7 +246,7 @@ def _of_split(stock: Stock, graph: bytes, spec: GraphSpec, split: str) -> Evalua
     try:
         predict = evaluate.session_predict(session, image=spec.inputs[0].name, logits=spec.outputs[0].name)
         return evaluate.evaluate(predict, stock.splits.of(split), stock.data.read, stock.network.preprocess,
-                                 classes=len(stock.data.labels))
+                                 classes=len(stock.data.labels), normalized=not _takes_pixels(spec))
     finally:
         session.close()
 
@@ -250,14 +254,29 @@ def _of_split(stock: Stock, graph: bytes, spec: GraphSpec, split: str) -> Evalua
 def _tolerances(stock: Stock, graph: bytes, spec: GraphSpec,
                 allowed: Callable[[float, float], float]) -> dict[str, Any]:
     """The tolerances: `allowed` of the greatest difference to torch on the golden images and torch's greatest value."""
-    session = open_session(BACKEND, graph, spec, threads=1)
-    try:
-        found = session.run({spec.inputs[0].name: stock.golden.tensor})
-    finally:
-        session.close()
+    found = outputs_on_golden(stock, graph, spec)
     return {TOLERANCES[role]: allowed(greatest_difference(expected, found[role]),
                                       max(1.0, float(np.abs(expected).max())))
             for role, expected in stock.golden.outputs().items()}
+
+
+def outputs_on_golden(stock: Stock, graph: bytes, spec: GraphSpec) -> dict[str, NDArray[Any]]:
+    """What the graph says to the golden images, by the output's name."""
+    session = open_session(BACKEND, graph, spec, threads=1)
+    try:
+        return dict(session.run({spec.inputs[0].name: golden_images(stock, spec)}))
+    finally:
+        session.close()
+
+
+def golden_images(stock: Stock, spec: GraphSpec) -> NDArray[Any]:
+    """The golden images as a graph of that spec takes them."""
+    tensor = stock.golden.tensor
+    return pixels_of(tensor, stock.network.preprocess) if _takes_pixels(spec) else tensor
+
+
+def _takes_pixels(spec: GraphSpec) -> bool:
+    return spec.inputs[0].dtype == "uint8"
 
 
 def _variant(name: str, target: str, precision: str, backends: tuple[str, ...], graph: bytes, spec: GraphSpec,

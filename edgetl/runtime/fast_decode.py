@@ -84,13 +84,14 @@ def settled(outputs: Outputs, images: Sequence[NDArray[Any]], run: Callable[[Seq
     found = outputs[logits]
     if found.ndim != 2 or len(found) != len(images):
         return outputs  # no logits; whoever asked for them says so
-    rows = [int(row) for row in close_calls(found, tolerance) if isinstance(images[row], Approximate)]
-    if not rows:
+    close = {int(row): images[row] for row in close_calls(found, tolerance)}
+    reduced = {row: image for row, image in close.items() if isinstance(image, Approximate)}
+    if not reduced:
         return outputs
     merged = {name: values.copy() for name, values in outputs.items()}  # before a session writes over its answers
-    again = run([images[row].exactly() for row in rows])
+    again = run([image.exactly() for image in reduced.values()])
     for name, values in merged.items():
-        values[rows] = again[name]
+        values[list(reduced)] = again[name]
     return merged
 
 

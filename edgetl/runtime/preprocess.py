@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,17 @@ class Preprocess:
     def channels(self) -> int:
         """Channels of the array: 1 for gray, else 3."""
         return 1 if self.color == "gray" else 3
+
+    @functools.cached_property
+    def factors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What a pixel is multiplied by, and what is then added, for each channel: [C, 1, 1], or [C] for "NHWC".
+
+        That is (p * scale - mean) / std as one multiplication and one addition, rounded once, from float64.
+        """
+        mean, std = np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64)
+        shape = (-1, 1, 1) if self.layout == "NCHW" else (-1,)
+        factor, offset = (values.astype(np.float32).reshape(shape) for values in (self.scale / std, -mean / std))
+        return factor, offset
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -145,10 +157,7 @@ def normalize(pixels: NDArray[np.uint8], preprocess: Preprocess,
         out: an array of the result's shape to write into; saves an allocation.
     """
     arranged = pixels.transpose(0, 3, 1, 2) if preprocess.layout == "NCHW" else pixels
-    # (p * scale - mean) / std as one multiplication and one addition; the factors are rounded once, from float64.
-    mean, std = np.asarray(preprocess.mean, np.float64), np.asarray(preprocess.std, np.float64)
-    shape = (-1, 1, 1) if preprocess.layout == "NCHW" else (-1,)
-    factor, offset = (values.astype(np.float32).reshape(shape) for values in (preprocess.scale / std, -mean / std))
+    factor, offset = preprocess.factors
     if out is None:
         out = np.empty(arranged.shape, np.float32)
     np.multiply(arranged, factor, out=out)
