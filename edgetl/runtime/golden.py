@@ -22,7 +22,7 @@ from edgetl.errors import BundleError
 from edgetl.runtime.bundle import Bundle
 from edgetl.runtime.storage import COPY_AGAIN
 
-DTYPES = {b"<f4": np.dtype("<f4"), b"|u1": np.dtype(np.uint8)}
+DTYPES: dict[bytes, np.dtype[Any]] = {b"<f4": np.dtype("<f4"), b"|u1": np.dtype(np.uint8)}
 # The head of a .npy file, NEP 1: magic, version 1.0, the length of the header, and a Python literal padded with spaces.
 HEADER = re.compile(rb"\x93NUMPY\x01\x00..\{'descr': '(<f4|\|u1)', 'fortran_order': False, "
                     rb"'shape': \(((?:[0-9]{1,12}, ?)*[0-9]{0,12})\), \} *\n", re.DOTALL)
@@ -107,4 +107,5 @@ def _array(data: bytes) -> NDArray[Any]:
     shape = [int(size) for size in found[2].split(b",") if size.strip()]
     if math.prod(shape) * dtype.itemsize != len(data) - found.end():
         raise ValueError(f"an array of shape {shape[:8]} and {dtype} has {len(data) - found.end()} bytes")
-    return np.frombuffer(data, dtype, offset=found.end()).reshape(shape)
+    array: NDArray[Any] = np.frombuffer(data, dtype, offset=found.end())
+    return array.reshape(shape)

@@ -70,7 +70,7 @@ def nothing(classes: int) -> Statistics:
 def statistics_of(scores: NDArray[np.float64], weights: NDArray[np.float64]) -> Statistics:
     """The statistics of probabilities [N, K] with these weights [N]."""
     logs = np.log(scores, out=np.zeros_like(scores), where=scores > 0)  # 0 log 0 is 0
-    answers = np.bincount(scores.argmax(axis=1), weights=weights, minlength=scores.shape[1])
+    answers = np.bincount(scores.argmax(axis=1), weights=weights, minlength=scores.shape[1]).astype(np.float64)
     entropies = np.maximum(-(scores * logs).sum(axis=1), 0.0)  # not -0.0 or its like where one class has it all
     return Statistics(_moments(scores.max(axis=1), weights), _moments(entropies, weights), answers)
 
