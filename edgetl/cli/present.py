@@ -109,7 +109,7 @@ def variants(manifest: Any) -> None:
         for found in variant.evaluations or (nothing,):
             share = found.get("accuracy")
             rows.append((variant.name, variant.file, f"{variant.size_bytes / 1e6:.2f}", ",".join(variant.backends),
-                         found.get("split", "-"), percent(share), percent(found.get("agreement"))))
+                         found.get("split") or "-", percent(share), percent(found.get("agreement"))))
     table(columns, rows, numeric=(False, False, True, False, False, True, True))
 
 

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from edgetl.errors import BundleError
-from edgetl.runtime.limits import PATH_BYTES
+from edgetl.runtime.limits import PATH_BYTES, TEXT
 
 Value = TypeVar("Value")
 
@@ -47,11 +47,12 @@ class Table:
         return self.values[name]
 
     def text(self, name: str, default: str | None = None, *, choices: tuple[str, ...] = ()) -> str:
-        """A string, one of `choices` where there are some."""
-        expected = f"one of {', '.join(choices)}" if choices else "a text"
+        """A string of at most TEXT characters, one of `choices` where there are some."""
+        long = isinstance(found := self.values.get(name), str) and len(found) > TEXT
+        expected = f"one of {', '.join(choices)}" if choices else f"at most {TEXT} characters" if long else "a text"
 
         def accept(found: Any) -> bool:
-            return isinstance(found, str) and (not choices or found in choices)
+            return is_text(found) and (not choices or found in choices)
 
         return str(self.get(name, accept, expected, default))
 
@@ -82,7 +83,7 @@ class Table:
               most: int | None = None) -> tuple[str, ...]:
         """A list of `least` to `most` strings."""
         def accept(found: Any) -> bool:
-            return is_list(found, lambda one: isinstance(one, str), least, most)
+            return is_list(found, is_text, least, most)
 
         expected = _list_of("texts", least, most, self.values.get(name))
 
@@ -115,6 +116,11 @@ class Table:
         expected = _list_of("tables", least, most, self.values.get(name))
 
         return tuple(self.get(name, accept, expected, default))
+
+
+def is_text(value: Any) -> bool:
+    """Whether `value` is a string of at most TEXT characters."""
+    return isinstance(value, str) and len(value) <= TEXT
 
 
 def is_whole(value: Any) -> bool:

@@ -63,6 +63,8 @@ def read_golden(bundle: Bundle) -> Golden:
         if one.dtype != np.float32 or one.ndim != width or len(one) != len(sources):
             raise BundleError(f"{where}: '{name}' is {one.dtype} {list(one.shape)}; expected float32 with {width} axes "
                               f"and {len(sources)} images.", hint=COPY_AGAIN)
+        if not np.isfinite(one).all():
+            raise BundleError(f"{where}: '{name}' holds numbers that are not finite.", hint=COPY_AGAIN)
     labels = len(bundle.manifest.labels)
     if found["logits"].shape[1] != labels:
         raise BundleError(f"{where}: 'logits' has {found['logits'].shape[1]} columns, but there are {labels} labels.",

@@ -10,6 +10,7 @@ GOLDEN_IMAGES = 512
 COMPANION_BYTES = 4 << 20  # README.md and recipe.toml, for people
 KEY_BYTES = 16 << 10  # of a signature or a key; minisign's comments have 8 kB at most
 
+TEXT = 1000  # characters of a name or a label; they stand in sentences
 LABELS = 100_000
 VARIANTS = 64  # each is tried against this machine at load
 BACKENDS = 16  # of a variant; each is asked whether it can run here

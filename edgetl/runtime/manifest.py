@@ -189,8 +189,9 @@ def _inside(table: Table, name: str) -> str:
 def _evaluation(values: Any, where: str) -> Mapping[str, Any]:
     """One row as it is, once what is shown of it was found to be numbers and texts."""
     row = Table(values, where)
-    for name in ("accuracy", "accuracy_low", "accuracy_high", "agreement", "latency_s"):
-        _optional(row, name, lambda name=name: row.number(name))  # type: ignore[misc]
+    for name in ("accuracy", "accuracy_low", "accuracy_high", "agreement"):
+        _optional(row, name, lambda name=name: row.number(name, low=0, high=1))  # type: ignore[misc]
+    _optional(row, "latency_s", lambda: row.number("latency_s", low=0))
     for name in ("backend", "split", "machine"):
         _optional(row, name, lambda name=name: row.text(name))  # type: ignore[misc]
     return row.values

@@ -137,7 +137,7 @@ def _likely(found: NDArray[np.float32], stored: NDArray[np.float32], preprocess:
 
 def _alike(found: NDArray[np.float32], stored: NDArray[np.float32]) -> bool:
     """Whether every channel of one is a straight line of the other's."""
-    for one, other in zip(found, stored, strict=True):
+    for one, other in zip(found.astype(np.float64), stored.astype(np.float64), strict=True):
         flat = np.stack([one.ravel(), np.ones(one.size)], axis=1)
         line, *_ = np.linalg.lstsq(flat, other.ravel(), rcond=None)
         if np.abs(flat @ line - other.ravel()).mean() > 0.002 * (np.ptp(other) + 1e-6):

@@ -92,11 +92,15 @@ def test_whatever_json_writes_is_read(value):
     (("preprocess", "std"), [1, 1, 1e-300], "'std'"),
     (("preprocess", "std"), [1, 1, 1e300], "'std'"),
     (("preprocess", "mean"), [1, 1, -1e300], "'mean'"),
+    (("name",), "x" * 1001, "'name' is .* expected at most 1000 characters"),
+    (("labels",), ["a", "b", "x" * 1001], "'labels' is"),
+    (("variants", 0, "outputs", 0, "name"), "x" * 1001, "expected at most 1000 characters"),
     (("name",), "a\x1b[2J", r"the name 'a\\x1b\[2J' holds a control character"),
     (("labels",), ["a", "b\n", "c"], "the label"),
     (("labels",), ["a", "b", "\ud800"], "the label"),
     (("variants", 0, "name"), "\r", "the variant"),
     (("variants", 0, "evaluations"), [{"accuracy": "high"}], r"evaluations\[0\]: 'accuracy' is 'high'"),
+    (("variants", 0, "evaluations"), [{"agreement": 98}], r"'agreement' is 98"),
     (("variants", 0, "evaluations"), [{"split": 3}], r"'split' is 3, expected a text"),
     (("variants", 0, "file"), "./fp32.onnx", "plain relative path"),
     (("variants", 0, "file"), "a//b", "plain relative path"),
@@ -233,6 +237,8 @@ def test_other_arrays_than_expected(bundle):
     for data, says in ((npz(plain | {"more": npy(np.zeros(3, np.float32))}), "holds"),
                        (npz({name: one for name, one in plain.items() if name != "logits"}), "holds"),
                        (npz(plain | {"logits": npy(np.zeros((2, 9), np.float32))}), "9 columns, but there are 3"),
+                       (npz(plain | {"logits": npy(np.full((2, 3), np.inf, np.float32))}), "'logits' .* not finite"),
+                       (npz(plain | {"tensor": npy(np.full((2, 3, 16, 16), np.nan, np.float32))}), "not finite"),
                        (npz(plain | {"tensor": npy(np.zeros((3, 3, 16, 16), np.float32))}), "and 2 images")):
         with pytest.raises(BundleError, match=says):
             read_golden(open_bundle(with_golden(bundle, data)))

@@ -120,7 +120,7 @@ def test_other_logits_are_caught(copy):
     ):
         verify(copy)
     rewrite_golden(copy, logits=np.full_like(logits, np.nan))
-    with pytest.raises(GateFailed, match="nan away"):
+    with pytest.raises(BundleError, match="'logits' holds numbers that are not finite"):
         verify(copy)
 
 
