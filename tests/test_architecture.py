@@ -37,6 +37,7 @@ HEAVY = (
     "safetensors",
     "scipy",
     "sklearn",
+    "cryptography",
 )
 
 

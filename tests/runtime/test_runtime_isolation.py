@@ -23,6 +23,7 @@ HEAVY = (
     "openvino",
     "matplotlib",
     "safetensors",
+    "cryptography",
 )
 DEVICE = ("numpy", "onnxruntime", "pillow")
 
