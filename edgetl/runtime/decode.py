@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import threading
 import warnings
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgetl.errors import EdgetlError, InputError, MissingDependency
 from edgetl.runtime.flatten import flatten, orientation, turned
+from edgetl.runtime.headers import check_file, check_opened, most_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 MAX_MEGAPIXELS = 50.0
 # What cameras, browsers and data sets write. Pillow can do more, but some of its readers start other programs (EPS).
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
+PIECE_BYTES = 1 << 20
 CHANNELS = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 Found = TypeVar("Found")
@@ -136,7 +139,7 @@ def open_image(source: Any, where: str, max_megapixels: float) -> Opened:
     if isinstance(source, np.ndarray):
         opened = Opened(_from_array(source, where), where)
     elif isinstance(source, str | os.PathLike):
-        opened = _from_bytes(_read(Path(source)), where, max_megapixels)
+        opened = _from_bytes(_read(Path(source), max_megapixels), where, max_megapixels)
     elif isinstance(source, bytes | bytearray | memoryview):
         opened = _from_bytes(bytes(source), where, max_megapixels)
     elif isinstance(source, pillow().Image):
@@ -144,26 +147,44 @@ def open_image(source: Any, where: str, max_megapixels: float) -> Opened:
     else:
         raise InputError(f"{where} is a {type(source).__name__}; "
                          "expected a path, bytes, a Pillow image or a uint8 array.")
-    check_size(opened.image.width, opened.image.height, where, max_megapixels)
+    check_opened(opened.image, where, max_megapixels)
     return opened
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, max_megapixels: float) -> bytes:
+    most = most_bytes(max_megapixels)
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise _too_long(str(path), max_megapixels)
+            if size:
+                return file.read(size + 1)
+            # A pipe or a device tells no size, and may give bytes for ever.
+            parts = iter(lambda: file.read(PIECE_BYTES), b"")
+            return b"".join(itertools.islice(parts, most // PIECE_BYTES + 1))
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)
         raise InputError(f"{path} cannot be read: {reason}.", hint="Expected the path of an image file.") from problem
 
 
+def _too_long(where: str, max_megapixels: float) -> InputError:
+    return InputError(f"{where} has more than {most_bytes(max_megapixels) / 1e6:.0f} MB; no image within the limit of "
+                      f"{max_megapixels:g} megapixels has.", hint="Expected an image file.")
+
+
 def _from_bytes(data: bytes, where: str, max_megapixels: float) -> Opened:
+    if len(data) > most_bytes(max_megapixels):
+        raise _too_long(where, max_megapixels)
+    check_file(data, where, max_megapixels)
     module = pillow()
     module.init()
     known = [one for one in FORMATS if one in module.OPEN]
     try:
         image: Image = module.open(io.BytesIO(data), formats=known)
     except module.DecompressionBombError as problem:
-        raise InputError(f"{where} is larger than the limit of {max_megapixels:g} megapixels: {problem}") from problem
+        raise InputError(f"{where} is larger than the limit of {max_megapixels:g} megapixels: {problem}",
+                         hint="Shrink the image first.") from problem
     except module.UnidentifiedImageError as problem:
         found = f"it begins with {data[:12]!r}" if data else "it is empty"
         raise InputError(f"{where} is not an image: {found}.",
@@ -186,16 +207,3 @@ def from_pixels(pixels: NDArray[np.uint8]) -> Image:
     """A Pillow image of pixels [H, W] or [H, W, C], C from 2 to 4."""
     image: Image = pillow().fromarray(np.ascontiguousarray(pixels))
     return image
-
-
-def check_size(width: int, height: int, where: str, max_megapixels: float) -> None:
-    """Refuses what has no pixels or too many.
-
-    Raises:
-        InputError: says how many were found and allowed.
-    """
-    if width * height > max_megapixels * 1e6:
-        raise InputError(f"{where} has {width} x {height} pixels, above the limit of {max_megapixels:g} megapixels.",
-                         hint="Shrink the image first, or raise max_megapixels if you trust where it comes from.")
-    if width < 1 or height < 1:
-        raise InputError(f"{where} has {width} x {height} pixels; expected at least one.")

@@ -1,6 +1,8 @@
 """Whatever a camera, a browser or a hostile file hands over: upright 8-bit pixels, or one sentence."""
 
 import io
+import struct
+import warnings
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from edgetl.errors import EdgetlError, InputError
-from edgetl.runtime.preprocess import Preprocess, decode, prepare
+from edgetl.runtime.preprocess import Preprocess, decode, prepare, prepare_pixels
 
 PLAIN = Preprocess(size_hw=(8, 8))
 BLUE = Preprocess(size_hw=(8, 8), alpha_background=(0, 0, 255))
@@ -211,3 +213,74 @@ def test_any_bytes_are_pixels_or_an_expected_error(head, cut, junk):
     assert pixels.dtype == np.uint8
     assert pixels.ndim == 3
     assert pixels.shape[2] == 3
+
+
+def damaged_exif() -> bytes:
+    """A photo whose EXIF block says "turn me" and has a comment that points behind its end."""
+    entries = struct.pack("<HHLHH", 0x0112, 3, 1, 6, 0) + struct.pack("<HHLL", 0x010E, 2, 1000, 9999)
+    block = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + entries + bytes(4)
+    return encoded(Image.fromarray(PHOTO), "JPEG", exif=block)
+
+
+def test_a_warning_of_pillow_stays_a_warning():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert decode(damaged_exif(), PLAIN).shape == (9, 6, 3)
+    assert any("tag 270" in str(one.message) for one in caught)
+
+
+@pytest.mark.parametrize("way", ["exact", "fast"])
+def test_where_warnings_are_errors_the_same_pixels_come_and_the_log_tells(way, caplog):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = prepare_pixels(damaged_exif(), PLAIN, decode=way)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        assert np.array_equal(prepare_pixels(damaged_exif(), PLAIN, decode=way, name="a.jpg"), expected)
+        assert warnings.filters == before
+    assert any(one.name == "edgetl.runtime.decode" and one.message.startswith("a.jpg: ") for one in caplog.records)
+
+
+def test_what_cannot_be_read_is_an_error_however_warnings_are_treated():
+    data = damaged_exif()
+    for action in ("error", "ignore"):
+        with warnings.catch_warnings():
+            warnings.simplefilter(action)
+            with pytest.raises(InputError, match="cannot be read"):
+                decode(data[:-200], PLAIN)
+
+
+def test_out_of_memory_is_said_so(monkeypatch):
+    def no_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("edgetl.runtime.decode.flatten", no_memory)
+    with pytest.raises(InputError, match="more memory than there is"):
+        decode(PHOTO, PLAIN)
+
+
+ARRAYS = st.builds(
+    lambda shape, dtype, fill: np.full(shape, fill).astype(dtype),
+    st.lists(st.integers(0, 7), max_size=5),
+    st.sampled_from([*["uint8"] * 5, "int8", "uint16", "int64", "float16", "float32", "float64", "bool", "O"]),
+    st.integers(0, 1),
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(array=ARRAYS, way=st.sampled_from(["exact", "fast"]), order=st.sampled_from(["C", "F", "reversed", "strided"]))
+def test_any_array_is_pixels_or_an_expected_error(array, way, order):
+    if order == "reversed":
+        array = array[tuple(slice(None, None, -1) for _ in array.shape)]
+    elif order == "strided":
+        array = np.repeat(array, 2, axis=-1)[..., ::2] if array.ndim else array
+    else:
+        array = np.asarray(array, order=order)
+    try:
+        pixels = prepare_pixels(array, PLAIN, decode=way)
+    except InputError:
+        assert array.dtype != np.uint8 or array.ndim not in (2, 3) or 0 in array.shape or array.shape[2:] > (4,)
+        return
+    assert pixels.shape == (8, 8, 3)
+    assert pixels.dtype == np.uint8
