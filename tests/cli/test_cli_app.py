@@ -29,6 +29,9 @@ COMMANDS = [
     "verify",
     "predict",
     "inspect",
+    "pack",
+    "sign",
+    "keygen",
     "list",
     "doctor",
 ]
