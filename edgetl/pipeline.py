@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgetl import extras, rundir, timing
-from edgetl.errors import GateFailed, OutputError
+from edgetl.errors import EdgetlError, GateFailed, OutputError
 from edgetl.events import Event, Listener, ignore
 from edgetl.ledger import CHANGED, FINISHED, INTERRUPTED, NEW, Ledger, digest
 from edgetl.plan import FOLDERS, preflight, require_model, resolve, to_toml
@@ -194,18 +196,33 @@ def walk(recipe: Path | str | Recipe, *, out: Path | str, overrides: Sequence[st
     preflight(plan)
     ledger = Ledger.begun_again(out, FOLDERS) if overwrite else Ledger.read(out) if resume else Ledger(out)
     _require_stage_folders(out, ledger)
-    with rundir.explained(out):
-        out.mkdir(parents=True, exist_ok=True)
-        ledger.write()  # first: by it the next run knows the folder
-        rundir.write_text(out / rundir.RECIPE, to_toml(plan))
-    walker = _Walker(out, ledger, listener)
-    walker.stage("finetune", plan.finetune, finetune_with, parents=())
-    walker.stage("distill", plan.distill, distill_with, parents=("finetune",))
-    walker.stage("export", plan.export, export_with, parents=("distill",))
-    walker.stage("bench", plan.bench, bench_with, parents=("finetune", "distill", "export"))
+    with _unless_nothing_was_made(out):
+        with rundir.explained(out):
+            out.mkdir(parents=True, exist_ok=True)
+            ledger.write()  # first: by it the next run knows the folder
+            rundir.write_text(out / rundir.RECIPE, to_toml(plan))
+        walker = _Walker(out, ledger, listener)
+        walker.stage("finetune", plan.finetune, finetune_with, parents=())
+        walker.stage("distill", plan.distill, distill_with, parents=("finetune",))
+        walker.stage("export", plan.export, export_with, parents=("distill",))
+        walker.stage("bench", plan.bench, bench_with, parents=("finetune", "distill", "export"))
     folders = {name: out / name for name in FOLDERS.values()}
     gate = (*ledger.objections(), *objections(plan.gate, out, plan.export.precision))
     return Outcome(out=out, **folders, kept=tuple(walker.kept), gate=gate)
+
+
+@contextlib.contextmanager
+def _unless_nothing_was_made(out: Path) -> Iterator[None]:
+    """Keeps `out`, unless it is new and the work in the block fails before any stage has left something: a wrong word
+    in a recipe shall not make the next, right one find a folder in its way."""
+    new = not out.exists()
+    try:
+        yield
+    except EdgetlError:
+        places = [out / name for name in FOLDERS.values()]
+        if new and not any(place.exists() or rundir.partial(place).exists() for place in places):
+            shutil.rmtree(out, ignore_errors=True)
+        raise
 
 
 def _require_stage_folders(out: Path, ledger: Ledger) -> None:

@@ -153,6 +153,9 @@ def require_model(model: str, file: str | None) -> None:
         MissingDependency: the family's package, or what cuts slim:R, is not installed.
         EdgetlError: a model written in no known way; a file of weights that is not there or would not be read.
     """
+    if not model:
+        raise EdgetlError("The name of the model is empty.",
+                          hint="Give FAMILY/VARIANT (`edgetl list models`) or a RUN folder.")
     weights.require_read(model, file)
     if model.startswith("slim:"):
         extras.require("torch_pruning", extra="train", purpose=f"The student {model}")
@@ -161,7 +164,8 @@ def require_model(model: str, file: str | None) -> None:
     elif not Path(model).is_dir():
         _require_variant(model)
         if file is not None and not Path(file).is_file():
-            raise EdgetlError(f"The file of weights {file} does not exist.")
+            found = "is a folder" if Path(file).is_dir() else "does not exist"
+            raise EdgetlError(f"The file of weights {file} {found}.")
 
 
 def _require_variant(model: str) -> None:

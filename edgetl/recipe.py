@@ -22,6 +22,10 @@ from edgetl.errors import RecipeError
 SCHEMA = 1
 REQUIRED: Any = dataclasses.MISSING
 
+MOST_SEED = 2**32 - 1  # what every generator takes
+MOST_THREADS = 1024  # with many more, libraries hang or crash
+THREAD_COUNTS = ("0*([0-9]{1,3}|10[01][0-9]|102[0-4])", f"whole numbers up to {MOST_THREADS}")
+
 
 def opt(default: Any, help: str, *, choices: Sequence[str] = (), low: float | None = None, high: float | None = None,
         positional: bool = False, split: bool = False, given: bool = False, path: bool = False,
@@ -58,7 +62,7 @@ class DataFields:
         0.1, "Share of the training images held out for validation where the data has no val split.", low=0, high=0.9)
     test_fraction: float = opt(
         0.2, "Share of all images held out for the test where the data has no test split.", low=0, high=0.9)
-    split_seed: int = opt(0, "Seed of the automatic split.", low=0)
+    split_seed: int = opt(0, "Seed of the automatic split.", low=0, high=MOST_SEED)
     strict_splits: bool = opt(
         False, "Exit 1 when the same image is in two of the data's own splits (otherwise a warning).")
 
@@ -97,9 +101,11 @@ class TrainFields(DataFields):
         "auto",
         "Mixed precision; 'auto' is bf16 (or fp16) on CUDA and off on a CPU.", choices=("auto", "off", "bf16", "fp16"))
     workers: int = opt(
-        1, "Threads that prepare batches ahead; 0 prepares them in the training thread.", low=0, result=False)
-    threads: int = opt(0, "Threads of the training itself; 0 takes what the machine allows.", low=0, result=False)
-    seed: int = opt(0, "Seed of everything that is random.", low=0)
+        1, "Threads that prepare batches ahead; 0 prepares them in the training thread.", low=0, high=MOST_THREADS,
+        result=False)
+    threads: int = opt(0, "Threads of the training itself; 0 takes what the machine allows.", low=0,
+                       high=MOST_THREADS, result=False)
+    seed: int = opt(0, "Seed of everything that is random.", low=0, high=MOST_SEED)
     checkpoint_minutes: float = opt(
         5.0, "Also checkpoint within an epoch, every so many minutes.", low=0, result=False)
     resume: bool = opt(False, "Continue an interrupted run; a finished one is left as it is.", given=True)
@@ -171,8 +177,9 @@ class Export(DataFields):
     reject_accuracy: float | None = opt(
         None, "Find the score below which predictions are to be rejected so that at least so many percent of the "
         "others are right, as far as the validation images can show (default: none).", low=1, high=99.99)
-    threads: int = opt(0, "Threads of evaluation; 0 takes what the machine allows.", low=0, result=False)
-    seed: int = opt(0, "Seed of the choice of calibration and golden images.", low=0)
+    threads: int = opt(0, "Threads of evaluation; 0 takes what the machine allows.", low=0, high=MOST_THREADS,
+                       result=False)
+    seed: int = opt(0, "Seed of the choice of calibration and golden images.", low=0, high=MOST_SEED)
     overwrite: bool = opt(False, "Replace --out if it exists.", given=True)
 
 
@@ -190,7 +197,7 @@ class Bench(DataFields):
     reference: str | None = opt(None, "Name of the case that speed-ups and agreement refer to (default: the first).")
     threads: tuple[str, ...] = opt(
         ("1",), "Thread counts of inference; 0 takes what the machine allows.", split=True,
-        form=("[0-9]+", "whole numbers"))
+        form=THREAD_COUNTS)
     batch: tuple[str, ...] = opt(
         ("1",), "Images a call.", split=True, form=("0*[1-9][0-9]*", "whole numbers above 0"))
     rounds: int = opt(5, "Rounds; in each, every case is measured once, in random order.", low=1)
@@ -201,7 +208,7 @@ class Bench(DataFields):
               "a duration above 0 with a unit: 10ms, 500us or 1s"))
     starts: int = opt(3, "Fresh processes for the import, load and first-inference times.", low=1)
     timeout_s: float = opt(300.0, "Seconds after which a silent worker is a failed row.", low=1, result=False)
-    seed: int = opt(0, "Seed of the order of cases.", low=0)
+    seed: int = opt(0, "Seed of the order of cases.", low=0, high=MOST_SEED)
     overwrite: bool = opt(False, "Replace --out if it exists.", given=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgetl.recipe import DataFields, opt
+from edgetl.recipe import MOST_SEED, THREAD_COUNTS, DataFields, opt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Tune(DataFields):
     variant: tuple[str, ...] = opt((), "Variants to measure (default: all).", split=True)
     threads: tuple[str, ...] = opt(
         (), "Thread counts to measure, 0 is what the machine allows (default: 1, 2, 4, ... up to that).", split=True,
-        form=("[0-9]+", "whole numbers"))
+        form=THREAD_COUNTS)
     max_drop: float = opt(
         0.5, "Greatest loss of validation accuracy against fp32 in percentage points.", low=0, high=100)
     budget: str = opt(
@@ -27,5 +27,5 @@ class Tune(DataFields):
         form=(r"\s*(?=.*[1-9])([0-9]+([.][0-9]*)?|[.][0-9]+)\s*(ms|s|m)\s*",
               "a duration above 0 with a unit: 60s or 5m"))
     timeout_s: float = opt(300.0, "Seconds after which a silent worker is a failed case.", low=1, result=False)
-    seed: int = opt(0, "Seed of the order of cases.", low=0)
+    seed: int = opt(0, "Seed of the order of cases.", low=0, high=MOST_SEED)
     forget: bool = opt(False, "Forget what was measured of the bundle, or of all.", given=True)

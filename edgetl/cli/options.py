@@ -17,6 +17,8 @@ from edgetl.recipe import REQUIRED, fields_of
 
 Stage = TypeVar("Stage")
 JSON = "as_json"
+Threads = Annotated[int, typer.Option(help="Threads; 0 takes what the machine allows.", min=0,
+                                      max=recipe.MOST_THREADS)]
 Json = Annotated[bool, typer.Option("--json", show_default=False, help="Print the result as one JSON document.")]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgetl.cli.options import Json, WrongUsage
+from edgetl.cli.options import Json, Threads, WrongUsage
 from edgetl.errors import EdgetlError, InputError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def predict(
                                                 metavar="PATH...")],
     backend: Annotated[str, typer.Option(help="Backend to run on.")] = "auto",
     variant: Annotated[str, typer.Option(help="Variant of the bundle.")] = "auto",
-    threads: Annotated[int, typer.Option(help="Threads; 0 takes what the machine allows.", min=0)] = 0,
+    threads: Threads = 0,
     top: Annotated[int, typer.Option(help="Answers an image.", min=1)] = 1,
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values with a header.")] = False,
@@ -52,7 +52,8 @@ def predict(
         else:
             _print_lines(answers)
     if failed:
-        raise InputError(f"{len(failed)} of {len(files)} files could not be classified; the others were.")
+        others = "; the others were" if len(failed) < len(files) else ""
+        raise InputError(f"{len(failed)} of {len(files)} files could not be classified{others}.")
 
 
 def _print_lines(answers: Iterable[tuple[Path, Prediction]]) -> None:

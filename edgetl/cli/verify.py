@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edgetl.cli.options import Json
+from edgetl.cli.options import Json, Threads
 
 EXAMPLE = """
 edgetl verify bundle --backend openvino
@@ -19,7 +19,7 @@ edgetl verify model.edgetl --public-key release.key.pub
 def verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle, folder or packed.", metavar="BUNDLE")],
     backend: Annotated[str, typer.Option(help="Backend to check on.")] = "auto",
-    threads: Annotated[int, typer.Option(help="Threads; 0 takes what the machine allows.", min=0)] = 0,
+    threads: Threads = 0,
     public_key: Annotated[str | None, typer.Option(
         help="Public key, or its file, that must have signed the bundle (EDGETL_PUBLIC_KEY).", metavar="KEY",
         show_default=False)] = None,

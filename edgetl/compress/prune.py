@@ -6,6 +6,7 @@ Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023, arXiv:2301.1
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -83,9 +84,16 @@ def slim(
     if 0 <= ratio - nearest.kept <= LOOSE * ratio:
         return nearest
     raise EdgetlError(
-        f"{network.model} cannot be cut to {ratio:.0%} of its parameters: the nearest possible is {nearest.kept:.1%}.",
-        hint=f"Use slim:{nearest.kept:.2f} or another architecture.",
+        f"{network.model} cannot be cut to {100 * ratio:g} % of its parameters: the nearest possible is "
+        f"{100 * nearest.kept:.3g} %.",
+        hint=f"Use slim:{above(nearest.kept)} or another architecture.",
     )
+
+
+def above(kept: float) -> str:
+    """The least share with three decimals, or more where they say nothing, that is not below `kept`: 0.178, 0.00043."""
+    digits = max(3, 1 - math.floor(math.log10(kept)))
+    return f"{math.ceil(kept * 10**digits) / 10**digits:.{digits}f}".rstrip("0")
 
 
 def _misses(found: Slimmed, ratio: float) -> tuple[bool, float]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -87,7 +88,11 @@ def _load_named(spec: str, foreign: bool) -> DataSet:
 
 
 def _suggestion(name: str) -> str:
-    near = difflib.get_close_matches(name.replace("_", "-"), plugins.names("datasets"), n=1, cutoff=0.6)
+    beside: list[str] = []
+    with contextlib.suppress(OSError):  # where we are may be unreadable or gone, which is no reason to fail
+        beside = [path.name for path in Path().iterdir() if path.is_dir() and not path.name.startswith(".")]
+    near = (difflib.get_close_matches(name, beside, n=1, cutoff=0.6)
+            or difflib.get_close_matches(name.replace("_", "-"), plugins.names("datasets"), n=1, cutoff=0.6))
     return f" Did you mean '{near[0]}'?" if near else ""
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+EXAMPLE = 'For example --loss "labels:0.1,kd:0.9;temperature=4".'
+
+
 @dataclass(frozen=True)
 class Term:
     """One weighted loss."""
@@ -34,7 +37,7 @@ def parse(texts: Sequence[str]) -> tuple[Term, ...]:
     An option goes to the losses of its text that know it; at least one must.
 
     Raises:
-        EdgetlError: the grammar, a weight or an option is wrong, or two terms have one name.
+        EdgetlError: the grammar, a weight or an option is wrong, two terms have one name, or all weights are 0.
         UnknownName: no such loss.
     """
     terms = [term for text in texts for term in _parse_one(text)]
@@ -42,7 +45,9 @@ def parse(texts: Sequence[str]) -> tuple[Term, ...]:
     if twice:
         raise EdgetlError(f"--loss names '{twice[0]}' twice.", hint="Give each loss once, with its weight.")
     if not terms:
-        raise EdgetlError("--loss is empty.", hint='For example --loss "labels:0.1,kd:0.9;temperature=4".')
+        raise EdgetlError("--loss is empty.", hint=EXAMPLE)
+    if not any(term.weight for term in terms):
+        raise EdgetlError("--loss gives every term the weight 0, so nothing would be learned.", hint=EXAMPLE)
     return tuple(terms)
 
 

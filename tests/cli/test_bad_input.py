@@ -358,6 +358,52 @@ def test_a_name_that_is_too_long_for_any_file_is_one_sentence(edgetl: Call, word
     assert left() == []
 
 
+@pytest.mark.parametrize(
+    ("words", "expected", "code"),
+    [
+        (["--seed", str(2**64)], "--seed: found 18446744073709551616, expected at most 4294967295", 2),
+        (["--threads", "100000"], "--threads: found 100000, expected at most 1024", 2),
+        (["--workers", "100000"], "--workers: found 100000, expected at most 1024", 2),
+        (["--weights", "photos"], "The file of weights photos is a folder.", 1),
+        (["--teacher", ""], "The name of the model is empty.", 1),
+        (["--data", "phots"], "nor the name of a data set. Did you mean 'photos'?", 1),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_values_that_cannot_be_meant(edgetl: Call, words: list[str], expected: str, code: int) -> None:
+    Path("photos").mkdir()
+    edgetl("finetune", "--data", "photos", *MODEL, "--out", "run", *words).refused(expected, code=code)
+    assert left() == []
+
+
+def test_more_threads_than_any_library_can_start_are_refused(edgetl: Call, kitchen: Path) -> None:
+    said = edgetl("bench", kitchen / "bundle", "--out", "report", "--threads", "1,100000")
+    said.refused("--threads: found '100000', expected whole numbers up to 1024", code=2)
+    edgetl("predict", kitchen / "bundle", "x.jpg", "--threads", "100000").refused("--threads", code=2)
+    edgetl("verify", kitchen / "bundle", "--threads", "100000").refused("--threads", code=2)
+
+
+def test_a_loss_that_weighs_nothing_is_refused(edgetl: Call, kitchen: Path) -> None:
+    words = ("distill", "--data", kitchen / "photos", "--teacher", kitchen / "run", "--out", "student")
+    said = edgetl(*words, "--loss", "kd:0,labels:0")
+    said.refused("--loss gives every term the weight 0, so nothing would be learned.", "hint: For example --loss ")
+    assert left() == []
+
+
+def test_a_student_that_cannot_be_had_names_one_that_can(edgetl: Call, kitchen: Path) -> None:
+    words = ("distill", "--data", kitchen / "photos", "--teacher", kitchen / "run", "--out", "student", *QUICK)
+    said = edgetl(*words, "--student", "slim:0.001", "--importance", "magnitude")
+    said.refused("cannot be cut to 0.1 % of its parameters: the nearest possible is 0.4", "Use slim:0.00")
+    named = said.err.rpartition("Use ")[2].split()[0]
+    assert edgetl(*words, "--student", named, "--importance", "magnitude").code == 0
+
+
+@pytest.mark.parametrize("wrong", ["data=nosuch", "finetune.val_fraction=0", "finetune.batch_size=1"])
+def test_a_recipe_that_fails_before_anything_is_made_leaves_nothing(edgetl: Call, kitchen: Path, wrong: str) -> None:
+    said = edgetl("run", kitchen / "recipe.toml", "--out", "out", "--set", wrong, "--set", "image_size=32")
+    assert (said.code, left()) == (1, []), said.err
+
+
 def test_the_character_nul_is_refused_wherever_a_text_is_given(kitchen: Path, tmp_path: Path) -> None:
     import edgetl as api
 
