@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from tiny_bundle import make_bundle
 
 from edgetl.errors import InputError, MissingDependency, UnknownName
@@ -58,6 +59,21 @@ def test_the_same_picture_in_every_orientation(mode, way):
     assert not near(np.roll(fast, 1, axis=1), exact)
 
 
+@pytest.mark.parametrize("height, scale", [(110, 1), (112, 2), (295, 2), (297, 4), (591, 4), (593, 8), (2000, 8)])
+def test_how_much_decoding_leaves_to_the_filter(height, scale, monkeypatch):
+    """The short side becomes 37 pixels: twice that is left, or one and a half times when it is halved only."""
+    asked = []
+    draft = JpegImageFile.draft
+
+    def noting(image, mode, size):
+        asked.append(size)
+        return draft(image, mode, size)
+
+    monkeypatch.setattr(JpegImageFile, "draft", noting)
+    prepare_pixels(encoded(photo(height, 2 * height)), MODES["shortest"], decode="fast")
+    assert asked == ([] if scale == 1 else [(2 * height // scale, height // scale)])
+
+
 @pytest.mark.parametrize("color", ["rgb", "bgr", "gray"])
 def test_the_same_colours(color):
     wants = Preprocess(size_hw=(32, 32), color=color)
@@ -101,7 +117,7 @@ def test_an_approximate_image_can_be_made_exactly():
 @pytest.mark.parametrize(
     "height, width, wants",
     [
-        (140, 150, Preprocess(size_hw=(32, 32))),  # less than four times the wanted size
+        (105, 150, Preprocess(size_hw=(32, 32))),  # less than three times the wanted size
         (20, 30, Preprocess(size_hw=(32, 32))),
         (300, 420, Preprocess(size_hw=(32, 32), interpolation="nearest")),
     ],
