@@ -90,7 +90,8 @@ def _arrays(data: bytes, names: list[str], where: str) -> dict[str, NDArray[Any]
                 raise ValueError("its members are compressed, or larger than the file")
             return {name: _array(packed.read(one)) for name, one in zip(held, members, strict=True)}
     except (ValueError, TypeError, OSError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile) as problem:
-        raise BundleError(f"{where} is not a file of plain arrays: {problem}.", hint=COPY_AGAIN) from problem
+        told = str(problem)[:200]  # zipfile may quote as much as a header says
+        raise BundleError(f"{where} is not a file of plain arrays: {told}.", hint=COPY_AGAIN) from problem
 
 
 def _check_end(data: bytes, count: int) -> None:

@@ -258,6 +258,15 @@ def test_members_on_top_of_one_another(bundle):
         read_golden(open_bundle(with_golden(bundle, bytes(data))))
 
 
+def test_a_long_name_is_not_quoted_whole(bundle):
+    """Found by the fuzzer: a length in a header that is wrong made a sentence of thousands of bytes."""
+    data = bytearray(npz(members(bundle)))
+    struct.pack_into("<H", data, 26, 9000)  # of the first member's name
+    with pytest.raises(BundleError, match="not a file of plain arrays") as caught:
+        read_golden(open_bundle(with_golden(bundle, bytes(data))))
+    assert len(caught.value.message) < 600
+
+
 def test_a_table_without_end_is_not_read(bundle):
     entry = struct.pack("<4s6H3L5H2L", b"PK\x01\x02", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"x"
     table = entry * 50_000
