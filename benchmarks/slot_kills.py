@@ -1,13 +1,13 @@
-"""How a slot fares when the process that swaps its bundle is killed with SIGKILL, again and again, at random moments.
+"""How a slot fares when the processes that swap its bundle are killed with SIGKILL, again and again, at random moments.
 
-    python benchmarks/slot_kills.py [--kills 200] [--seed 0] [--bundle BUNDLE]
+    python benchmarks/slot_kills.py [--kills 200] [--writers 2] [--seed 0] [--bundle BUNDLE]
                                     [--out benchmarks/results/slot_kills.json]
 
-A child swaps three bundles in turn, with the golden check, until it is killed; then another process loads the slot and
-classifies a picture. The kills fall evenly over the first three swaps of a child. Nothing is cleared between kills, so
-every child begins with what the one before left. The bundles are a tiny one and copies under other names, or BUNDLE and
-copies. A kill does not take away what the kernel has not written yet; cuts of power are worked out from the system
-calls in tests/runtime/test_runtime_slot.py.
+The writers swap three bundles in turn, with the golden check, until they are killed at the same moment; then another
+process loads the slot and classifies a picture. The kills fall evenly over the first three swaps. Nothing is cleared
+between kills, so all begin with what those before left. The bundles are a tiny one and copies under other names, or
+BUNDLE and copies. A kill does not take away what the kernel has not written yet; cuts of power are worked out from the
+system calls in tests/runtime/test_runtime_slot.py.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def left(root: Path) -> str:
     return ", ".join(found) or "nothing"
 
 
-def run(kills: int, seed: int, folder: Path, bundle: Path | None) -> dict[str, Any]:
+def run(kills: int, writers: int, seed: int, folder: Path, bundle: Path | None) -> dict[str, Any]:
     """Does the kills and counts what came of them."""
     import onnxruntime  # noqa: F401  once, and not in every child: the kills shall fall into the swaps
 
@@ -110,28 +110,30 @@ def run(kills: int, seed: int, folder: Path, bundle: Path | None) -> dict[str, A
     swap_s = (timing.now_s() - begin) / len(bundles)
     whole, leftovers, currents = 0, Counter[str](), Counter[str]()
     for number in range(kills):
-        child = in_a_child(lambda: swap_for_ever(root, bundles))
+        children = [in_a_child(lambda: swap_for_ever(root, bundles)) for _ in range(writers)]
         time.sleep(float(random.uniform(0, SWAPS_BEFORE_THE_LAST_KILL * swap_s)))
-        os.kill(child, signal.SIGKILL)
-        if finished(child) != -signal.SIGKILL:
-            raise SystemExit(f"before kill {number} the process ended by itself")
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        if any(finished(child) != -signal.SIGKILL for child in children):
+            raise SystemExit(f"before kill {number} a process ended by itself")
         leftovers[left(root)] += 1
         whole += finished(in_a_child(lambda: check(root))) == 0
         currents[str(place(Slot(root), bundles))] += 1
-    return {"kills": kills, "whole": whole, "left_behind": dict(leftovers), "current_after": dict(currents),
-            "swap_s": swap_s, "seed": seed}
+    return {"kills": kills, "writers": writers, "whole": whole, "left_behind": dict(leftovers),
+            "current_after": dict(currents), "swap_s": swap_s, "seed": seed}
 
 
 def main() -> int:
     """Exit code 0 if every kill left a whole bundle."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--writers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        found = run(options.kills, options.seed, Path(folder).resolve(), options.bundle)
+        found = run(options.kills, options.writers, options.seed, Path(folder).resolve(), options.bundle)
     print(f"{found['kills']} kills, {found['whole']} times a whole bundle; left behind: "
           f"{json.dumps(found['left_behind'])}")
     if options.out is not None:
