@@ -32,13 +32,24 @@ Found = TypeVar("Found")
 _one_at_a_time = threading.Lock()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Opened:
     """An image whose size is within the limit; of a file, no more than the header has been decoded."""
 
-    image: Image
+    _image: Image | None
     where: str  # what error messages call it
     encoded: bytes | None = None  # the file; None for a picture or an array, which are the caller's
+
+    @property
+    def image(self) -> Image:
+        """Pillow's image."""
+        assert self._image is not None
+        return self._image
+
+    def take(self) -> Image:
+        """Pillow's image, which is not held here any longer: a large one would be in memory twice or three times."""
+        image, self._image = self.image, None
+        return image
 
 
 def name_of(source: Any) -> str:
@@ -96,10 +107,11 @@ def _despite_warnings(read: Callable[[], Found], where: str) -> tuple[Found, lis
 
 def read_image(opened: Opened, *, color: str, alpha_background: tuple[int, int, int], exif: bool) -> Image:
     """The image upright, as "L" for `color` "gray", else as "RGB"; see `preprocess.decode`."""
-    image = opened.image
+    image = opened.take()
     image.load()
-    image = turned(image, orientation(image)) if exif else image
-    return plain(image, color, alpha_background, opened.where)
+    way = orientation(image) if exif else 1
+    image = plain(image, color, alpha_background, opened.where)
+    return turned(image, way)
 
 
 def plain(image: Image, color: str, alpha_background: tuple[int, int, int], where: str) -> Image:

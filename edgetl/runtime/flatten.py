@@ -51,13 +51,12 @@ def flatten(image: Image, background: tuple[int, int, int], where: str) -> Image
                          hint="Convert it to 8 bits first, with the scaling that your images need.")
     if not image.has_transparency_data:
         return image
-    flat = _new("RGB", image)
+    flat = _new("RGB", image, background)
     for box in _strips(image):
         part = image.crop(box)
         overlay = (part.convert("LA") if part.mode == "La" else part).convert("RGBA")  # there is no road from La
-        below = _new("RGBA", part, (*background, 255))
-        below.alpha_composite(overlay)
-        flat.paste(below.convert("RGB"), box)
+        # The rounding is that of alpha_composite() on an opaque background, for every colour and alpha, in less time.
+        flat.paste(overlay.convert("RGB"), box, mask=overlay.getchannel("A"))
     return flat
 
 

@@ -26,6 +26,8 @@ METADATA_BYTES = 16 << 20
 SEGMENTS = 4096
 BYTES_PER_PIXEL = 8  # of an uncompressed file: four channels of 16 bits
 
+MAX_SIDE = 100_000  # Pillow holds 8 bytes for each row, so that an image of one column takes three times the memory
+
 TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF tags
 SCAN = b"\xff\xda"
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers that begin a frame
@@ -38,7 +40,7 @@ def most_bytes(max_megapixels: float) -> int:
 
 
 def check_size(width: int, height: int, where: str, max_megapixels: float) -> None:
-    """Refuses what has no pixels or too many.
+    """Refuses what has no pixels, or too many in all or in a row or column.
 
     Raises:
         InputError: says how many were found and allowed.
@@ -46,6 +48,9 @@ def check_size(width: int, height: int, where: str, max_megapixels: float) -> No
     if width * height > max_megapixels * 1e6:
         raise InputError(f"{where} has {width} x {height} pixels, above the limit of {max_megapixels:g} megapixels.",
                          hint="Shrink the image first, or raise max_megapixels if you trust where it comes from.")
+    if max(width, height) > MAX_SIDE:
+        raise InputError(f"{where} has {width} x {height} pixels; expected sides of at most {MAX_SIDE:,} pixels.",
+                         hint="Cut it into pieces.")
     if width < 1 or height < 1:
         raise InputError(f"{where} has {width} x {height} pixels; expected at least one.")
 

@@ -114,6 +114,16 @@ def test_half_transparent_is_mixed():
     assert decode(encoded(picture), BLUE)[0, 0].tolist() == [128, 0, 127]
 
 
+@pytest.mark.parametrize("background", [0, 1, 100, 254, 255])
+def test_mixing_rounds_as_pillow_does_for_every_colour_and_alpha(background):
+    values = np.zeros((256, 256, 4), np.uint8)
+    values[:, :, :3], values[:, :, 3] = np.arange(256)[:, None, None], np.arange(256)
+    below = Image.new("RGBA", (256, 256), (background,) * 3 + (255,))
+    below.alpha_composite(Image.fromarray(values))
+    wants = Preprocess(size_hw=(8, 8), alpha_background=(background,) * 3)
+    assert np.array_equal(decode(values, wants), np.asarray(below.convert("RGB")))
+
+
 @pytest.mark.parametrize("mode, clear", [("P", 1), ("L", 7), ("RGB", (7, 7, 7))])
 def test_a_transparent_colour_shows_the_background(mode, clear):
     picture = Image.fromarray(np.array([[[7, 7, 7], [9, 9, 9]]], np.uint8)).convert("L")
@@ -272,7 +282,7 @@ ARRAYS = st.builds(
 @given(array=ARRAYS, way=st.sampled_from(["exact", "fast"]), order=st.sampled_from(["C", "F", "reversed", "strided"]))
 def test_any_array_is_pixels_or_an_expected_error(array, way, order):
     if order == "reversed":
-        array = array[tuple(slice(None, None, -1) for _ in array.shape)]
+        array = np.flip(array) if array.ndim else array
     elif order == "strided":
         array = np.repeat(array, 2, axis=-1)[..., ::2] if array.ndim else array
     else:
