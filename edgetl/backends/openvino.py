@@ -14,6 +14,7 @@ the first other one comes.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable, Mapping
@@ -31,6 +32,7 @@ from edgetl.runtime.session import FeedCheck, GraphSpec, Session, check_graph, c
 DEVICE = "CPU"
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 INSTALL = install_hint("openvino")
+_CORES: dict[int, Any] = {}  # by process number
 
 
 def probe() -> Availability:
@@ -40,7 +42,7 @@ def probe() -> Availability:
     except ImportError as problem:
         return Availability(usable=False, reason=f"openvino cannot be imported ({problem}).", fix=INSTALL)
     version = str(openvino.__version__).split("-")[0]
-    devices = openvino.Core().available_devices
+    devices = _core().available_devices
     if DEVICE not in devices:
         found = ", ".join(devices) or "none"
         return Availability(usable=False, version=version, reason=f"OpenVINO finds no CPU device (found: {found}).",
@@ -71,7 +73,7 @@ def open(graph: bytes, spec: GraphSpec, *, threads: int, cache_dir: Path | None,
     if cache_dir is not None:
         config["CACHE_DIR"] = str(cache_dir)
     refuse_external_data(graph)
-    core = openvino.Core()
+    core = _core()
 
     def compiled_for(batch: int | None) -> Any:
         model = core.read_model(graph)
@@ -91,6 +93,20 @@ def open(graph: bytes, spec: GraphSpec, *, threads: int, cache_dir: Path | None,
     insist(compiled, precision)
     version = str(openvino.__version__).split("-")[0]
     return OpenvinoSession(compiled, compiled_for if free_batch else None, spec, outputs, precision, version)
+
+
+def _core() -> Any:
+    """The one Core of this process; a forked child gets its own.
+
+    OpenVINO's CPU plugin gives the thread that loads it a signal stack of its own and unmaps it when it is unloaded. If
+    the last session were closed in another thread, that thread would be left with a dangling stack, and the next signal
+    (Ctrl-C) would end the process with SIGSEGV. So the plugin stays loaded.
+    """
+    import openvino
+
+    if os.getpid() not in _CORES:
+        _CORES[os.getpid()] = openvino.Core()
+    return _CORES[os.getpid()]
 
 
 def insist(compiled: Any, precision: str) -> None:

@@ -1,5 +1,7 @@
 """What every backend must do, written once; each backend is a subclass with its own way to make a graph."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -196,6 +198,22 @@ class TestCpu(OnnxContract):
             open_session("cpu", (tmp_path / "m.onnx").read_bytes(), spec)
 
 
+CLOSE_ELSEWHERE = """
+import signal, sys, threading
+from edgetl.runtime.session import GraphSpec, TensorSpec, open_session
+spec = GraphSpec((TensorSpec("image", "image", "float32", ("N", 3, 16, 16)),),
+                 (TensorSpec("logits", "logits", "float32", ("N", 3)),))
+session = [open_session("openvino", open(sys.argv[1], "rb").read(), spec, threads=1)]
+def close():
+    session.pop().close()
+thread = threading.Thread(target=close)
+thread.start()
+thread.join()
+signal.signal(signal.SIGTERM, lambda number, frame: print("heard"))
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
 class TestOpenvino(OnnxContract):
     backend = "openvino"
 
@@ -212,6 +230,12 @@ class TestOpenvino(OnnxContract):
         insist(compiled, "fp32")
         with pytest.raises(BackendUnavailable, match="asked for bf16, but f32"):
             insist(compiled, "bf16")
+
+    def test_a_signal_is_heard_after_the_last_session_was_closed_in_another_thread(self, graph, tmp_path):
+        (tmp_path / "graph.onnx").write_bytes(graph)
+        done = subprocess.run([sys.executable, "-c", CLOSE_ELSEWHERE, str(tmp_path / "graph.onnx")],
+                              capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 
     def test_compiled_graphs_are_kept(self, graph, spec, tmp_path):
         images = self.images(2)
