@@ -1,14 +1,15 @@
 """Image files as nobody would write them: always pixels or an EdgetlError, never a crash, a hang or a burst of memory.
 
     python benchmarks/fuzz_images.py [--cases 100000] [--seed 0] [--only FORMAT] [--case FORMAT:NUMBER [--write FILE]]
-                                     [--out benchmarks/results/fuzz_images.json]
+                                     [--files FOLDER] [--out benchmarks/results/fuzz_images.json]
 
 Small valid files of every format that the runtime reads are made (several kinds of each: gray, palette, alpha, 16 bits,
 animated, progressive, tiled, compressed in every way Pillow can), then changed: bits and bytes, lengths, numbers of the
 header, sizes written large, parts left out, doubled, exchanged or taken from another file, and the chunks of PNG (with
-right checksums), JPEG, RIFF and ISO files by their structure. Each goes through decoding and resizing, exactly and
+right checksums), JPEG, RIFF and ISO files by their structure. Each goes through decoding and resizing, exactly or
 fast, with one of several preprocessings. A case takes at most 2 s of processor time and 1 GB; out of memory is a
-failure. Warnings are errors while they run. The same seed gives the same cases with the same Pillow.
+failure. Warnings are errors while they run. The same seed gives the same cases with the same Pillow. With --files the
+files of a folder are the cases, each in both ways: those that once were the worst are in tests/runtime/corpus.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def encoded(mode: str, kind: str, **options: Any) -> bytes:
 
 
 def netpbm() -> list[bytes]:
-    """PPM and its kin in text and bytes, which Pillow writes in part only."""
+    """PPM and its kin as text and as bytes, which Pillow writes in part only."""
     pixels = np.asarray(picture("RGB"))
     gray = pixels[:, :, 0]
     size = f"{WIDTH} {HEIGHT}\n"
@@ -96,7 +97,6 @@ def netpbm() -> list[bytes]:
         f"P4\n{size}".encode() + np.packbits(gray > 99, axis=1).tobytes(), f"P5\n{size}255\n".encode() + gray.tobytes(),
         f"P5\n{size}65535\n".encode() + (gray.astype(">u2") * 257).tobytes(),
         f"P6\n{size}255\n".encode() + pixels.tobytes(), f"P6\n{size}100\n".encode() + (pixels // 3).tobytes(),
-        f"P7\nWIDTH {WIDTH}\nHEIGHT {HEIGHT}\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n".encode() + pixels.tobytes(),
         f"Pf\n{size}-1.0\n".encode() + gray.astype("<f4").tobytes(),
     ]
 
@@ -349,15 +349,15 @@ def available() -> set[str]:
         {"JPEG2000"} if not features.check("jpg_2000") else set()) - ({"WEBP"} if not features.check("webp") else set())
 
 
-def changed(kind: str, seed: int, number: int) -> tuple[bytes, int]:
-    """The file of a case, and which of WANTS it is prepared for."""
+def changed(kind: str, seed: int, number: int) -> tuple[bytes, Preprocess, str]:
+    """The file of a case, what it is prepared for, and how it is decoded."""
     rng = np.random.default_rng([seed, sorted(SHARES).index(kind), number])
     data = seeds(kind)[int(rng.integers(len(seeds(kind))))]
     ways = ANYWHERE + OWN.get(kind, ()) * 2
     for _ in range(int(rng.choice((1, 1, 1, 2, 3, 6)))):
         data = ways[int(rng.integers(len(ways)))](rng, data)
     data = png_checksums(data) if kind == "PNG" and rng.random() < 0.8 else data
-    return data, int(rng.integers(len(WANTS)))
+    return data, WANTS[int(rng.integers(len(WANTS)))], str(rng.choice(("exact", "fast")))
 
 
 def prepare(kind: str, seed: int) -> fuzz_harness.Case:
@@ -366,27 +366,24 @@ def prepare(kind: str, seed: int) -> fuzz_harness.Case:
     os.dup2(nowhere, 2)  # the libraries below Pillow complain of every damaged file
     for one in seeds(kind):
         with contextlib.suppress(EdgetlError):  # floating-point pixels are refused
-            _either(one, WANTS[0])
-
-    def case(number: int) -> None:
-        data, wants = changed(kind, seed, number)
-        _either(data, WANTS[wants])
-    return case
+            decoded(one, WANTS[0], "fast")
+    return lambda number: decoded(*changed(kind, seed, number))
 
 
-def _either(data: bytes, wants: Preprocess) -> None:
-    """Exactly and fast; raises what the first raised, and an AssertionError for what must not be."""
-    problems = []
-    for way in ("exact", "fast"):
-        try:
-            pixels = prepare_pixels(data, wants, decode=way)
-            assert pixels.dtype == np.uint8 and pixels.shape == (*wants.size_hw, wants.channels), pixels.shape
-        except EdgetlError as problem:
-            if isinstance(problem.__cause__, MemoryError):
-                raise AssertionError("out of memory") from problem
-            problems.append(problem)
-    if problems:
-        raise problems[0]
+def prepare_files(files: list[Path]) -> fuzz_harness.Case:
+    """What does two cases of each file, exactly and fast."""
+    prepare("JPEG", 0)
+    return lambda number: decoded(files[number // 2].read_bytes(), WANTS[0], ("exact", "fast")[number % 2])
+
+
+def decoded(data: bytes, wants: Preprocess, way: str) -> None:
+    """Raises an EdgetlError, or an AssertionError for what must not be."""
+    try:
+        pixels = prepare_pixels(data, wants, decode=way)
+    except EdgetlError as problem:
+        assert not isinstance(problem.__cause__, MemoryError), "out of memory"
+        raise
+    assert pixels.dtype == np.uint8 and pixels.shape == (*wants.size_hw, wants.channels), pixels.shape
 
 
 def main() -> int:
@@ -397,6 +394,7 @@ def main() -> int:
     parser.add_argument("--only", choices=sorted(SHARES))
     parser.add_argument("--case", help="do one case in this process, e.g. PNG:17")
     parser.add_argument("--write", type=Path, help="with --case: write its file here, too")
+    parser.add_argument("--files", type=Path, help="a folder of files to take instead")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if options.case:
@@ -405,12 +403,17 @@ def main() -> int:
             options.write.write_bytes(changed(kind, options.seed, int(number))[0])
         prepare(kind, options.seed)(int(number))
         return 0
-    cases = {kind: round(options.cases * share) for kind, share in SHARES.items() if kind in available()}
+    jobs = {kind: (functools.partial(prepare, kind, options.seed), round(options.cases * share))
+            for kind, share in SHARES.items() if kind in available()}
+    if options.only:
+        jobs = {options.only: (jobs[options.only][0], options.cases)}
+    if options.files is not None:
+        files = sorted(options.files.iterdir())
+        jobs = {"files": (functools.partial(prepare_files, files), 2 * len(files))}
     found = {}
-    for kind, count in ({options.only: options.cases} if options.only else cases).items():
+    for kind, (work, count) in jobs.items():
         begin = timing.now_s()
-        found[kind] = fuzz_harness.run(functools.partial(prepare, kind, options.seed), count)
-        tally = found[kind]
+        tally = found[kind] = fuzz_harness.run(work, count)
         print(f"{kind}: {tally.cases} cases in {timing.now_s() - begin:.0f} s, {tally.failures} failures, slowest "
               f"{tally.slowest_s:.2f} s ({tally.slowest_case}), {dict(tally.outcomes)}", flush=True)
     failures = sum(tally.failures for tally in found.values())
