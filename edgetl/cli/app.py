@@ -22,6 +22,7 @@ from edgetl.cli import (
     finetune,
     init,
     inspect,
+    interrupt,
     options,
     pack,
     predict,
@@ -84,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # labels may hold what this terminal's encoding lacks
     try:
-        code = _invoke(arguments)
+        with interrupt.heard():
+            code = _invoke(arguments)
     except DiskFull as problem:
         _release_stdout()
         return _complain(problem.message, _resume_hint(arguments, "Make room, then continue") or problem.hint, 1)

@@ -7,18 +7,19 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
+from edgetl.cli import interrupt
 from edgetl.events import Event, Listener
 
 
 @contextlib.contextmanager
 def shown(stream: TextIO | None = None) -> Iterator[Listener]:
-    """A listener that draws until the block ends."""
+    """A listener that draws until the block ends, and stops the work after a Ctrl-C that went unheard."""
     stream = stream or sys.stderr
     if stream.isatty():
         with _Bars(stream) as bars:
-            yield bars
+            yield interrupt.listening(bars)
     else:
-        yield _Lines(stream)
+        yield interrupt.listening(_Lines(stream))
 
 
 def figures(values: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023, arXiv:2301.1
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ class Slimmed:
     channel_ratio: float  # share of the channels that torch-pruning was asked to remove
 
 
+# Hears of each trial of the search, from 1.
+Tried = Callable[[int], None]
 # Accumulates gradients for importances that need them: called with the copy that will be pruned.
 Gradients = Callable[[nn.Module], None]
 
@@ -47,6 +50,7 @@ def slim(
     round_to: int = 8,
     gradients: Gradients | None = None,
     cost: str = "params",
+    tried: Tried = lambda trials: None,
 ) -> Slimmed:
     """A copy of the network that keeps the fraction `ratio` of its parameters, head included, and no more.
 
@@ -65,6 +69,7 @@ def slim(
         cost: what "taylor" sets the effect of a channel against: "params", "macs" or "params+macs" (both as shares of
             the whole), see `Costs`. Early layers have few parameters and most multiplications: with their
             multiplications counted they are thinned too. What is kept is the share `ratio` of the parameters anyhow.
+        tried: hears of the search's progress.
 
     Raises:
         EdgetlError: the ratio is not in (0, 1), or the architecture cannot be cut so far.
@@ -74,8 +79,10 @@ def slim(
     total = parameter_count(network.module)
     ranking = measured_ranking(network, importance, gradients, cost)
     nearest: Slimmed | None = None
+    trials = itertools.count(1)
     for multiple in dict.fromkeys([round_to, *(one for one in (4, 2, 1) if one < round_to)]):
         for found in _bisect(network, ratio, ranking, multiple, total):
+            tried(next(trials))
             if 0 <= ratio - found.kept <= TOLERANCE * ratio:
                 return found
             if nearest is None or _misses(found, ratio) < _misses(nearest, ratio):
@@ -145,6 +152,7 @@ def pruned(network: Network, channel_ratio: float, ranking: Ranking, multiple: i
     pruner = tp.pruner.BasePruner(
         module,
         torch.zeros(1, 3, height, width),
+        forward_fn=lambda copied, images: copied(images),  # torch-pruning's own way swallows Ctrl-C
         importance=TaylorPerCost(ranking.costs, module)
         if ranking.costs is not None
         else tp.importance.GroupMagnitudeImportance(p=2),

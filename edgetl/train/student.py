@@ -16,7 +16,7 @@ from edgetl import losses, models, rundir, weights
 from edgetl.allocator import set_allocator
 from edgetl.compress import cost, prune
 from edgetl.errors import DataError, EdgetlError
-from edgetl.events import Listener, ignore
+from edgetl.events import Event, Listener, ignore
 from edgetl.models import Network
 from edgetl.recipe import Distill
 from edgetl.runtime.preprocess import normalize
@@ -107,6 +107,7 @@ def slim_student(options: Distill, teacher: Network, place: Setting) -> Network:
             f"--student is '{options.student}', expected slim:R with a number R between 0 and 1."
         ) from problem
     gradients = taylor_gradients(teacher, place) if options.importance == "taylor" else None
+    place.listener(Event(place.stage, "begin", {"what": "cut the teacher", "total": None, "unit": "trials"}))
     found = prune.slim(
         teacher,
         ratio,
@@ -114,7 +115,9 @@ def slim_student(options: Distill, teacher: Network, place: Setting) -> Network:
         round_to=options.round_to,
         gradients=gradients,
         cost=options.prune_cost,
+        tried=lambda trials: place.listener(Event(place.stage, "advance", {"done": trials})),
     )
+    place.listener(Event(place.stage, "end", {"what": "cut the teacher"}))
     ours, theirs = weights.parameter_count(found.network.module), weights.parameter_count(teacher.module)
     size = teacher.preprocess.size_hw
     work = cost.image_macs(found.network.module, size) / cost.image_macs(teacher.module, size)

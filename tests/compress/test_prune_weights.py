@@ -141,6 +141,22 @@ def test_counting_multiplications_thins_early_layers_and_keeps_the_share_of_the_
         cost.Costs.of(net.module, (8, 8), "joules")
 
 
+def test_an_interrupt_while_the_network_is_traced_is_not_swallowed() -> None:
+    net = tiny()
+    calls = iter([KeyboardInterrupt()])
+
+    def interrupt_once(*_: object) -> None:
+        for problem in calls:
+            raise problem
+
+    net.module.register_forward_pre_hook(interrupt_once)
+    with pytest.raises(KeyboardInterrupt):
+        prune.slim(net, 0.5, importance="magnitude", round_to=1)
+    trials: list[int] = []
+    prune.slim(net, 0.5, importance="magnitude", round_to=1, tried=trials.append)
+    assert trials == list(range(1, len(trials) + 1)) != []
+
+
 @pytest.mark.parametrize("ratio", [0.0, 1.0, -1.0, 1.5])
 def test_a_ratio_outside_its_range_is_refused(lite: Network, ratio: float) -> None:
     with pytest.raises(EdgetlError, match="between 0 and 1"):
