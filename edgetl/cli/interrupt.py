@@ -7,6 +7,7 @@ on the way; so is one within a library that tries one call and then another.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,13 +16,16 @@ from types import FrameType
 from edgetl.events import Event, Listener
 
 AGAIN_S = 0.1  # after which it is looked again whether an import has ended
+TOLD = 10  # looks after which the person is told why nothing happens
+WAITING = b"Stopping as soon as the libraries are loaded; Ctrl-C again stops at once.\n"
 IMPORT = "<frozen importlib._bootstrap>"
 
 
 class _Heard:
-    """Whether Ctrl-C was pressed since the command began."""
+    """Whether Ctrl-C was pressed since the command began, and how often it was looked for the end of an import."""
 
     pressed = False
+    looks = 0
 
 
 def _importing(frame: FrameType | None) -> bool:
@@ -40,13 +44,16 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 def _on_alarm(number: int, frame: FrameType | None) -> None:
     if not _importing(frame):
         raise KeyboardInterrupt
+    _Heard.looks += 1
+    if _Heard.looks == TOLD:
+        os.write(2, WAITING)  # print() must not be used here: it may be what was interrupted
     signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
 
 
 @contextlib.contextmanager
 def heard() -> Iterator[None]:
     """Watches for Ctrl-C for the time of a command; whatever fails after one is KeyboardInterrupt."""
-    _Heard.pressed = False
+    _Heard.pressed, _Heard.looks = False, 0
     if threading.current_thread() is not threading.main_thread():
         yield
         return

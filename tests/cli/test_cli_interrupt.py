@@ -38,11 +38,15 @@ except:
     return "slow_module"
 
 
-def test_an_import_is_finished_first(slow_module: str) -> None:
+def test_an_import_is_finished_first_and_a_long_one_says_so(
+    slow_module: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(interrupt, "TOLD", 2)
     with pytest.raises(KeyboardInterrupt), interrupt.heard():
         importlib.import_module(slow_module)
         time.sleep(60)
     assert sys.modules[slow_module].whole
+    assert capfd.readouterr().err == "Stopping as soon as the libraries are loaded; Ctrl-C again stops at once.\n"
 
 
 def test_a_second_one_does_not_wait(slow_module: str, tmp_path: Path) -> None:
