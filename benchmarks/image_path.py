@@ -215,8 +215,8 @@ def agreement(classifiers: Mapping[str, Classifier], files: Iterator[bytes]) -> 
             pixels = prepare_pixels(data, exact.manifest.preprocess, decode=way)
             reduced = exact.logits(_fed(pixels, exact))  # an array of the graph's input is run as it is
             same[f"{way}, first look"] += int(reduced.argmax()) == expected
-            looked_twice[way] += isinstance(pixels, fast_decode.Approximate) and bool(
-                len(fast_decode.close_calls(reduced, tolerance)))
+            close = isinstance(pixels, fast_decode.Approximate) and pixels.close + tolerance
+            looked_twice[way] += bool(fast_decode.leads(reduced)[0] < close)
             same[way] += classifier.predict(data).index == expected
     rows = {name: {"same": right, "n": count, "agreement": right / count,
                    "low": metrics.wilson_interval(right, count)[0], "high": metrics.wilson_interval(right, count)[1]}
@@ -305,10 +305,10 @@ def main() -> None:
             print(_told(rows[-1]), flush=True)
     if options.out is not None:
         rundir.write_json(options.out, {
-            "photos": "drawn" if options.data is None else options.data.name, "noise": NOISE,
+            "photos": "drawn" if options.data is None else "/".join(options.data.parts[-2:]), "noise": NOISE,
             "quality": options.quality,
-            "leave": fast_decode.LEAVE, "leave_of_half": fast_decode.LEAVE_OF_HALF,
-            "close": fast_decode.CLOSE, "rows": json.loads(json.dumps(rows)), "environment": rundir.environment()})
+            "scales": fast_decode.SCALES, "close": [fast_decode.CLOSE, fast_decode.CLOSE_OF_LITTLE],
+            "rows": json.loads(json.dumps(rows)), "environment": rundir.environment()})
 
 
 if __name__ == "__main__":

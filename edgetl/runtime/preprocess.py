@@ -174,8 +174,8 @@ def prepare_pixels(source: Any, preprocess: Preprocess, *, name: str | None = No
         preprocess: all but the normalisation is used.
         name: what error messages call the image where it has no path.
         decode: "exact" gives, to the bit, what training's evaluation gave. "fast" reduces large images by whole
-            numbers before the filter, "turbojpeg" and "opencv" have those libraries do so with JPEG files: a quarter of
-            a grey level from exact on average. Smaller images are read exactly all the same.
+            numbers before the filter, "turbojpeg" and "opencv" have those libraries do so with JPEG files: less than a
+            grey level from exact on average. Smaller images are read exactly all the same.
         max_megapixels: larger images are refused before they are decoded.
 
     Raises:

@@ -12,7 +12,7 @@ from tiny_bundle import make_bundle
 
 from edgetl.errors import InputError, MissingDependency, UnknownName
 from edgetl.runtime import fast_decode, jpeg_decoders, load
-from edgetl.runtime.fast_decode import CLOSE, Approximate, close_calls
+from edgetl.runtime.fast_decode import Approximate
 from edgetl.runtime.preprocess import Preprocess, decode, prepare_pixels, resize
 
 MODES = {
@@ -59,9 +59,9 @@ def test_the_same_picture_in_every_orientation(mode, way):
     assert not near(np.roll(fast, 1, axis=1), exact)
 
 
-@pytest.mark.parametrize("height, scale", [(110, 1), (112, 2), (295, 2), (297, 4), (591, 4), (593, 8), (2000, 8)])
+@pytest.mark.parametrize("height, scale", [(105, 1), (108, 2), (213, 2), (215, 4), (591, 4), (593, 8), (2000, 8)])
 def test_how_much_decoding_leaves_to_the_filter(height, scale, monkeypatch):
-    """The short side becomes 37 pixels: twice that is left, or one and a half times when it is halved only."""
+    """The short side becomes 37 pixels: one and a half times that is left, or twice where an eighth is decoded."""
     asked = []
     draft = JpegImageFile.draft
 
@@ -137,11 +137,17 @@ def test_damaged_files_are_refused_as_in_the_exact_path():
         prepare_pixels(data, MODES["shortest"], decode="fast", max_megapixels=0.4)
 
 
-def test_close_calls_are_rows_whose_two_best_are_almost_level():
-    logits = np.array([[0.0, 5.0, 5.1], [0.0, 5.0, 9.0], [3.0, 3.0, 0.0], [0.0, 0.0, CLOSE + 0.1]])
-    assert close_calls(logits).tolist() == [0, 2]
-    assert close_calls(logits, tolerance=0.2).tolist() == [0, 2, 3]
-    assert close_calls(np.zeros((4, 1))).tolist() == []
+def test_the_lead_of_the_best_logit():
+    assert np.allclose(fast_decode.leads(np.array([[0.0, 5.0, 5.5], [9.0, 5.0, 0.0], [3.0, 3.0, 0.0]])), [0.5, 4, 0])
+    assert fast_decode.leads(np.zeros((2, 1))).tolist() == [np.inf, np.inf]
+
+
+@pytest.mark.parametrize("kind, little", [("JPEG", [110, 250, 290]), ("PNG", [110])])
+def test_where_less_is_left_more_is_close(kind, little):
+    wants = Preprocess(size_hw=(37, 37), crop_fraction=1.0)
+    for height in (110, 148, 250, 290, 300, 592):
+        fast = prepare_pixels(encoded(photo(height, 2 * height), kind), wants, decode="fast")
+        assert fast.close == (fast_decode.CLOSE_OF_LITTLE if height in little else fast_decode.CLOSE), height
 
 
 @pytest.fixture(scope="module")
@@ -149,15 +155,20 @@ def bundle(tmp_path_factory):
     return make_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
 
 
+def all_are_close(monkeypatch, difference: float):
+    for name in ("CLOSE", "CLOSE_OF_LITTLE"):
+        monkeypatch.setattr(fast_decode, name, difference)
+
+
 def test_close_calls_are_decided_by_the_exact_pixels_and_others_are_not(bundle, monkeypatch):
     sources = [encoded(photo()), encoded(photo(), "PNG"), encoded(photo(20, 30)), encoded(photo(500, 400))]
     with load(bundle, threads=1) as exact, load(bundle, threads=1, decode="fast") as fast:
         expected = exact.logits(sources)
-        monkeypatch.setattr(fast_decode, "CLOSE", 1e9)
+        all_are_close(monkeypatch, 1e9)
         assert np.array_equal(fast.logits(sources), expected)
         assert fast.predict(sources[0]) == exact.predict(sources[0])
         assert fast.predict_batch(sources, batch_size=3) == exact.predict_batch(sources, batch_size=3)
-        monkeypatch.setattr(fast_decode, "CLOSE", -1e9)
+        all_are_close(monkeypatch, -1e9)
         found = fast.logits(sources)
     assert np.abs(found - expected).max() < 0.1
     assert (found[[0, 1, 3]] != expected[[0, 1, 3]]).any(axis=1).all()
@@ -183,8 +194,7 @@ def test_only_the_close_rows_are_run_again():
     assert fast_decode.settled(outputs, [plain] * 3, run, "logits", 0.0) is outputs
 
 
-def test_a_file_that_is_gone_is_not_read_again(bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr(fast_decode, "CLOSE", 1e9)
+def test_a_file_that_is_gone_is_not_read_again(tmp_path):
     path = tmp_path / "photo.jpg"
     photo().save(path)
     wants = MODES["shortest"]
