@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgetl.compress import rounding
 from edgetl.compress.calibrate import Reader
 from edgetl.compress.surgery import drop_unused, keep_outputs_float, shape_arithmetic
 from edgetl.errors import MissingDependency, RecipeError
 from edgetl.runtime import telemetry
+from edgetl.runtime.preprocess import Preprocess
 
 # Kernels of ONNX Runtime that compute with integers, besides those whose name begins with QLinear.
 INTEGER = frozenset({"QGemm", "MatMulInteger", "ConvInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
@@ -38,7 +41,8 @@ class Quantized:
     rounding: Mapping[str, Any]  # {method, layers, layers_left}: the latter keep the nearest step
 
 
-def quantize(graph: bytes, scheme: Mapping[str, Any], reader: Reader, *, method: str) -> Quantized:
+def quantize(graph: bytes, scheme: Mapping[str, Any], reader: Reader, *, method: str,
+             known: Mapping[str, tuple[float, int]] | None = None) -> Quantized:
     """The INT8 graph of a float32 one: same inputs, outputs and metadata.
 
     Args:
@@ -47,6 +51,7 @@ def quantize(graph: bytes, scheme: Mapping[str, Any], reader: Reader, *, method:
         reader: training images.
         method: how the range of an activation is chosen: "min-max", or "percentile-P", which cuts off the share
             1 - P/100 of the values on each side.
+        known: scale and zero point of activations, by name, that need no calibration.
 
     Raises:
         RecipeError: no such method.
@@ -73,7 +78,7 @@ def quantize(graph: bytes, scheme: Mapping[str, Any], reader: Reader, *, method:
             per_channel=scheme["per_channel"], reduce_range=scheme["reduce_range"],
             nodes_to_exclude=sizes,
             # One batch at a time: a histogram of all activations of all images does not fit into memory.
-            extra_options={**options, "CalibStridedMinMax": 1})
+            extra_options={**options, "CalibStridedMinMax": 1, "TensorQuantOverrides": _overrides(known or {}, scheme)})
         model = onnx.load(written)
     rounded: dict[str, Any] = {"method": scheme["rounding"]}
     if scheme["rounding"] == "compensated":
@@ -92,6 +97,23 @@ def _calibration(method: str) -> tuple[Any, dict[str, Any]]:
         return CalibrationMethod.Percentile, {"CalibPercentile": float(share), "CalibTensorRangeSymmetric": False}
     raise RecipeError([f"'{method}' is no calibration method; expected 'min-max' or 'percentile-P', 50 < P < 100"],
                       where="the quantization scheme")
+
+
+def _overrides(known: Mapping[str, tuple[float, int]], scheme: Mapping[str, Any]) -> dict[str, Any]:
+    kind = _type(scheme["activations"])
+    return {name: [{"quant_type": kind, "scale": np.array(scale, np.float32),
+                    "zero_point": np.array(zero, scheme["activations"])}] for name, (scale, zero) in known.items()}
+
+
+def pixel_steps(preprocess: Preprocess) -> tuple[float, int] | None:
+    """Scale and zero point, uint8, by which a normalised pixel is rounded to that very pixel; None where none do.
+
+    One pair must serve all channels, and the pixel that becomes zero must be a whole number.
+    """
+    means, stds, zero = set(preprocess.mean), set(preprocess.std), preprocess.mean[0] / preprocess.scale
+    if len(means) > 1 or len(stds) > 1 or abs(zero - round(zero)) > 1e-6 or not 0 <= zero <= 255:
+        return None
+    return preprocess.scale / preprocess.std[0], round(zero)
 
 
 def _type(name: str) -> Any:

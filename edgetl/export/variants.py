@@ -136,10 +136,11 @@ def build_int8(stock: Stock, target: Target, fp32: Built) -> Built | Rejected:
     name = f"{target.name}.int8"
     items = calibrate.choose(stock.splits.train, stock.options.calibration_images, stock.options.seed)
     spec = dataclasses.replace(fp32.spec, precision="int8")
+    known = _known_steps(stock, spec, target)
     rungs: list[dict[str, Any]] = []
     for method in target.quantize["methods"]:
         reader = calibrate.Reader(items, stock.data.read, stock.network.preprocess, name=spec.inputs[0].name)
-        made = quantize.quantize(fp32.graph, target.quantize, reader, method=method)
+        made = quantize.quantize(fp32.graph, target.quantize, reader, method=method, known=known)
         val = evaluate.with_reference(_of_split(stock, made.graph, spec, "val"), fp32.val)
         found = evaluate.compare(val, fp32.val)
         passed = _passes(found, stock.options)
@@ -148,6 +149,13 @@ def build_int8(stock: Stock, target: Target, fp32: Built) -> Built | Rejected:
         if passed:
             return _accepted(stock, target, made, spec, val, found, rungs, len(items))
     return Rejected(name, tuple(rungs), _refusal(name, rungs, stock.options))
+
+
+def _known_steps(stock: Stock, spec: GraphSpec, target: Target) -> dict[str, tuple[float, int]]:
+    """The rounding of the image where it can be chosen so that a graph which takes pixels need not round them."""
+    steps = quantize.pixel_steps(stock.network.preprocess)
+    wanted = stock.options.embed_normalize and target.quantize["activations"] == "uint8"
+    return {spec.inputs[0].name: steps} if wanted and steps is not None else {}
 
 
 def _refusal(name: str, rungs: Sequence[Mapping[str, Any]], options: Export) -> str:
