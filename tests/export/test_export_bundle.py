@@ -314,14 +314,14 @@ def test_a_failed_gate_keeps_fp32_and_exits_3(run: Path, tmp_path: Path, monkeyp
     real = variants.quantize.quantize
     methods = []
 
-    def spoiled(graph: bytes, *more: Any, method: str) -> Any:
+    def spoiled(graph: bytes, *more: Any, method: str, **options: Any) -> Any:
         """The sign of the head's weights is lost: every answer is another."""
         methods.append(method)
         model = onnx.load_from_string(graph)
         last = next(node for node in model.graph.node if node.op_type == "Gemm")
         head = next(one for one in model.graph.initializer if one.name == last.input[1])
         head.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(head), head.name))
-        return real(model.SerializeToString(), *more, method=method)
+        return real(model.SerializeToString(), *more, method=method, **options)
 
     monkeypatch.setattr(variants.quantize, "quantize", spoiled)
     heard: list[Any] = []
