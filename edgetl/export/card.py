@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgetl.runtime.manifest import Manifest, Variant, features_length, golden_words, rejection_words
-from edgetl.runtime.preprocess import Preprocess
 
 RESIZE = {
     "shortest": "the short side is resized to {resized} pixels, then the centre {height} x {width} is cut out",
@@ -17,7 +16,7 @@ RESIZE = {
 
 def card(manifest: Manifest) -> str:
     """The card as markdown."""
-    parts = [_head(manifest), _variants(manifest), _preprocessing(manifest.preprocess), _run(manifest),
+    parts = [_head(manifest), _variants(manifest), _preprocessing(manifest), _run(manifest),
              _rejection(manifest), _drift(manifest), _origin(manifest), _rejected(manifest)]
     return "\n".join(part for part in parts if part)
 
@@ -58,7 +57,8 @@ def _row(variant: Variant, found: Mapping[str, Any]) -> str:
             f"| {1e3 * found['latency_s']:.2f} ms |")
 
 
-def _preprocessing(preprocess: Preprocess) -> str:
+def _preprocessing(manifest: Manifest) -> str:
+    preprocess = manifest.preprocess
     height, width = preprocess.size_hw
     resized = round(min(height, width) / preprocess.crop_fraction)
     resize = RESIZE[preprocess.resize_mode].format(resized=resized, height=height, width=width)
@@ -67,8 +67,16 @@ def _preprocessing(preprocess: Preprocess) -> str:
             f"({preprocess.interpolation}{', antialiased' if preprocess.antialias else ''}). A pixel value p becomes "
             f"(p * {preprocess.scale:.6g} - mean) / std with mean {list(preprocess.mean)} and std "
             f"{list(preprocess.std)}; the layout is {preprocess.layout}. Transparent pixels "
-            f"show {list(preprocess.alpha_background)}. "
-            "The runtime does all of this.\n")
+            f"show {list(preprocess.alpha_background)}. {_pixels(manifest)}The runtime does all of this.\n")
+
+
+def _pixels(manifest: Manifest) -> str:
+    """What a graph that normalises by itself takes."""
+    if not any(variant.embeds_preprocess for variant in manifest.variants):
+        return ""
+    height, width = manifest.preprocess.size_hw
+    return (f"The graphs normalise by themselves: they take the resized pixels, uint8 [N, {height}, {width}, "
+            f"{manifest.preprocess.channels}]. ")
 
 
 def _run(manifest: Manifest) -> str:

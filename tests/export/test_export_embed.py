@@ -190,6 +190,7 @@ def test_an_exported_bundle_takes_pixels_and_is_verified_like_any_other(made: Pa
         assert [(one.dtype, one.shape, one.layout) for one in variant.inputs] == [("uint8", ("N", 32, 32, 3), "NHWC")]
         assert [row["split"] for row in variant.evaluations] == ["val", "test"]
         assert variant.precision == "fp32" or variant.evaluations[0]["agreement"] is not None
+    assert "take the resized pixels, uint8 [N, 32, 32, 3]" in (made / "README.md").read_text()
     checks = edgetl.runtime.verify(made, backend="cpu").checks
     assert all(check.status == "passed" for check in checks)
     assert {variant.name for variant in manifest.variants} <= {check.name for check in checks}
