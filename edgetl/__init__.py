@@ -25,11 +25,11 @@ __all__ = ["__version__", "bench", "distill", "export", "finetune", "load", "run
 if TYPE_CHECKING:
     from edgetl.pipeline import bench, distill, export, finetune, run, tune
     from edgetl.runtime import load
-    from edgetl.runtime.verify import verify
+    from edgetl.runtime.verifying import verify
 
 _HOMES = {"finetune": "edgetl.pipeline", "distill": "edgetl.pipeline", "run": "edgetl.pipeline",
           "tune": "edgetl.pipeline",
-          "load": "edgetl.runtime", "verify": "edgetl.runtime.verify"}
+          "load": "edgetl.runtime", "verify": "edgetl.runtime.verifying"}
 _ROOMS = ("bench", "export")  # packages that can be called, see edgetl.verbs
 
 

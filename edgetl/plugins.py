@@ -10,9 +10,9 @@ nothing unless `$EDGETL_TRUST` lists it.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import os
-from pathlib import Path
 from types import ModuleType
 
 from edgetl.errors import EdgetlError, UnknownName
@@ -27,6 +27,7 @@ KINDS = {
 TRUST = "EDGETL_TRUST"  # environment variable: dotted names, separated by commas
 
 
+@functools.cache
 def names(package: str) -> tuple[str, ...]:
     """Public names of a catalogue, sorted, with hyphens; files that begin with `_` are no plug-ins.
 
@@ -91,6 +92,8 @@ def _load_foreign(package: str, name: str) -> ModuleType:
 
 def summary(package: str, name: str) -> str:
     """First line of a catalogue file's docstring, read without importing it."""
+    from pathlib import Path  # here: the device's runtime imports this module and has no use for it
+
     root = importlib.import_module(f"edgetl.{package}")
     source = Path(root.__path__[0], f"{name.replace('-', '_')}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]

@@ -365,7 +365,8 @@ RULES: dict[Rule, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
         [("edgetl.losses.kd", "from edgetl import plugins"), ("edgetl.weights", "from edgetl.models import Network")],
     ),
     printing_only_in_the_command_line: (
-        [("edgetl.metrics", "print(1)"), ("edgetl.runtime.verify", "import sys\ndef f():\n    sys.stdout.write('')")],
+        [("edgetl.metrics", "print(1)"),
+         ("edgetl.runtime.verifying", "import sys\ndef f():\n    sys.stdout.write('')")],
         [("edgetl.cli.app", "print(1)"), ("edgetl.runtime.__main__", "print(1)"), ("edgetl.metrics", "'print(1)'")],
     ),
     seeding_only_in_train_seed: (

@@ -13,8 +13,7 @@ because sessions are made from the very bytes whose digest was checked.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -24,6 +23,9 @@ from edgetl.runtime import telemetry
 from edgetl.runtime.external import refuse_external_data
 from edgetl.runtime.handle import Handle
 from edgetl.runtime.session import FeedCheck, GraphSpec, Session, check_graph, check_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PROVIDER = "CPUExecutionProvider"
 OPTIMIZATIONS = {"all": "ORT_ENABLE_ALL", "extended": "ORT_ENABLE_EXTENDED", "basic": "ORT_ENABLE_BASIC",

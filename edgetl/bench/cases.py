@@ -137,7 +137,7 @@ def _of_bundle(path: Path, title: str, options: recipe.Bench) -> Iterator[Subjec
         for backend in options.backend:
             if backend in variant.backends:
                 subject = of_variant(bundle, variant, backend, title=f"{title} {variant.name} {backend}", source=path,
-                                     graph=graph)
+                                     graph=Path(graph))
                 yield dataclasses.replace(subject, within=within)
 
 

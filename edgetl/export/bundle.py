@@ -18,7 +18,7 @@ from edgetl.recipe import Export, to_toml
 from edgetl.runtime import drift
 from edgetl.runtime import manifest as manifests
 from edgetl.runtime.manifest import Manifest
-from edgetl.runtime.verify import verify
+from edgetl.runtime.verifying import verify
 from edgetl.targets import Target
 
 CARD = "README.md"

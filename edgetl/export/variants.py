@@ -25,7 +25,7 @@ from edgetl.recipe import Export
 from edgetl.runtime import processor
 from edgetl.runtime.manifest import Variant
 from edgetl.runtime.session import GraphSpec, open_session
-from edgetl.runtime.verify import pixels_of
+from edgetl.runtime.verifying import pixels_of
 from edgetl.splits import Splits
 from edgetl.targets import Target
 

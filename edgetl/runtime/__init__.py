@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 try:
     from edgetl.runtime.classifier import Classifier, Prediction, load
-    from edgetl.runtime.verify import VerifyReport, verify
 except KeyboardInterrupt:
     # `python -m edgetl.runtime` imports this file (and numpy) before __main__.py can catch anything; meanwhile argv[0]
     # is "-m". Ctrl-C then ends it with 130 as it does later. An app that imports edgetl gets its KeyboardInterrupt.
@@ -28,12 +27,12 @@ if TYPE_CHECKING:
     from edgetl.runtime.manifest import Manifest, Variant
     from edgetl.runtime.preprocess import Preprocess
     from edgetl.runtime.slot import Slot
-    from edgetl.runtime.verify import Check
+    from edgetl.runtime.verifying import Check, VerifyReport, verify
 
 # What few programs need is imported when it is asked for, so that the others start sooner.
-_HOMES = {"Batching": "batching", "Bundle": "bundle", "Check": "verify", "Drift": "drift", "DriftVerdict": "drift",
+_HOMES = {"Batching": "batching", "Bundle": "bundle", "Check": "verifying", "Drift": "drift", "DriftVerdict": "drift",
           "Manifest": "manifest", "Preprocess": "preprocess", "Slot": "slot", "Variant": "manifest",
-          "open_bundle": "bundle"}
+          "VerifyReport": "verifying", "open_bundle": "bundle", "verify": "verifying"}
 
 __all__ = ["Batching", "Bundle", "Check", "Classifier", "Drift", "DriftVerdict", "Manifest", "Prediction", "Preprocess",
            "Slot", "Variant", "VerifyReport", "load", "open_bundle", "verify"]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgetl.errors import EdgetlError, InputError
-from edgetl.runtime import Classifier, load, verify
+from edgetl.runtime import Classifier, load
 
 if TYPE_CHECKING:
     import argparse  # takes the time of ten imports: Ctrl-C within it shall be caught by main()
@@ -143,6 +143,8 @@ def _print_table(values: dict[str, Any]) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from edgetl.runtime.verifying import verify  # here: the other verbs need none of it
+
     report = verify(arguments.bundle, arguments.backend, arguments.threads)
     if arguments.json:
         print(json.dumps(dataclasses.asdict(report)))

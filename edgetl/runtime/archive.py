@@ -11,11 +11,11 @@ Format: PKWARE's APPNOTE.TXT 6.3.10, sections 4.3.7 (local header), 4.3.12 (tabl
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 from edgetl.errors import BundleError
@@ -52,18 +52,18 @@ class Member(NamedTuple):
 class Archive:
     """A bundle that is one file."""
 
-    path: Path
+    path: str
     members: dict[str, Member]
 
     @classmethod
-    def open(cls, path: Path) -> Archive:
+    def open(cls, path: str) -> Archive:
         """The packed bundle in a file, whose table was read and checked.
 
         Raises:
             BundleError: no regular file, no packed bundle, or one that was damaged or made by something else.
         """
-        with open_regular(path, str(path)) as (opened, size):
-            return cls(path, read_table(opened, size, str(path)))
+        with open_regular(path, path) as (opened, size):
+            return cls(path, read_table(opened, size, path))
 
     def where(self, file: str) -> str:
         """The path of the packed file, and the name in it."""
@@ -73,7 +73,7 @@ class Archive:
         """Whether there is a member of that name."""
         return file in self.members
 
-    def place(self, file: str) -> tuple[Path, int | None]:
+    def place(self, file: str) -> tuple[str, int | None]:
         """See `storage.Store.place`."""
         return self.path, self._member(file).offset
 
@@ -96,7 +96,7 @@ class Archive:
         return data
 
 
-def is_archive(path: Path) -> bool:
+def is_archive(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins as a zip does; raises BundleError when it cannot be read."""
     with open_regular(path, str(path)) as (opened, _):
         return opened.read(len(LOCAL_MARK)) == LOCAL_MARK
@@ -192,7 +192,8 @@ def _name(raw: bytes, names: set[str], where: str) -> str:
         raise _refused(where, f"the name {raw[:60]!r} is no text") from problem
     if not stays_inside(name):
         raise _refused(where, f"the member {name[:60]!r} would leave the bundle")
-    folders = {str(one) for one in PurePosixPath(name).parents}
+    parts = name.split("/")
+    folders = {"/".join(parts[:depth]) for depth in range(1, len(parts))}
     if name in names or folders & names or any(one.startswith(f"{name}/") for one in names):
         raise _refused(where, f"there are two members {name[:60]!r}")
     names.add(name)

@@ -10,7 +10,6 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgetl.errors import BundleError
@@ -19,6 +18,8 @@ from edgetl.runtime.manifest import MANIFEST, Manifest, from_json
 from edgetl.runtime.storage import COPY_AGAIN, Folder, Store
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edgetl.runtime import signature
 
 EXPORTED = "Give the folder that `edgetl export` wrote, or the file that `edgetl pack` made of it."
@@ -34,12 +35,18 @@ PublicKey = str | os.PathLike[str] | Literal[False] | None
 class Bundle:
     """A bundle whose manifest was read; its other files were not yet."""
 
-    path: Path  # the folder or the packed file
     manifest: Manifest
     digest: str  # SHA-256 of the manifest's bytes, which stands for the whole bundle: they hold every file's digest
     size_bytes: int  # of the manifest
     seal: signature.Seal | None  # who signed it, where a public key was configured
     store: Store
+
+    @property
+    def path(self) -> Path:
+        """The folder or the packed file."""
+        from pathlib import Path  # here: it takes as long to import as half of the runtime
+
+        return Path(self.store.path)
 
     def where(self, file: str) -> str:
         """What sentences call a file of the bundle."""
@@ -93,7 +100,7 @@ def open_bundle(path: str | os.PathLike[str], public_key: PublicKey = None) -> B
         BundleError: no such bundle, a manifest that cannot be used, or not signed by the public key.
         MissingDependency: a public key is configured and the package `cryptography` is absent.
     """
-    store = _store(Path(path))
+    store = _store(os.fspath(path) or ".")
     key = _key(public_key)
     source = read_limited(store, MANIFEST, MANIFEST_BYTES)
     seal = None if key is None else _seal(source, store, key)
@@ -102,7 +109,7 @@ def open_bundle(path: str | os.PathLike[str], public_key: PublicKey = None) -> B
     except UnicodeDecodeError as problem:
         raise BundleError(f"{store.where(MANIFEST)} is not a text file.", hint=COPY_AGAIN) from problem
     manifest = from_json(text, where=store.where(MANIFEST))
-    return Bundle(store.path, manifest, _sha256(source), len(source), seal, store)
+    return Bundle(manifest, _sha256(source), len(source), seal, store)
 
 
 def _sha256(data: bytes) -> str:
@@ -128,13 +135,13 @@ def _seal(manifest: bytes, store: Store, key: signature.PublicKey) -> signature.
                            where=store.where(SIGNATURE))
 
 
-def is_bundle(path: Path) -> bool:
+def is_bundle(path: str | os.PathLike[str]) -> bool:
     """Whether `path` looks like a bundle: a folder with a manifest, or a file that begins as a packed one does."""
-    if path.is_dir():
-        return (path / MANIFEST).is_file()
+    if os.path.isdir(path):
+        return os.path.isfile(os.path.join(path, MANIFEST))
     from edgetl.runtime import archive
 
-    return path.is_file() and archive.is_archive(path)
+    return os.path.isfile(path) and archive.is_archive(path)
 
 
 def read_limited(store: Store, file: str, most: int) -> bytes:
@@ -150,9 +157,9 @@ def read_limited(store: Store, file: str, most: int) -> bytes:
     return data
 
 
-def _store(path: Path) -> Store:
+def _store(path: str) -> Store:
     try:
-        mode = path.stat().st_mode
+        mode = os.stat(path).st_mode
     except FileNotFoundError as problem:
         raise BundleError(f"{path} does not exist.", hint=EXPORTED) from problem
     except (OSError, ValueError) as problem:  # a ValueError is a path that no file can have
@@ -174,7 +181,7 @@ def _no_manifest(folder: Folder) -> BundleError:
         return BundleError(f"{path} is a RUN (a trained model), not a bundle.",
                            hint=f"Make a bundle of it: edgetl export {path} --out BUNDLE")
     try:
-        found = f"has no {MANIFEST}" if any(path.iterdir()) else "is an empty folder"
+        found = f"has no {MANIFEST}" if os.listdir(path) else "is an empty folder"
     except OSError as problem:
         found = f"cannot be listed ({problem.strerror})"
     return BundleError(f"{path} {found}, so it is no bundle.", hint=EXPORTED)

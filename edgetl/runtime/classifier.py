@@ -6,7 +6,6 @@ import itertools
 import os
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
@@ -27,6 +26,7 @@ from edgetl.runtime.session import GraphSpec, Session, open_session
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+    from pathlib import Path
 
     from edgetl.runtime.batching import Batcher, Batching
     from edgetl.runtime.drift import Drift
@@ -77,8 +77,15 @@ def open_variant(bundle: Bundle, choice: Choice, *, threads: int = 0, options: M
     check_classifier(bundle.manifest, variant)
     graph = bundle.read(variant.file, variant.sha256, variant.size_bytes)
     spec = GraphSpec(variant.inputs, variant.outputs, variant.precision)
-    return open_session(choice.backend, graph, spec, threads=threads, options=options,
-                        cache_dir=None if cache_dir is None else Path(cache_dir))
+    return open_session(choice.backend, graph, spec, threads=threads, options=options, cache_dir=_folder(cache_dir))
+
+
+def _folder(path: str | os.PathLike[str] | None) -> Path | None:
+    if path is None:
+        return None
+    from pathlib import Path  # here: it takes as long to import as half of the runtime
+
+    return Path(path)
 
 
 class Classifier:
@@ -243,7 +250,7 @@ class Classifier:
         """
         variant = self._choice.variant
         return {
-            "bundle": str(self._bundle.path),
+            "bundle": self._bundle.store.path,
             "name": self.manifest.name,
             "variant": variant.name,
             "backend": self._choice.backend,

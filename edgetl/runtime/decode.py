@@ -9,7 +9,6 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -151,7 +150,7 @@ def open_image(source: Any, where: str, max_megapixels: float) -> Opened:
     if isinstance(source, np.ndarray):
         opened = Opened(_from_array(source, where), where)
     elif isinstance(source, str | os.PathLike):
-        opened = _from_bytes(_read(Path(source), max_megapixels), where, max_megapixels)
+        opened = _from_bytes(_read(source, max_megapixels), where, max_megapixels)
     elif isinstance(source, bytes | bytearray | memoryview):
         opened = _from_bytes(bytes(source), where, max_megapixels)
     elif isinstance(source, pillow().Image):
@@ -163,10 +162,10 @@ def open_image(source: Any, where: str, max_megapixels: float) -> Opened:
     return opened
 
 
-def _read(path: Path, max_megapixels: float) -> bytes:
+def _read(path: str | os.PathLike[str], max_megapixels: float) -> bytes:
     most = most_bytes(max_megapixels)
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > most:
                 raise _too_long(str(path), max_megapixels)

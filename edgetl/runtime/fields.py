@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from edgetl.errors import BundleError
@@ -151,8 +150,7 @@ def stays_inside(path: str) -> bool:
 
     Symbolic links are looked at when the file is read.
     """
-    pure = PurePosixPath(path)
-    if not pure.parts or pure.is_absolute() or ".." in pure.parts or str(pure) != path:
+    if not {"", ".", ".."}.isdisjoint(path.split("/")):
         return False
     # A backslash separates and a colon names a drive on Windows; others cannot be written everywhere, or deceive.
     if any(character in '\\:"*?<>|' or not character.isprintable() for character in path):

@@ -13,10 +13,11 @@ import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
-CPUINFO = Path("/proc/cpuinfo")
-BOARD = Path("/proc/device-tree/model")
+from edgetl.runtime.storage import read_text
+
+CPUINFO = "/proc/cpuinfo"
+BOARD = "/proc/device-tree/model"
 MOST_CHARACTERS = 1 << 16  # of /proc/cpuinfo: machines with hundreds of processors repeat themselves for megabytes
 
 # What a variant may require -> the flags of /proc/cpuinfo of which one must be there. x86 without VNNI adds pairs of
@@ -76,7 +77,7 @@ def architecture(machine: str) -> str:
 
 
 @functools.cache
-def read(cpuinfo: Path = CPUINFO, machine: str | None = None) -> Processor:
+def read(cpuinfo: str = CPUINFO, machine: str | None = None) -> Processor:
     """The processor; what was read is kept for the life of the process.
 
     Args:
@@ -86,19 +87,19 @@ def read(cpuinfo: Path = CPUINFO, machine: str | None = None) -> Processor:
     here = architecture(machine or _machine())
     told = _parse(_lines(cpuinfo))
     if told.get("architecture") == here:
-        return Processor(here, _model(told, here), frozenset(told["flags"].split()), str(cpuinfo))
+        return Processor(here, _model(told, here), frozenset(told["flags"].split()), cpuinfo)
     if here == "arm" and sys.platform == "darwin":
         return _apple()
     flags = _numpy_flags()
     return Processor(here, _named(here), flags, "numpy" if flags else "unknown")
 
 
-def flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:
+def flags(cpuinfo: str = CPUINFO) -> frozenset[str]:
     """Flags of the processor in the words of /proc/cpuinfo ("flags" on x86, "Features" on arm)."""
     return read(cpuinfo).flags
 
 
-def missing(requires: tuple[str, ...], cpuinfo: Path = CPUINFO) -> tuple[str, ...]:
+def missing(requires: tuple[str, ...], cpuinfo: str = CPUINFO) -> tuple[str, ...]:
     """The requirements that this processor does not meet, or cannot be shown to meet."""
     have = flags(cpuinfo)
     return tuple(one for one in requires if not have.intersection(FEATURES[one]))
@@ -121,10 +122,10 @@ def _machine() -> str:
     return os.environ.get("PROCESSOR_ARCHITECTURE", "unknown")  # Windows: AMD64 or ARM64, what the process runs as
 
 
-def _lines(cpuinfo: Path) -> Iterable[str]:
+def _lines(cpuinfo: str) -> Iterable[str]:
     """Lines of the file up to `MOST_CHARACTERS`, read as they are asked for; none where it cannot be read."""
     try:
-        with cpuinfo.open(errors="replace") as file:
+        with open(cpuinfo, encoding="utf-8", errors="replace") as file:
             left = MOST_CHARACTERS
             while left > 0 and (line := file.readline(left)):
                 left -= len(line)
@@ -167,9 +168,9 @@ def _named(here: str) -> str:
     return platform.processor() or here
 
 
-def _text(path: Path) -> str | None:
+def _text(path: str) -> str | None:
     try:
-        return path.read_text(errors="replace").strip(" \0\n") or None
+        return read_text(path).strip(" \0\n") or None
     except OSError:
         return None  # servers and PCs have no device tree
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgetl import plugins
 from edgetl.errors import BackendUnavailable, BundleError, EdgetlError, InputError
+from edgetl.runtime.storage import read_text
 
-CGROUPS = Path("/sys/fs/cgroup")
-MEMBERSHIP = Path("/proc/self/cgroup")
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CGROUPS = "/sys/fs/cgroup"
+MEMBERSHIP = "/proc/self/cgroup"
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ def open_session(backend: str, graph: bytes, spec: GraphSpec, *, threads: int = 
     return session
 
 
-def usable_threads(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
+def usable_threads(cgroups: str | os.PathLike[str] = CGROUPS,
+                   membership: str | os.PathLike[str] = MEMBERSHIP) -> int:
     """Processors this process may use: the smaller of affinity and cgroup quota, at least 1."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_quota(cgroups, membership)
@@ -89,30 +93,33 @@ def usable_threads(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> in
     return max(1, allowed if quota is None else min(allowed, int(quota)))
 
 
-def _cgroup_quota(cgroups: Path, membership: Path) -> float | None:
+def _cgroup_quota(cgroups: str | os.PathLike[str], membership: str | os.PathLike[str]) -> float | None:
     """Processors that the tightest cgroup (version 1 or 2) of this process or above it pays for; None is no limit."""
     try:
-        lines = membership.read_text().splitlines()
+        lines = read_text(membership).splitlines()
     except OSError:
         return None  # not Linux: there are no cgroups
     quotas = []
     for line in lines:
         number, controllers, path = line.split(":", 2)
-        roots = [cgroups, cgroups / "unified"] if number == "0" else [cgroups / controllers, cgroups / "cpu"]
+        mounts = ("", "unified") if number == "0" else (controllers, "cpu")
         if number != "0" and "cpu" not in controllers.split(","):
             continue
-        inner = Path(path.lstrip("/"))
+        inner = path.strip("/").split("/")
         # Inside a container the path is often the host's; then the files stand at the root, which is looked at too.
-        quotas += [_quota_of(root / part) for root in roots for part in (inner, *inner.parents)]
+        quotas += [_quota_of(os.path.join(cgroups, mount, *inner[:depth]))
+                   for mount in mounts for depth in range(len(inner) + 1)]
     return min((quota for quota in quotas if quota is not None), default=None)
 
 
-def _quota_of(folder: Path) -> float | None:
+def _quota_of(folder: str) -> float | None:
+    both = os.path.join(folder, "cpu.max")
     try:
-        if (folder / "cpu.max").exists():
-            quota, period = (folder / "cpu.max").read_text().split()
+        if os.path.exists(both):
+            quota, period = read_text(both).split()
         else:
-            quota, period = ((folder / name).read_text().strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+            quota, period = (read_text(os.path.join(folder, name)).strip()
+                             for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
     except OSError:
         return None  # this group states no limit
     return None if quota in ("max", "-1") else int(quota) / int(period)

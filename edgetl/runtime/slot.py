@@ -31,7 +31,7 @@ from edgetl.runtime.classifier import Classifier, load
 from edgetl.runtime.limits import MANIFEST_BYTES
 from edgetl.runtime.manifest import MANIFEST
 from edgetl.runtime.storage import Folder, open_regular
-from edgetl.runtime.verify import verify
+from edgetl.runtime.verifying import verify
 
 CURRENT, LOCK, INCOMING, OUTGOING = "current", ".lock", ".incoming", ".outgoing"
 DIGEST = re.compile("[0-9a-f]{64}")
@@ -205,7 +205,7 @@ class Slot:
 
 def _check_name(folder: Path) -> None:
     """Raises BundleError where a bundle's manifest is not the one that its folder is named after."""
-    found = hashlib.sha256(read_limited(Folder(folder), MANIFEST, MANIFEST_BYTES)).hexdigest()
+    found = hashlib.sha256(read_limited(Folder(str(folder)), MANIFEST, MANIFEST_BYTES)).hexdigest()
     if found != folder.name:
         raise BundleError(f"{folder / MANIFEST} was altered: its SHA-256 is not the folder's name.",
                           hint="Swap in the same bundle again to mend it, or go back with Slot.rollback().")
@@ -214,7 +214,7 @@ def _check_name(folder: Path) -> None:
 def _fill(folder: Path, source: Bundle) -> None:
     """Copies into a folder what is not yet there; each file that is there is whole."""
     durable.make_folder(folder)
-    there = Folder(folder)
+    there = Folder(str(folder))
     for file, data in source.parts():
         try:
             same = there.read(file, len(data)) == data

@@ -7,7 +7,6 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from edgetl.errors import BundleError
@@ -15,8 +14,8 @@ from edgetl.errors import BundleError
 COPY_AGAIN = "Copy the bundle again from where it was exported."
 WHO_MADE_IT = "Do not use this bundle unless you know who made it."
 
-MEMINFO = Path("/proc/meminfo")
-CGROUP_MEMORY = Path("/sys/fs/cgroup")  # inside a container its own limits stand at the root
+MEMINFO = "/proc/meminfo"
+CGROUP_MEMORY = "/sys/fs/cgroup"  # inside a container its own limits stand at the root
 ASKED_ABOUT_MEMORY = 64 << 20  # bytes from which on the free memory is looked at; below, the look costs too much
 
 # Without O_NONBLOCK, opening a pipe waits until somebody writes to it.
@@ -27,7 +26,7 @@ class Store(Protocol):
     """Where the files of a bundle lie: a folder, or one packed file."""
 
     @property
-    def path(self) -> Path:
+    def path(self) -> str:
         """The folder, or the packed file."""
         ...
 
@@ -39,7 +38,7 @@ class Store(Protocol):
         """Whether there is anything of that name."""
         ...
 
-    def place(self, file: str) -> tuple[Path, int | None]:
+    def place(self, file: str) -> tuple[str, int | None]:
         """The file on the disk that holds the bytes of a file, and where in it they begin; None where it is all of it.
 
         Raises:
@@ -60,25 +59,25 @@ class Store(Protocol):
 class Folder:
     """A bundle that is a folder. Links are followed as long as they stay inside."""
 
-    path: Path
+    path: str
 
     def where(self, file: str) -> str:
         """The file's path."""
-        return str(self.path / file)
+        return os.path.join(self.path, file)
 
     def has(self, file: str) -> bool:
         """Whether there is anything of that name; a link counts, wherever it leads."""
-        return os.path.lexists(self.path / file)
+        return os.path.lexists(self.where(file))
 
-    def place(self, file: str) -> tuple[Path, int | None]:
+    def place(self, file: str) -> tuple[str, int | None]:
         """See `Store.place`."""
-        return self.path / file, None
+        return self.where(file), None
 
     def read(self, file: str, most: int) -> bytes:
         """See `Store.read`."""
         where = self.where(file)
         real = os.path.realpath(where)
-        if not Path(real).is_relative_to(os.path.realpath(self.path)):
+        if not real.startswith(os.path.join(os.path.realpath(self.path), "")):
             raise BundleError(f"{where} is a link that leaves the bundle; expected a file inside it.", hint=WHO_MADE_IT)
         with open_regular(real, where) as (opened, size):
             require_memory(min(size, most + 1), where)
@@ -154,21 +153,28 @@ def require_memory(size_bytes: int, where: str) -> None:
                           hint="Use a smaller variant, or a machine with more memory.")
 
 
-def free_memory_bytes(meminfo: Path = MEMINFO, cgroup: Path = CGROUP_MEMORY) -> int | None:
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file of the system; raises OSError."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def free_memory_bytes(meminfo: str | os.PathLike[str] = MEMINFO,
+                      cgroup: str | os.PathLike[str] = CGROUP_MEMORY) -> int | None:
     """Memory that can still be had, in bytes: the smaller of the machine's and the container's; None is not known."""
     found = []
-    if meminfo.exists():
+    if os.path.exists(meminfo):
         found.append(1024 * _figures(meminfo).get("MemAvailable:", 0))
-    limit = cgroup / "memory.max"
-    if limit.exists() and (most := limit.read_text().strip()) != "max":
+    limit = os.path.join(cgroup, "memory.max")
+    if os.path.exists(limit) and (most := read_text(limit).strip()) != "max":
         # Pages of files count as used there, although the kernel gives them up when memory is asked for.
-        pages = _figures(cgroup / "memory.stat")
+        pages = _figures(os.path.join(cgroup, "memory.stat"))
         given_up = pages.get("active_file", 0) + pages.get("inactive_file", 0)
-        held = int((cgroup / "memory.current").read_text()) - given_up
+        held = int(read_text(os.path.join(cgroup, "memory.current"))) - given_up
         found.append(max(0, int(most) - held))
     return min(found, default=None)
 
 
-def _figures(path: Path) -> dict[str, int]:
+def _figures(path: str | os.PathLike[str]) -> dict[str, int]:
     """Lines of a name and a whole number."""
-    return {words[0]: int(words[1]) for words in map(str.split, path.read_text().splitlines()) if len(words) > 1}
+    return {words[0]: int(words[1]) for words in map(str.split, read_text(path).splitlines()) if len(words) > 1}

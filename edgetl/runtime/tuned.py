@@ -11,14 +11,16 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgetl.errors import BundleError, EdgetlError
 from edgetl.runtime import processor, strict_json
 from edgetl.runtime.fields import Table
 from edgetl.runtime.session import usable_threads
 from edgetl.runtime.storage import open_regular, read_at_most
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SCHEMA = 1
 FOLDER = "tuned"
@@ -84,14 +86,19 @@ def cache_root() -> Path:
     Raises:
         EdgetlError: none of them is set and this user has no home.
     """
+    from pathlib import Path  # here: it takes as long to import as half of the runtime
+
+    return Path(_root())
+
+
+def _root() -> str:
     if os.environ.get("EDGETL_CACHE"):
-        return Path(os.environ["EDGETL_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path("~", ".cache"))
-    try:
-        return Path(base).expanduser() / "edgetl"
-    except RuntimeError as problem:  # how pathlib says that there is no home
+        return os.environ["EDGETL_CACHE"]
+    base = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache"))
+    if base.startswith("~"):
         raise EdgetlError("This user has no home folder, so there is no place for a cache.",
-                          hint="Name one: EDGETL_CACHE=FOLDER") from problem
+                          hint="Name one: EDGETL_CACHE=FOLDER")
+    return os.path.join(base, "edgetl")
 
 
 def machine() -> Machine:
@@ -109,7 +116,7 @@ def find(manifest_sha256: str) -> Found:
     """What is known of this bundle on this machine; raises nothing."""
     try:
         # First the look for any file: to describe this machine takes longer than all the rest of a load.
-        if not any((cache_root() / FOLDER).glob(f"{manifest_sha256[:16]}-*.json")):
+        if not any(name.startswith(f"{manifest_sha256[:16]}-") for name in _listed(os.path.join(_root(), FOLDER))):
             return Found(None, NEVER)
         here = machine()
         path = path_of(manifest_sha256, here)
@@ -122,6 +129,13 @@ def find(manifest_sha256: str) -> Found:
     if entry.machine != here or entry.manifest_sha256 != manifest_sha256:
         return Found(None, f"what `edgetl tune` measured is passed by: {path} is of another bundle or machine")
     return Found(entry)
+
+
+def _listed(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:  # most machines have tuned nothing; a folder that cannot be read helps no more than none
+        return []
 
 
 def read(path: Path) -> Entry:

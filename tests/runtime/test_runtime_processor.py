@@ -21,7 +21,7 @@ def nothing_remembered(monkeypatch, tmp_path):
 def read(tmp_path, text, machine):
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(text)
-    return processor.read(cpuinfo, machine)
+    return processor.read(str(cpuinfo), machine)
 
 
 def features(found, monkeypatch):
@@ -93,7 +93,7 @@ def test_without_cpuinfo_numpy_is_asked(text, tmp_path, monkeypatch):
     """Not Linux, a sandbox without /proc, or a file that says nothing."""
     monkeypatch.setattr(processor, "_numpy_flags", lambda: frozenset({"asimd", "asimddp"}))
     (tmp_path / "cpuinfo").write_text(text) if text is not None else None
-    found = processor.read(tmp_path / "cpuinfo", "aarch64")
+    found = processor.read(str(tmp_path / "cpuinfo"), "aarch64")
     assert (found.architecture, found.flags, found.source) == ("arm", {"asimd", "asimddp"}, "numpy")
     assert found.model
 
@@ -107,7 +107,7 @@ def test_an_emulated_process_does_not_believe_the_host_s_cpuinfo(tmp_path, monke
 
 def test_what_nobody_tells_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(processor, "_numpy_flags", frozenset)
-    found = processor.read(tmp_path / "absent", "riscv64")
+    found = processor.read(str(tmp_path / "absent"), "riscv64")
     assert (found.architecture, found.flags, found.source) == ("riscv64", frozenset(), "unknown")
     monkeypatch.setattr(processor, "read", lambda *_: found)
     assert processor.missing(tuple(processor.FEATURES)) == tuple(processor.FEATURES)
@@ -129,7 +129,7 @@ def test_apple_silicon_is_read_by_sysctl(tmp_path, monkeypatch):
             "hw.optional.arm.FEAT_FP16": b"\1\0\0\0", "machdep.cpu.brand_string": b"Apple M1 Pro\0"}
     monkeypatch.setattr(processor.sys, "platform", "darwin")
     monkeypatch.setattr(processor, "_sysctl", told.get)
-    found = processor.read(tmp_path / "absent", "arm64")
+    found = processor.read(str(tmp_path / "absent"), "arm64")
     assert found == processor.Processor("arm", "Apple M1 Pro", frozenset({"asimd", "asimddp", "asimdhp"}), "sysctl")
 
 
@@ -145,9 +145,9 @@ def test_the_file_is_read_once_and_not_to_its_end(tmp_path):
     endless = tmp_path / "endless"
     endless.write_text("x" * (3 * processor.MOST_CHARACTERS))
     assert sum(map(len, processor._lines(endless))) == processor.MOST_CHARACTERS
-    first = processor.read(cpuinfo, "x86_64")
+    first = processor.read(str(cpuinfo), "x86_64")
     cpuinfo.write_text(recorded.x86("sse"))
-    assert processor.read(cpuinfo, "x86_64") is first
+    assert processor.read(str(cpuinfo), "x86_64") is first
 
 
 @pytest.mark.parametrize(("name", "expected"), [("AMD64", "x86"), ("i686", "x86"), ("aarch64", "arm"), ("arm64", "arm"),

@@ -202,8 +202,9 @@ def test_a_folder_that_may_not_be_read(bundle, monkeypatch):
     monkeypatch.setattr(storage.os, "open", refuse)
     with pytest.raises(BundleError, match=r"manifest\.json cannot be read: Permission denied"):
         open_bundle(bundle)
-    monkeypatch.setattr(bundles.Path, "stat", refuse)
-    with pytest.raises(BundleError, match="cannot be opened: Permission denied"):
+    with (monkeypatch.context() as patched,
+          pytest.raises(BundleError, match="cannot be opened: Permission denied")):
+        patched.setattr(bundles.os, "stat", refuse)
         open_bundle(bundle)
 
 

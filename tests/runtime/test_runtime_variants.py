@@ -25,7 +25,7 @@ from edgetl.runtime import load, verify
 from edgetl.runtime.drift import Drift
 from edgetl.runtime.manifest import MANIFEST
 from edgetl.runtime.preprocess import normalize, prepare, prepare_pixels
-from edgetl.runtime.verify import pixels_of
+from edgetl.runtime.verifying import pixels_of
 
 PHOTOS = [make_photo(seed, 20 + seed, 30) for seed in range(5)]
 

@@ -13,7 +13,7 @@ from edgetl.errors import BackendUnavailable, BundleError, GateFailed
 from edgetl.runtime import processor, verify
 from edgetl.runtime.golden import Golden
 from edgetl.runtime.preprocess import Preprocess, prepare
-from edgetl.runtime.verify import check_preprocess
+from edgetl.runtime.verifying import check_preprocess
 
 
 @pytest.fixture(scope="module")
