@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,10 @@ CHILD = "import sys, time; import numpy; begin = time.perf_counter(); {}; print(
 
 def once(statement: str) -> float:
     """Seconds that the statement takes in a fresh interpreter that has numpy."""
-    done = subprocess.run([sys.executable, "-c", CHILD.format(statement)], capture_output=True, text=True, check=True)
+    # pip compiles what it installs; a shell that forbids Python to keep what it compiled would have it done every time.
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run([sys.executable, "-c", CHILD.format(statement)], capture_output=True, text=True, check=True,
+                          env=kept)
     return float(done.stdout)
 
 

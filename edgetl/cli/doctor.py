@@ -63,7 +63,6 @@ def _show(found: dict[str, Any]) -> None:
 
 def examine() -> dict[str, Any]:
     """What the machine has and what should be done about it, as plain JSON."""
-    import dataclasses
     import shutil
 
     from edgetl import rundir
@@ -75,7 +74,7 @@ def examine() -> dict[str, Any]:
     environment = rundir.environment()
     free = shutil.disk_usage(Path.cwd()).free
     features = list(processor.features())
-    cpu = dataclasses.asdict(processor.read())
+    cpu = processor.read()._asdict()
     del cpu["flags"]  # a hundred words, of which `features` are those that matter
     return {"environment": environment, "processor": cpu, "threads": usable_threads(), "features": features,
             "allocator": dict(set_allocator()), "disk_free_bytes": free, "backends": backends,

@@ -13,8 +13,7 @@ What cannot run here, or would give wrong answers, is passed over by all three.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgetl import plugins
 from edgetl.errors import BackendUnavailable, BundleError, UnknownName
@@ -29,8 +28,7 @@ PORTABLE = "portable"  # the target of a graph that is made for no processor in 
 PROCESSORS = ("x86", "arm")  # architectures that a target's first word may name: x86-vnni, arm
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """A variant, the backend that runs it, and why these two."""
 
     variant: Variant

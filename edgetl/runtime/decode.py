@@ -8,7 +8,6 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -31,13 +30,13 @@ Found = TypeVar("Found")
 _one_at_a_time = threading.Lock()
 
 
-@dataclass
 class Opened:
     """An image whose size is within the limit; of a file, no more than the header has been decoded."""
 
-    _image: Image | None
-    where: str  # what error messages call it
-    encoded: bytes | None = None  # the file; None for a picture or an array, which are the caller's
+    def __init__(self, image: Image, where: str, encoded: bytes | None = None) -> None:
+        self._image: Image | None = image
+        self.where = where  # what error messages call it
+        self.encoded = encoded  # the file; None for a picture or an array, which are the caller's
 
     @property
     def image(self) -> Image:

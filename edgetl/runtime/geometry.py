@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +17,7 @@ RESIZED_PIXELS = 50e6  # the most that a narrow image may become before it is cu
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
-@dataclass(frozen=True)
-class Fit:
+class Fit(NamedTuple):
     """The whole image is resized to `inner_hw`, of which `cut_hw` from `cut_at` on stands at `place` of the result."""
 
     inner_hw: tuple[int, int]

@@ -7,8 +7,7 @@ can ask for large buffers or for the same work again and again. Figures are seco
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgetl.errors import InputError
 
@@ -92,8 +91,7 @@ def check_opened(image: Image, where: str, max_megapixels: float) -> None:
                              f"{max_megapixels:g} megapixels.", hint="It is no sensible TIFF file; store it anew.")
 
 
-@dataclass(frozen=True)
-class _Jpeg:
+class _Jpeg(NamedTuple):
     """What stands before the first scan of a JPEG file."""
 
     bytes: int

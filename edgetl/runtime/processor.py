@@ -12,7 +12,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from edgetl.runtime.storage import read_text
 
@@ -58,8 +58,7 @@ NUMPY_NAMES = {"AVX2": "avx2", "AVX512F": "avx512f", "AVX512VNNI": "avx512_vnni"
 APPLE_NAMES = {"FEAT_FP16": "asimdhp", "FEAT_DotProd": "asimddp", "FEAT_I8MM": "i8mm", "FEAT_BF16": "bf16"}
 
 
-@dataclass(frozen=True)
-class Processor:
+class Processor(NamedTuple):
     """What is known of the processor that this process runs on."""
 
     architecture: str  # "x86" | "arm" | what the system calls another one

@@ -6,8 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from edgetl.errors import BundleError
 
@@ -55,8 +54,7 @@ class Store(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Folder:
+class Folder(NamedTuple):
     """A bundle that is a folder. Links are followed as long as they stay inside."""
 
     path: str
