@@ -21,7 +21,8 @@ from edgetl.errors import EdgetlError
 
 SCHEMA = 1
 MARKDOWN, HTML = "report.md", "report.html"
-MEASURED, FAILED = "measured", "failed"
+MEASURED, FAILED, PENDING = "measured", "failed", "pending"
+COMPLETE, PARTIAL = "complete", "partial"
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Measurement:
     rounds: int  # `seconds` is so many blocks of equal length
     warmup: int  # calls dropped at the start of each block
     arrival: str  # "back-to-back" or "paced 10 ms": rows of different arrivals are never compared
-    status: str  # "measured" | "failed"
-    reason: str | None = None  # why it failed
+    status: str  # "measured" | "failed" | "pending": of a partial report, not begun when it was written
+    reason: str | None = None  # why there are no latencies
 
     def by_round(self) -> NDArray[np.float64]:
         """Latencies [rounds, calls] in seconds."""
@@ -74,6 +75,18 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Throughput:
+    """Images a second at one batch and so many threads that call one session at the same time."""
+
+    ips: float  # median over the rounds
+    low: float | None  # its interval at 95 %; None where the rounds are too few for one
+    high: float | None
+    batch: int
+    concurrency: int
+    rounds_ips: tuple[float, ...] = ()  # one number a round
+
+
+@dataclass(frozen=True)
 class Row:
     """Everything measured of one case; what is missing is None."""
 
@@ -97,6 +110,18 @@ class Row:
     speedup: Interval | None = None  # time per image of the reference / of this case
     accuracy: Accuracy | None = None
     accuracy_reason: str | None = None  # why there is no accuracy
+    warmup_calls: int | None = None  # calls before the first block until the case was found stable, or given up on
+    warmup_s: float | None = None  # and how long they took
+    warmup_reason: str | None = None  # why the case does not count as stable; None when it does
+    decode_s: tuple[float, ...] = ()  # from an image file's bytes to its pixels; one number an image and round
+    preprocess_s: tuple[float, ...] = ()  # from the pixels to what the graph takes
+    end_to_end_s: tuple[float, ...] = ()  # from the file's bytes to the label, one image a call
+    files: str | None = None  # the image files of these three, in words
+    throughputs: tuple[Throughput, ...] = ()  # of this case's batch, by concurrency
+    best_throughput: Throughput | None = None  # greatest of all batches and concurrencies of the same graph and threads
+    gpu_memory_bytes: int | None = None  # greatest held on the GPU, where the library that holds it says so
+    affinity: tuple[int, ...] = ()  # the cores that the worker was allowed to run on
+    cpu_quota: float | None = None  # processors that the worker's cgroup pays for; None is no limit
 
     @property
     def case(self) -> str:
@@ -134,6 +159,7 @@ class Report:
     focus: str | None  # the case whose answers are shown in detail
     data: Data | None = None
     notes: tuple[str, ...] = ()
+    status: str = COMPLETE  # "partial" while it is being measured, and for ever where that was broken off
 
     def row(self, case: str) -> Row:
         """The row of the named case.
@@ -159,6 +185,12 @@ class Figures:
     first_s: float | None
     size_bytes: int | None
     memory_peak_bytes: int | None
+    mean_throughput_ips: float | None = None  # images / seconds of all calls; None for paced calls
+    best_throughput_ips: float | None = None
+    decode_s: float | None = None  # these three are medians
+    preprocess_s: float | None = None
+    end_to_end_s: float | None = None
+    gpu_memory_bytes: int | None = None
 
 
 def figures(row: Row) -> Figures:
@@ -171,7 +203,11 @@ def figures(row: Row) -> Figures:
         throughput_ips=None if median is None or paced else row.batch / median,
         speedup=row.speedup.value if row.speedup else None, accuracy=row.accuracy.accuracy if row.accuracy else None,
         import_s=_middle(row.import_s), load_s=_middle(row.load_s), first_s=_middle(row.first_s),
-        size_bytes=row.size_bytes, memory_peak_bytes=row.memory_peak_bytes)
+        size_bytes=row.size_bytes, memory_peak_bytes=row.memory_peak_bytes,
+        mean_throughput_ips=None if median is None or paced else row.batch / float(np.mean(seconds)),
+        best_throughput_ips=row.best_throughput.ips if row.best_throughput else None,
+        decode_s=_middle(row.decode_s), preprocess_s=_middle(row.preprocess_s),
+        end_to_end_s=_middle(row.end_to_end_s), gpu_memory_bytes=row.gpu_memory_bytes)
 
 
 def _middle(seconds: tuple[float, ...]) -> float | None:
