@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgetl import rundir
 from edgetl.bench import stats
+from edgetl.bench.kernel import Calibration
 from edgetl.bench.stats import Interval
 from edgetl.errors import EdgetlError
 
@@ -160,6 +161,7 @@ class Report:
     data: Data | None = None
     notes: tuple[str, ...] = ()
     status: str = COMPLETE  # "partial" while it is being measured, and for ever where that was broken off
+    calibration: Calibration | None = None  # of the process that led the benchmark, a block a round
 
     def row(self, case: str) -> Row:
         """The row of the named case.
