@@ -64,9 +64,9 @@ def _parts() -> tuple[Callable[[int], Any], ...]:
     """The three parts over memory that is allocated once and was written to, so that no block pays for its pages."""
     generator = np.random.default_rng(0)
     left, right = generator.standard_normal((2, _PRODUCTS, _SIDE, _SIDE), dtype=np.float32)
-    product = np.empty_like(left)
+    product = np.empty(left.shape, dtype=np.float32)
     source = generator.random((PASSES, _WINDOW), dtype=np.float32)
-    target = np.ones_like(source)
+    target = np.ones(source.shape, dtype=np.float32)
 
     def arithmetic(_: int) -> NDArray[np.float32]:
         np.matmul(left, right, out=product)
