@@ -73,8 +73,9 @@ def _parts() -> tuple[Callable[[int], Any], ...]:
         return product
 
     def memory(turn: int) -> NDArray[np.float32]:
-        np.multiply(source[turn], np.float32(0.5), out=target[turn])
-        return target[turn]
+        place: NDArray[np.float32] = target[turn]
+        np.multiply(source[turn], np.float32(0.5), out=place)
+        return place
 
     return arithmetic, memory, lambda _: scalar(_STEPS)
 
