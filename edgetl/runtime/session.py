@@ -88,12 +88,13 @@ def usable_threads(cgroups: str | os.PathLike[str] = CGROUPS,
                    membership: str | os.PathLike[str] = MEMBERSHIP) -> int:
     """Processors this process may use: the smaller of affinity and cgroup quota, at least 1."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_quota(cgroups, membership)
+    quota = cgroup_quota(cgroups, membership)
     # Rounded down: one thread more than the quota pays for is stopped in the middle of every call.
     return max(1, allowed if quota is None else min(allowed, int(quota)))
 
 
-def _cgroup_quota(cgroups: str | os.PathLike[str], membership: str | os.PathLike[str]) -> float | None:
+def cgroup_quota(cgroups: str | os.PathLike[str] = CGROUPS,
+                 membership: str | os.PathLike[str] = MEMBERSHIP) -> float | None:
     """Processors that the tightest cgroup (version 1 or 2) of this process or above it pays for; None is no limit."""
     try:
         lines = read_text(membership).splitlines()
@@ -208,5 +209,5 @@ def check_options(backend: str, options: Mapping[str, str], choices: Mapping[str
                               f"expected one of {', '.join(choices[name])}.")
 
 
-__all__ = ["FeedCheck", "GraphSpec", "Session", "TensorSpec", "check_feeds", "check_graph", "check_options",
-           "open_session", "usable_threads"]
+__all__ = ["FeedCheck", "GraphSpec", "Session", "TensorSpec", "cgroup_quota", "check_feeds", "check_graph",
+           "check_options", "open_session", "usable_threads"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
-import os
 import subprocess
 import sys
 
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgetl import timing
-from edgetl.bench import environment, process, worker
+from edgetl.bench import process, worker
 from edgetl.errors import EdgetlError
 from edgetl.runtime.session import GraphSpec, TensorSpec
 
@@ -132,16 +130,3 @@ def test_requests_before_open_are_answered_with_a_sentence():
     finally:
         own.close()
     own.close()  # a second call does nothing
-
-
-def test_the_fingerprint_is_plain_json_and_names_what_it_does_not_know(monkeypatch, tmp_path):
-    monkeypatch.setattr(environment, "CPUFREQ", tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    found = environment.fingerprint()
-    assert json.loads(json.dumps(found)) == found
-    assert found["governor"] is None and found["frequency_khz"] is None
-    assert found["memory_bytes"] > 10**8 and 1 <= found["usable_threads"] <= os.cpu_count()
-    assert found["variables"]["OMP_NUM_THREADS"] == "1" and found["versions"]["numpy"] == np.__version__
-    (tmp_path / "scaling_governor").write_text("powersave\n")
-    (tmp_path / "scaling_cur_freq").write_text("2450000\n")
-    assert (environment.fingerprint()["governor"], environment.fingerprint()["frequency_khz"]) == ("powersave", 2450000)
