@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -11,6 +12,7 @@ from edgetl.bench import stats
 from edgetl.bench.report import Accuracy, Report, Row, figures
 
 MISSING = "–"  # a number that was not measured; never 0
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
 HEADS = frozenset({"case", "true class"})  # columns that say what their row is about
 TEXT_COLUMNS = HEADS | {"answered", "reason", "arrival", "backend", "precision"}
 
@@ -103,16 +105,6 @@ def failures(report: Report) -> Table:
     return Table("Cases that could not be measured", ("case", "reason"), rows)
 
 
-def markdown(report: Report) -> str:
-    """The report as GitHub-flavoured markdown."""
-    parts = ["# Benchmark", *(_markdown_table(table) for table in tables(report))]
-    machine = [f"{name}: {shown(value)}" for name, value in report.environment.items()]
-    for title, lines in (("Notes", [*notes(report), *remarks(report)]), ("Machine", machine)):
-        if lines:
-            parts.append(f"## {title}\n\n" + "\n".join(f"- {_one_line(line)}" for line in lines))
-    return "\n\n".join(parts) + "\n"
-
-
 def remarks(report: Report) -> list[str]:
     """What a reader must know beside the figures and the warnings: why an accuracy is missing, the data's licence."""
     reasons = [f"{row.case}: no accuracy, {local(row.accuracy_reason, report)}" for row in report.rows
@@ -142,6 +134,11 @@ def legible(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+def printable(text: str) -> str:
+    """`legible` text in which control characters, which move a terminal's cursor and no XML may hold, are escapes."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), legible(text))
+
+
 def shown(value: Any) -> str:
     """A value of the environment in words; what a nested table does not know is left out."""
     if value is None:
@@ -151,16 +148,6 @@ def shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "none"
     return str(value)
-
-
-def _markdown_table(table: Table) -> str:
-    rule = ["---:" if table.numeric(column) else "---" for column in range(len(table.columns))]
-    lines = [table.columns, rule, *table.rows]
-    return f"## {table.caption}\n\n" + "\n".join("| " + " | ".join(map(_one_line, line)) + " |" for line in lines)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _threads(row: Row) -> str:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetl.bench import html as pages
-from edgetl.bench import report, tables
+from edgetl.bench import markdown, report, tables
 from edgetl.errors import EdgetlError
 
 
@@ -100,7 +100,7 @@ def test_a_missing_number_is_null_and_a_dash_but_never_zero():
     assert {case[name] for name in ("loaded MB", "parameters M", "precision")} == {tables.MISSING}
     assert tables.answers(found).rows == ()
     assert tables.failures(found).rows == (("a cpu", "crashed"),)
-    assert "| a cpu | crashed |" in tables.markdown(found)
+    assert "| a cpu | crashed |" in markdown.page(found)
 
 
 def test_a_percentile_without_enough_samples_says_how_many_it_needs():
@@ -119,10 +119,10 @@ def test_paced_cases_have_no_throughput():
 
 
 def test_markdown_tables_are_whole(made):
-    lines = [line for line in tables.markdown(made).splitlines() if line.startswith("|")]
+    lines = [line for line in markdown.page(made).splitlines() if line.startswith("|")]
     widths = {line.count("|") for line in lines}
     assert widths == {len(table.columns) + 1 for table in tables.tables(made)}
-    assert "- Photos: CC0 <1.0> & free." in tables.markdown(made)
+    assert "- Photos: CC0 &lt;1.0&gt; &amp; free." in markdown.page(made)
 
 
 @settings(deadline=None, max_examples=100)
@@ -232,7 +232,7 @@ def test_one_table_has_all_that_decides(made):
     assert [line[name] for name in ("import ms", "load ms", "first ms")] == ["1150", "45.0", "15.0"]
     first = json.loads(report.dumps(made))["summary"][0]
     assert first["first_s"] == 0.015 and first["throughput_ips"] == pytest.approx(1 / first["median_s"])
-    assert MARKDOWN_HEAD in tables.markdown(made)
+    assert MARKDOWN_HEAD in markdown.page(made)
 
 
 def test_no_figure_stands_in_two_tables(made):
@@ -249,10 +249,10 @@ def test_what_is_shown_to_others_names_no_folder_of_the_machine(made):
     data = dataclasses.replace(made.data, name="photos.csv", source=f"csv:{home}/photos.csv")
     there = dataclasses.replace(made, rows=tuple(rows), data=data,
                                 notes=(f"The data is not the one that {rows[0].source} was trained on.",))
-    for text in (tables.markdown(there), pages.page(there, {}), str(tables.tables(there))):
+    for text in (markdown.page(there), pages.page(there, {}), str(tables.tables(there))):
         assert "model is a pickle" in text and "secret" not in text and "/home" not in text
     name = made.rows[0].source.rpartition("/")[2]
-    assert f"not the one that {name} was trained on" in tables.markdown(there)
+    assert f"not the one that {name} was trained on" in markdown.page(there)
     assert "Data: photos.csv, " in pages.page(there, {})
     assert json.loads(report.dumps(there))["data"]["source"] == f"csv:{home}/photos.csv"
 
