@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from edgetl.errors import RecipeError
-from edgetl.recipe import REQUIRED, SCHEMA, STAGES, DataFields, Recipe, check, fields_of, nearest, toml_value
+from edgetl.recipe import REQUIRED, SCHEMA, STAGES, DataFields, Recipe, check, fields_of
+from edgetl.recipe_values import nearest, toml_value
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

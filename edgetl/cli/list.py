@@ -28,7 +28,7 @@ def list_names(
 ) -> None:
     """List the names that flags and recipes know."""
     from edgetl.cli import present
-    from edgetl.recipe import nearest
+    from edgetl.recipe_values import nearest
 
     if kind not in KINDS:
         raise WrongUsage(f"KIND: found '{kind}', expected one of {', '.join(KINDS)}{nearest(kind, KINDS)}")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from edgetl import recipe
+from edgetl import recipe, recipe_values
 from edgetl.errors import EdgetlError
 from edgetl.recipe import REQUIRED, fields_of
 
@@ -110,7 +110,7 @@ def read(stage: type[Stage], values: Mapping[str, Any]) -> Stage:
     kept: dict[str, Any] = {}
     for name, field in fields_of(stage).items():
         try:
-            kept[name] = recipe.convert(_uncommaed(values[name], field), hints[name], field)
+            kept[name] = recipe_values.convert(_uncommaed(values[name], field), hints[name], field)
         except ValueError as problem:
             shown = name.upper() if field.metadata["positional"] else flag(name)
             problems.append(f"{shown}: {problem}")
