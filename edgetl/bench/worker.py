@@ -48,14 +48,16 @@ class Worker:
 
     def answer(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """The reply to a request; an expected failure becomes its sentence."""
-        actions: dict[str, Callable[..., Mapping[str, Any]]] = {
-            "open": self.open, "block": self.block, "evaluate": self.evaluate, "close": self.close}
         try:
-            return actions[request["do"]](**{name: value for name, value in request.items() if name != "do"})
+            return self.actions()[request["do"]](**{name: value for name, value in request.items() if name != "do"})
         except EdgetlError as problem:
             return {"error": " ".join(filter(None, (problem.message, problem.hint)))}
         except MemoryError:
             return {"error": "out of memory"}
+
+    def actions(self) -> dict[str, Callable[..., Mapping[str, Any]]]:
+        """What a request may ask to "do"."""
+        return {"open": self.open, "block": self.block, "evaluate": self.evaluate, "close": self.close}
 
     def open(self, backend: str, graph: str, spec: Mapping[str, Any], threads: int, batch: int,
              pixels: Mapping[str, Any] | None = None, within: tuple[int, int] | None = None) -> Mapping[str, Any]:
@@ -222,14 +224,14 @@ def _private_stdout() -> TextIO:
     return private
 
 
-def main() -> int:
+def main(make: type[Worker] = Worker) -> int:
     """Answers requests until "close" or the end of stdin."""
     with _private_stdout() as pipe:
         def tell(reply: Mapping[str, Any]) -> None:
             pipe.write(json.dumps(reply) + "\n")
             pipe.flush()
 
-        worker = Worker(tell)
+        worker = make(tell)
         for line in sys.stdin:
             request = json.loads(line)
             tell(worker.answer(request))
