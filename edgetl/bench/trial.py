@@ -12,6 +12,7 @@ import numpy as np
 from edgetl import recipe
 from edgetl.bench import report
 from edgetl.bench.cases import Case, interval_s, spec_to_json
+from edgetl.bench.host import HERE, Host
 from edgetl.bench.process import Process, WorkerFailed
 from edgetl.evaluate import Evaluation
 from edgetl.runtime import preprocess
@@ -25,10 +26,11 @@ class Trial:
         case: what to open.
         options: block, interval and timeout are used.
         from_pixels: calls begin with an image's pixels and not with the graph's input.
+        host: the machine that measures.
     """
 
-    def __init__(self, case: Case, options: recipe.Bench, *, from_pixels: bool = False) -> None:
-        self.case, self.options, self.from_pixels = case, options, from_pixels
+    def __init__(self, case: Case, options: recipe.Bench, *, from_pixels: bool = False, host: Host = HERE) -> None:
+        self.case, self.options, self.from_pixels, self.host = case, options, from_pixels, host
         self.interval_s = interval_s(options.interval)
         self.process: Process | None = None
         self.starts: list[dict[str, Any]] = []
@@ -52,7 +54,7 @@ class Trial:
         if self.from_pixels and subject.preprocess is not None:
             request["pixels"] = preprocess.to_dict(subject.preprocess)
         with self._attempt():
-            self.process = Process(self.options.timeout_s)
+            self.process = self.host.launch(self.options.timeout_s)
             self.starts.append(self.process.ask(request))
             if not keep:
                 self.close()
