@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 from collections.abc import Callable, Mapping, Sequence
 
-from edgetl.bench import plots
+from edgetl.bench import markup, plots, tables
+from edgetl.bench.markup import bullets, escape, figure, scrolling, table
 from edgetl.bench.report import Accuracy, Report, Row
-from edgetl.bench.style import STYLE
-from edgetl.bench.tables import (
-    HEADS,
-    Table,
-    answers,
-    cases,
-    failures,
-    notes,
-    percent,
-    remarks,
-    shown,
-    significant,
-    summary,
-)
+from edgetl.bench.tables import Table, notes, percent, remarks, shown, significant
 from edgetl.datasets import Item
 from edgetl.runtime.preprocess import Preprocess, decode
 
 THUMBNAIL_PX = 192
 MATRIX_CLASSES = 30  # a larger confusion matrix is told as its most frequent confusions
-escape = html.escape
 
 
 def thumbnails(report: Report, items: Sequence[Item], read: Callable[[Item], bytes]) -> dict[str, bytes]:
@@ -58,28 +44,30 @@ def page(report: Report, pictures: Mapping[str, bytes]) -> str:
         report: what to show.
         pictures: JPEGs by key, see `thumbnails`.
     """
+    sections = [(title, content) for title, content in _sections(report, pictures) if content]
+    body = "\n".join(markup.section(title, content, anchor=f"section-{place}")
+                     for place, (title, content) in enumerate(sections))
+    entries = [(f"section-{place}", title) for place, (title, _) in enumerate(sections)]
+    header = f"<h1>Benchmark</h1>\n{_lead(report)}\n{markup.contents(entries)}"
+    return markup.document("edgetl benchmark", header, body)
+
+
+def _sections(report: Report, pictures: Mapping[str, bytes]) -> list[tuple[str, str]]:
     focus = _focus(report)
     graded = focus.accuracy if focus else None
-    sections = [
-        ("Summary", _table(summary(report))),
-        ("Not measured", _table(failures(report))),
-        ("Latency against accuracy", _figure(plots.latency_against_accuracy(report), SCATTER_CAPTION)),
-        ("Latency of every call", _figure(plots.latency_distribution(report), STRIPS_CAPTION)),
-        ("Accuracy", _table(answers(report))),
-        ("Cases", _table(cases(report))),
+    return [
+        ("Summary", table(tables.summary(report))),
+        ("Not measured", table(tables.failures(report))),
+        ("Latency against accuracy", figure(plots.latency_against_accuracy(report), SCATTER_CAPTION)),
+        ("Latency of every call", figure(plots.latency_distribution(report), STRIPS_CAPTION, tables.spread(report))),
+        ("Accuracy", table(tables.answers(report))),
+        ("Cases", table(tables.cases(report))),
         (f"What {focus.case} confuses" if focus else "", _matrix(graded, report)),
         (f"Worst mistakes of {focus.case}" if focus else "", _mistakes(graded, pictures)),
         ("How this was measured", _method(report)),
-        ("Machine and versions", _machine(report)),
-        ("Notes", _list(remarks(report))),
+        ("Machine and versions", markup.definitions(report.environment)),
+        ("Notes", bullets(remarks(report))),
     ]
-    body = "\n".join(f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>"
-                     for title, content in sections if content)
-    return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f'<meta name="color-scheme" content="light dark">\n<title>edgetl benchmark</title>\n'
-            f"<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>Benchmark</h1>\n{_lead(report)}\n{body}\n</main>\n"
-            f"</body>\n</html>\n")
 
 
 SCATTER_CAPTION = ("Numbers are those of the summary. Vertical bars: 95 % interval of the accuracy. "
@@ -104,8 +92,7 @@ def _lead(report: Report) -> str:
         gap = focus.accuracy.difference
         points = "" if gap is None else f" ({gap * 100:+.1f} points)"
         parts.append(f"<strong>{escape(focus.case)}</strong> {speed}{' and ' if speed else ''}{right}{points}.")
-    warnings = f'<aside aria-label="Warnings">{_list(notes(report))}</aside>' if report.notes else ""
-    return f'<p class="lead">{" ".join(parts)}</p>{warnings}'
+    return f'<p class="lead">{" ".join(parts)}</p>{markup.warnings(notes(report))}'
 
 
 def _speed(focus: Row, reference: str | None) -> str:
@@ -114,38 +101,6 @@ def _speed(focus: Row, reference: str | None) -> str:
         return ""
     low, value, high = (significant(one, 3) for one in (found.low, found.value, found.high))
     return f"is {value} times as fast as {escape(str(reference))} (95 %: {low} to {high})"
-
-
-def _table(table: Table) -> str:
-    """A table that scrolls sideways on its own where the screen is narrow; empty where it has no rows."""
-    if not table.rows:
-        return ""
-    head = "".join(f'<th scope="col"{_align(table, column)}>{escape(name)}</th>'
-                   for column, name in enumerate(table.columns))
-    body = "\n".join(f"<tr>{_cells(table, row)}</tr>" for row in table.rows)
-    return _scrolling(f"<table>\n<caption>{escape(table.caption)}</caption>\n<thead><tr>{head}</tr></thead>\n"
-                      f"<tbody>\n{body}\n</tbody>\n</table>", table.caption)
-
-
-def _scrolling(content: str, label: str) -> str:
-    # Focusable, so that a keyboard can scroll it too.
-    return f'<div class="wide" role="region" tabindex="0" aria-label="{escape(label)}">\n{content}\n</div>'
-
-
-def _cells(table: Table, row: Sequence[str]) -> str:
-    cells = []
-    for column, text in enumerate(row):
-        name = "th scope=\"row\"" if table.columns[column] in HEADS else "td"
-        cells.append(f"<{name}{_align(table, column)}>{escape(text)}</{name.split()[0]}>")
-    return "".join(cells)
-
-
-def _align(table: Table, column: int) -> str:
-    return ' class="number"' if table.numeric(column) else ""
-
-
-def _figure(svg: str | None, caption: str) -> str:
-    return "" if svg is None else f"<figure>\n{svg}\n<figcaption>{escape(caption)}</figcaption>\n</figure>"
 
 
 def _matrix(graded: Accuracy | None, report: Report) -> str:
@@ -158,7 +113,7 @@ def _matrix(graded: Accuracy | None, report: Report) -> str:
     head = "".join(f'<th scope="col"><span>{escape(label)}</span></th>' for label in labels)
     lines = "\n".join(_matrix_row(labels[place], place, counts) for place, counts in enumerate(graded.confusion))
     caption = f"Rows: what {graded.n} test images are. Columns: what was answered. Shade: share of the row."
-    return _scrolling(f'<table class="matrix">\n<caption>{caption}</caption>\n<thead><tr><td></td>{head}</tr></thead>\n'
+    return scrolling(f'<table class="matrix">\n<caption>{caption}</caption>\n<thead><tr><td></td>{head}</tr></thead>\n'
                       f"<tbody>\n{lines}\n</tbody>\n</table>", "Confusion matrix")
 
 
@@ -173,9 +128,9 @@ def _confusions(graded: Accuracy, labels: Sequence[str]) -> str:
     pairs = [(count, labels[true], labels[said]) for true, row in enumerate(graded.confusion)
              for said, count in enumerate(row) if true != said and count]
     worst = sorted(pairs, reverse=True)[:20]
-    table = Table(f"The most frequent of {len(pairs)} kinds of confusion", ("images", "true class", "answered"),
+    found = Table(f"The most frequent of {len(pairs)} kinds of confusion", ("images", "true class", "answered"),
                   tuple((str(count), true, said) for count, true, said in worst))
-    return _table(table)
+    return table(found)
 
 
 def _mistakes(graded: Accuracy | None, pictures: Mapping[str, bytes]) -> str:
@@ -215,7 +170,7 @@ def _method(report: Report) -> str:
         "Accuracy was measured on the very sessions that were timed, on the test split, after the timing.",
         *_data_line(report),
     ]
-    return _list(lines)
+    return bullets(lines)
 
 
 def _data_line(report: Report) -> list[str]:
@@ -224,13 +179,3 @@ def _data_line(report: Report) -> list[str]:
     rule = ", ".join(f"{name} {shown(value)}" for name, value in report.data.rule.items())
     return [f"Data: {report.data.name}, {report.data.n} test images, fingerprint {report.data.fingerprint[:16]}; "
             f"split: {rule}."]
-
-
-def _machine(report: Report) -> str:
-    lines = "".join(f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(shown(value))}</dd>"
-                    for name, value in report.environment.items())
-    return f"<dl>{lines}</dl>"
-
-
-def _list(lines: Sequence[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>" if lines else ""

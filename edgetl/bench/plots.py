@@ -13,12 +13,14 @@ import numpy as np
 
 from edgetl.bench import stats
 from edgetl.bench.report import Report, Row
-from edgetl.bench.tables import milliseconds, numbered, percent
+from edgetl.bench.tables import milliseconds, numbered, percent, printable
 
 INK = "#010203"  # drawn by matplotlib, replaced by `currentColor`: the colour of the text around the figure
+NAME_LENGTH = 52  # letters of the width of a figure
 WIDTH_IN = 5.0  # 360 points: on a phone a point is about a pixel, so 10-point letters can be read
 # Okabe and Ito's palette, told apart with colour-blind eyes, less its black; its blue is lighter, to be seen on black.
 COLORS = ("#1F8AD0", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+ON_COLOR = "#101010"  # letters on these colours: each gives at least 4.5:1, white on them would not
 SHAPES = ("o", "s", "D", "h", "p", "8")  # all have room for a number
 STYLE: Any = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False,
@@ -32,7 +34,7 @@ def latency_against_accuracy(report: Report) -> str | None:
     points = [(number, row) for number, row in numbered(report) if row.accuracy is not None]
     if not points:
         return None
-    with _figure(3.4) as (figure, axes):
+    with drawing(3.4) as (figure, axes):
         for backend in dict.fromkeys(row.backend for _, row in points):
             _scatter(axes, report, backend, [point for point in points if point[1].backend == backend])
         axes.set_xlabel("median latency of one call, ms (left is faster)")
@@ -42,7 +44,7 @@ def latency_against_accuracy(report: Report) -> str | None:
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
         told = [f"{number} {row.case}: {milliseconds(_middle(row))} ms, {percent(row.accuracy.accuracy)} %"
                 for number, row in points if row.accuracy]
-        return _svg(figure, "scatter", "Latency against accuracy", "; ".join(told))
+        return svg(figure, "scatter", "Latency against accuracy", "; ".join(told))
 
 
 def _scatter(axes: Any, report: Report, backend: str, points: Sequence[tuple[int, Row]]) -> None:
@@ -53,7 +55,7 @@ def _scatter(axes: Any, report: Report, backend: str, points: Sequence[tuple[int
         low, high = row.accuracy.accuracy_low * 100, row.accuracy.accuracy_high * 100
         axes.errorbar([x], [y], yerr=[[y - low], [high - y]], color=color, alpha=0.5, linewidth=1, capsize=2)
         axes.plot([x], [y], shape, markersize=12, color=color, linestyle="none", label=backend if place == 0 else None)
-        axes.annotate(str(number), (x, y), ha="center", va="center", color="white", fontsize=8.5, fontweight="bold")
+        axes.annotate(str(number), (x, y), ha="center", va="center", color=ON_COLOR, fontsize=8.5, fontweight="bold")
 
 
 def latency_distribution(report: Report) -> str | None:
@@ -64,18 +66,19 @@ def latency_distribution(report: Report) -> str | None:
     rows = numbered(report)
     if not rows:
         return None
-    with _figure(0.55 + 0.5 * len(rows)) as (figure, axes):
+    with drawing(0.55 + 0.5 * len(rows)) as (figure, axes):
         generator = np.random.default_rng(0)
         for number, row in rows:
             _strip(axes, report, -number, row, generator)
-            axes.annotate(f"{number}  {row.case}: {milliseconds(_middle(row))} ms", (0, -number + 0.28),
-                          xycoords=("axes fraction", "data"), fontsize=9.5)
+            # Not part of the layout: a long name must not squeeze the drawing into a line.
+            axes.annotate(f"{number}  {brief(row.case)}: {milliseconds(_middle(row))} ms", (0, -number + 0.28),
+                          xycoords=("axes fraction", "data"), fontsize=9.5, in_layout=False)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.set_ylim(-len(rows) - 0.35, -0.35)
         axes.set_xlabel("latency of a call / median of its case")
         _ratio_axis(axes, max(max(row.measurement.seconds) / _middle(row) for _, row in rows))
-        return _svg(figure, "strips", "Latency of every call", "; ".join(_spoken(number, row) for number, row in rows))
+        return svg(figure, "strips", "Latency of every call", "; ".join(_spoken(number, row) for number, row in rows))
 
 
 def _strip(axes: Any, report: Report, height: float, row: Row, generator: np.random.Generator) -> None:
@@ -94,13 +97,20 @@ def _strip(axes: Any, report: Report, height: float, row: Row, generator: np.ran
 def _ratio_axis(axes: Any, greatest: float) -> None:
     """Linear where all calls lie within twice the median, else logarithmic with plain numbers."""
     if greatest > 2:
-        _logarithmic(axes)
+        logarithmic(axes)
 
 
 def _spoken(number: int, row: Row) -> str:
     seconds = row.measurement.seconds
     return (f"{number} {row.case}: median {milliseconds(_middle(row))} ms, least {milliseconds(min(seconds))}, "
             f"greatest {milliseconds(max(seconds))}")
+
+
+def brief(name: str, most: int = NAME_LENGTH) -> str:
+    """A name that fits into a figure: of a long one its begin and its end, for there the cases differ."""
+    line = " ".join(printable(name).split())
+    half = (most - 1) // 2
+    return line if len(line) <= most else f"{line[:half]}…{line[-half:]}"
 
 
 def look(report: Report, backend: str) -> tuple[str, str]:
@@ -121,12 +131,12 @@ def _latency_axis(axes: Any, seconds: Sequence[float]) -> None:
     """An axis in milliseconds, logarithmic where the range is wide."""
     low, high = min(seconds) * 1000, max(seconds) * 1000
     if high / low > 3:
-        _logarithmic(axes)
+        logarithmic(axes)
         axes.set_xlim(low * 0.93, high * 1.07)
 
 
-def _logarithmic(axes: Any) -> None:
-    """Powers are hard to read: plain numbers at 1, 2 and 5 instead."""
+def logarithmic(axes: Any) -> None:
+    """Makes the horizontal axis logarithmic, with plain numbers at 1, 2 and 5: powers are hard to read."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")
@@ -136,7 +146,7 @@ def _logarithmic(axes: Any) -> None:
 
 
 @contextlib.contextmanager
-def _figure(height_in: float) -> Iterator[tuple[Any, Any]]:
+def drawing(height_in: float) -> Iterator[tuple[Any, Any]]:
     """A figure and its axes in the page's width and style; pyplot, which would keep the figure alive, is not used."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -146,8 +156,15 @@ def _figure(height_in: float) -> Iterator[tuple[Any, Any]]:
         yield figure, figure.add_subplot()
 
 
-def _svg(figure: Any, name: str, title: str, description: str) -> str:
-    """The figure as an <svg> element for an html page: named for screen readers, inked by the page, ids made unique."""
+def svg(figure: Any, name: str, title: str, description: str) -> str:
+    """The figure as an <svg> element for an html page: named for screen readers, inked by the page.
+
+    Args:
+        figure: of matplotlib.
+        name: begins every id within, so that several figures may stand in one page.
+        title: what a screen reader calls the figure.
+        description: what it reads out in its place.
+    """
     import matplotlib
 
     target = io.StringIO()
@@ -159,11 +176,12 @@ def _svg(figure: Any, name: str, title: str, description: str) -> str:
     drawn = re.sub(r' xmlns(:\w+)?="[^"]*"', "", drawn)  # html needs none, and a page without URLs loads none
     drawn = drawn.replace(INK, "currentColor")
     drawn = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawn)
-    heading = f"<title>{html.escape(title)}</title><desc>{html.escape(description)}</desc>"
-    return re.sub(r"<svg[^>]*>", lambda found: _opening(found[0]) + heading, drawn, count=1)
+    heading = (f'<title id="{name}-title">{html.escape(printable(title))}</title>'
+               f'<desc id="{name}-desc">{html.escape(printable(description))}</desc>')
+    return re.sub(r"<svg[^>]*>", lambda found: _opening(found[0], name) + heading, drawn, count=1)
 
 
-def _opening(tag: str) -> str:
+def _opening(tag: str, name: str) -> str:
     box = re.search(r'viewBox="[^"]*"', tag)
     assert box is not None
-    return f'<svg {box[0]} role="img">'
+    return f'<svg {box[0]} role="img" aria-labelledby="{name}-title" aria-describedby="{name}-desc">'

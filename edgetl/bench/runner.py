@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgetl import extras, recipe, rundir
-from edgetl.bench import cases, environment, exam, html, markdown, report, stats, tables
+from edgetl.bench import cases, environment, exam, formats, html, report, stats, tables
 from edgetl.bench.exam import Exam
 from edgetl.bench.report import Report, Row
 from edgetl.bench.trial import Trial
@@ -206,7 +206,8 @@ def _write(found: Report, options: recipe.Bench, paper: Exam | None, out: Path) 
         rundir.write_text(folder / rundir.REPORT, report.dumps(found))
         rundir.write_text(folder / rundir.RECIPE, tables.legible(recipe.to_toml(options)))
     try:
-        rundir.write_text(out / report.MARKDOWN, markdown.page(found))
+        for name, text in formats.texts(found).items():
+            rundir.write_text(out / name, text)
         pictures = {} if paper is None else html.thumbnails(found, paper.items, paper.data.read)
         rundir.write_text(out / report.HTML, tables.legible(html.page(found, pictures)))
     except DiskFull as problem:

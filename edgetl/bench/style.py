@@ -2,15 +2,26 @@
 
 STYLE = """\
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1c1f23; --soft: #5b636d; --line: #d8dde3; --band: #f4f6f8;
-  --hit: 0 114 178; --miss: 213 94 0; }
+  --hit: 0 114 178; --miss: 213 94 0; --link: #0b5cad; }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #14171a; --ink: #e6e9ec; --soft: #a4adb7; --line: #363d45; --band: #1d2126; --hit: 86 180 233;
-    --miss: 255 140 60; }
+    --miss: 255 140 60; --link: #8cc8f5; }
 }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 72rem; margin: 0 auto; padding: 1rem 1rem 4rem; }
+header, main { max-width: 72rem; margin: 0 auto; padding: 1rem 1rem 0; }
+main { padding: 0 1rem 4rem; }
+a { color: var(--link); }
+:focus-visible { outline: 3px solid var(--link); outline-offset: 2px; border-radius: 2px; }
+main:focus { outline: none; }
+.skip { position: absolute; left: -100vw; background: var(--paper); padding: .5rem 1rem; z-index: 1; }
+.skip:focus { left: .5rem; top: .5rem; }
+nav ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .1rem 1.2rem; max-width: none; }
+nav li a { display: inline-block; padding: .2rem 0; }
+details { margin: .5rem 0; }
+summary { cursor: pointer; color: var(--link); padding: .3rem 0; }
+header p, header aside { max-width: 46rem; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0; }
 h2 { font-size: 1.2rem; line-height: 1.3; margin: 2.2rem 0 .6rem; overflow-wrap: anywhere; }
 .lead { font-size: 1.1rem; max-width: 46rem; }
@@ -18,7 +29,6 @@ aside { border-left: .25rem solid rgb(var(--miss)); background: var(--band); pad
 li, dd, p { max-width: 46rem; overflow-wrap: anywhere; }
 ul { padding-left: 1.2rem; }
 .wide { overflow-x: auto; }
-.wide:focus-visible { outline: 2px solid rgb(var(--hit)); }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; min-width: 100%; }
 caption { text-align: left; color: var(--soft); padding-bottom: .4rem; max-width: min(46rem, calc(100vw - 2rem)); }
 th, td { padding: .35rem .5rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
@@ -51,5 +61,5 @@ dd { margin: 0; min-width: 0; }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: .5rem; }
 }
-@media print { .wide { overflow: visible; } section { break-inside: avoid; } }
+@media print { nav, .skip { display: none; } .wide { overflow: visible; } section { break-inside: avoid; } }
 """

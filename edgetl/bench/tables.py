@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+import numpy as np
+
 from edgetl.bench import stats
 from edgetl.bench.report import Accuracy, Report, Row, figures
 
@@ -96,6 +98,15 @@ def cases(report: Report) -> Table:
              MISSING if row.parameters is None else f"{row.parameters / 1e6:.2f}",
              megabytes(row.memory_loaded_bytes)) for number, row in numbered(report)]
     return Table("What ran; peak resident memory of the process when the session was open", columns, tuple(rows))
+
+
+def spread(report: Report) -> Table:
+    """One row a measured case: between what the latencies of its calls lie; the median is the summary's."""
+    columns = ("#", "case", "calls", "least ms", "lower quartile ms", "upper quartile ms", "greatest ms")
+    rows = [(str(number), row.case, str(len(row.measurement.seconds)),
+             *(milliseconds(float(one)) for one in np.quantile(row.measurement.seconds, (0, 0.25, 0.75, 1))))
+            for number, row in numbered(report)]
+    return Table("Latency of every call: least, quartiles and greatest; none is left out", columns, tuple(rows))
 
 
 def failures(report: Report) -> Table:
