@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgetl import extras, recipe, rundir
-from edgetl.bench import cases, environment, exam, formats, html, report, stats, tables
+from edgetl.bench import cases, environment, exam, formats, html, provenance, report, stats, tables
 from edgetl.bench.exam import Exam
 from edgetl.bench.report import Report, Row
 from edgetl.bench.trial import Trial
@@ -50,7 +50,7 @@ def bench(options: recipe.Bench, *, listener: Listener = ignore) -> Report:
     for text in cases.warnings(chosen):
         heard(Event(STAGE, "warning", {"text": text}))
     paper = exam.prepare(options, chosen, heard)
-    machine = environment.fingerprint()
+    machine = {**environment.fingerprint(), **provenance.record()}
     warn_if_busy(machine["load_average"], machine["usable_threads"], heard, STAGE)
     trials = [Trial(case, options) for case in chosen]
     _measure(trials, options, paper, listener)
