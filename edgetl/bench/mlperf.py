@@ -60,28 +60,13 @@ class Scenario:
     samples_per_s: float | None = None  # offline only
     inputs: str = ""  # what the samples were
     latencies_ns: tuple[int, ...] = ()  # of every query, in order
+    # LoadGen's verdicts, for the duration that was asked for.
+    duration_satisfied: bool = False
+    queries_satisfied: bool = False  # and samples
+    early_stopping_satisfied: bool = False  # true where the result is no percentile
+    valid: bool = False  # all three
     reason: str | None = None  # why the scenario failed
-
-    @property
-    def duration_satisfied(self) -> bool:
-        """Whether the run lasted as long as was asked for."""
-        return self.duration_s >= self.min_duration_s
-
-    @property
-    def queries_satisfied(self) -> bool:
-        """Whether there were as many queries and samples as MLPerf asks for."""
-        return self.queries >= self.min_queries and self.samples >= self.min_samples
-
-    @property
-    def early_stopping_satisfied(self) -> bool:
-        """Whether the percentile has an estimate; true where the result is no percentile, as in LoadGen."""
-        return RULES[self.name].percentile is None or self.estimate_s is not None
-
-    @property
-    def valid(self) -> bool:
-        """LoadGen's "Result is : VALID", for the duration that was asked for."""
-        return (self.reason is None and self.duration_satisfied and self.queries_satisfied
-                and self.early_stopping_satisfied)
+    note: str = NOT_A_RESULT
 
     @property
     def full_length(self) -> bool:
@@ -173,18 +158,22 @@ def judge(name: str, run: Any, *, min_duration_s: float, images: int | None) -> 
         images: as in `least_samples`.
     """
     rule, latencies = RULES[name], tuple(run["latencies_ns"])
-    common: dict[str, Any] = {
-        "name": name, "metric": rule.metric, "samples": run["samples"], "duration_s": run["duration_s"],
-        "min_duration_s": min_duration_s, "min_queries": rule.min_queries, "min_samples": least_samples(name, images),
-        "inputs": run["inputs"]}
+    queries, least = len(latencies), least_samples(name, images)
+    special: dict[str, Any] = {}
     if rule.percentile is None:
-        return Scenario(**common, queries=1, samples_per_s=run["samples"] / run["duration_s"])
-    found = early_stopping(latencies, rule.percentile)
-    estimate, discarded = found or (None, None)
+        queries, special = 1, {"samples_per_s": run["samples"] / run["duration_s"]}
+    else:
+        estimate, discarded = early_stopping(latencies, rule.percentile) or (None, None)
+        special = {"estimate_s": None if estimate is None else estimate / 1e9, "discarded": discarded,
+                   "percentile_s": plain_percentile(latencies, rule.percentile) / 1e9, "latencies_ns": latencies,
+                   "early_stopping_needs": queries_needed(rule.percentile)}
+    satisfied = (run["duration_s"] >= min_duration_s, queries >= rule.min_queries and run["samples"] >= least,
+                 rule.percentile is None or special["estimate_s"] is not None)
     return Scenario(
-        **common, queries=len(latencies), early_stopping_needs=queries_needed(rule.percentile), discarded=discarded,
-        estimate_s=None if estimate is None else estimate / 1e9,
-        percentile_s=plain_percentile(latencies, rule.percentile) / 1e9, latencies_ns=latencies)
+        name, rule.metric, queries=queries, samples=run["samples"], duration_s=run["duration_s"],
+        min_duration_s=min_duration_s, min_queries=rule.min_queries, min_samples=least, inputs=run["inputs"],
+        duration_satisfied=satisfied[0], queries_satisfied=satisfied[1], early_stopping_satisfied=satisfied[2],
+        valid=all(satisfied), **special)
 
 
 def failed(name: str, reason: str, *, min_duration_s: float) -> Scenario:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgetl import rundir
 from edgetl.bench import stats
 from edgetl.bench.kernel import Calibration
+from edgetl.bench.mlperf import Scenario
 from edgetl.bench.stats import Interval
 from edgetl.errors import EdgetlError
 
@@ -123,6 +124,7 @@ class Row:
     gpu_memory_bytes: int | None = None  # greatest held on the GPU, where the library that holds it says so
     affinity: tuple[int, ...] = ()  # the cores that the worker was allowed to run on
     cpu_quota: float | None = None  # processors that the worker's cgroup pays for; None is no limit
+    mlperf: tuple[Scenario, ...] = ()  # one a scenario that was asked for with --mode mlperf
 
     @property
     def case(self) -> str:
@@ -279,9 +281,9 @@ def _rebuild(hint: Any, value: Any, field_name: str) -> Any:
 
 
 def _rebuild_plain(hint: Any, value: Any, field_name: str) -> Any:
-    words = {int: "a whole number", float: "a number", str: "a text"}
+    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
     accepted = (int, float) if hint is float else hint
-    _expect(isinstance(value, accepted) and not isinstance(value, bool), field_name, value, words[hint])
+    _expect(isinstance(value, accepted) and isinstance(value, bool) is (hint is bool), field_name, value, words[hint])
     return hint(value)
 
 

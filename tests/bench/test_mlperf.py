@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import special
 
-from edgetl.bench import mlperf
+from edgetl.bench import mlperf, report
+from edgetl.errors import EdgetlError
+from tests.bench.hand_made import make_report
 
 
 def odds(in_time: int, late: int, percentile: float) -> float:
@@ -84,3 +89,17 @@ def test_a_failed_scenario_is_never_valid():
 def test_a_percentile_of_nothing_is_refused():
     with pytest.raises(ValueError, match="at least one"):
         mlperf.plain_percentile([], 0.9)
+
+
+def test_a_report_keeps_scenarios_with_their_verdicts_and_says_what_they_are_not():
+    scenarios = (mlperf.judge("single-stream", run(), min_duration_s=600.0, images=None),
+                 mlperf.failed("offline", "out of memory", min_duration_s=600.0))
+    made = make_report()
+    made = dataclasses.replace(made, rows=(dataclasses.replace(made.rows[0], mlperf=scenarios), *made.rows[1:]))
+    values = json.loads(report.dumps(made))
+    first = values["rows"][0]["mlperf"][0]
+    assert first["valid"] is True and "not an MLPerf result" in first["note"]
+    assert report.from_json(values, where="memory") == made
+    first["valid"] = 1
+    with pytest.raises(EdgetlError, match=r"rows\[0\].mlperf\[0\].valid.*expected true or false"):
+        report.from_json(values, where="memory")
