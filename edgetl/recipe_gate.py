@@ -1,0 +1,44 @@
+"""The options of `edgetl gate`. They are no table of a recipe: a gate holds two bundles against one another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgetl.recipe import MOST_SEED, MOST_THREADS, REQUIRED, DataFields, opt
+
+NUMBER = r"([0-9]+([.][0-9]*)?|[.][0-9]+)"
+ABOVE_0 = rf"(?=.*[1-9]){NUMBER}"
+SIZES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegressionGate(DataFields):
+    """`edgetl gate`."""
+
+    base: str = opt(REQUIRED, "What is in use: a bundle, ONNX file or RUN folder.", positional=True, given=True)
+    new: str = opt(REQUIRED, "What shall replace it.", positional=True, given=True)
+    max_regression: str = opt(
+        "5%", "Slowdown that must not get through; one of at most half of it is let through.",
+        form=(rf"\s*{ABOVE_0}\s*%\s*", "a percentage above 0: 5% or 2.5%"))
+    min_accuracy: float | None = opt(None, "Least accuracy of NEW in percent; needs --data.", low=0, high=100)
+    max_drop: float | None = opt(
+        None, "Most percentage points that NEW may lie below BASE; needs --data.", low=0, high=100)
+    max_size: str | None = opt(
+        None, "Greatest size of NEW's graph, or how much greater than BASE's it may be.",
+        form=(rf"\s*({ABOVE_0}\s*({'|'.join(SIZES)})|[+]{NUMBER}\s*%)\s*", "a size or a growth: 5MB, 800kB or +10%"))
+    budget: str = opt(
+        "60s", "Longest that the latencies are measured for; it ends sooner when the answer is clear.",
+        form=(rf"\s*{ABOVE_0}\s*(ms|s|m)\s*", "a duration above 0 with a unit: 60s or 2m"))
+    data: str | None = opt(  # type: ignore[assignment]
+        None, "Data to measure accuracy on, validation split.", path=True, result=False)
+    backend: str = opt("auto", "Backend of both sides ('auto': what the runtime would choose for BASE).")
+    variant: str = opt("auto", "Variant of both bundles ('auto': what the runtime would choose for each).")
+    threads: int = opt(1, "Threads of inference; 0 takes what the machine allows.", low=0, high=MOST_THREADS)
+    batch: int = opt(1, "Images a call.", low=1)
+    interval: str | None = opt(
+        None, "Pace the calls, e.g. 10ms (default: back to back).",
+        form=(rf"\s*{ABOVE_0}\s*(us|ms|s)\s*", "a duration above 0 with a unit: 10ms, 500us or 1s"))
+    out: str | None = opt(None, "Folder to write the verdict and all latencies to (default: none).", given=True)
+    timeout_s: float = opt(300.0, "Seconds after which a silent worker ends the gate.", low=1, result=False)
+    seed: int = opt(0, "Seed of the order of blocks.", low=0, high=MOST_SEED)
+    overwrite: bool = opt(False, "Replace --out if it exists.", given=True)
