@@ -99,7 +99,7 @@ def test_a_report_keeps_scenarios_with_their_verdicts_and_says_what_they_are_not
     values = json.loads(report.dumps(made))
     first = values["rows"][0]["mlperf"][0]
     assert first["valid"] is True and "not an MLPerf result" in first["note"]
-    assert report.from_json(values, where="memory") == made
+    assert report.from_json(values, where="memory").rows == made.rows
     first["valid"] = 1
     with pytest.raises(EdgetlError, match=r"rows\[0\].mlperf\[0\].valid.*expected true or false"):
         report.from_json(values, where="memory")
