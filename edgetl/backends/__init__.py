@@ -5,6 +5,11 @@ A backend file has
 - `probe() -> Availability`: usable, or the reason why not and the fix; never raises for an absent package;
 - `open(graph: bytes, spec: GraphSpec, *, threads: int, cache_dir: Path | None, options: Mapping[str, str]) -> Session`.
 
+and may have
+
+- `open_profiled(graph: bytes, spec: GraphSpec, *, threads: int, options: Mapping[str, str]) -> ProfiledSession`: the
+  same session with the engine's own profiler on; see `edgetl.runtime.layers`.
+
 Files here import the standard library and numpy only at module level (`torch.py` apart).
 """
 

@@ -27,6 +27,8 @@ from edgetl.runtime.session import FeedCheck, GraphSpec, Session, check_graph, c
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgetl.runtime.layers import ProfiledSession
+
 PROVIDER = "CPUExecutionProvider"
 OPTIMIZATIONS = {"all": "ORT_ENABLE_ALL", "extended": "ORT_ENABLE_EXTENDED", "basic": "ORT_ENABLE_BASIC",
                  "off": "ORT_DISABLE_ALL"}
@@ -54,6 +56,31 @@ def open(graph: bytes, spec: GraphSpec, *, threads: int, cache_dir: Path | None,
         BundleError: the graph is damaged, needs a newer ONNX Runtime, or has other inputs or outputs than `spec`.
         BackendUnavailable: another provider than the CPU's would run.
     """
+    native, version = _native(graph, spec, threads, options, None)
+    return CpuSession(native, spec, threads, _spins(options), version)
+
+
+def open_profiled(graph: bytes, spec: GraphSpec, *, threads: int, options: Mapping[str, str]) -> ProfiledSession:
+    """The session of `open` with ONNX Runtime's profiler on.
+
+    Raises:
+        BundleError, BackendUnavailable: see `open`.
+    """
+    from edgetl.backends import _onnxruntime_profile
+
+    folder = _onnxruntime_profile.folder()
+    try:
+        native, version = _native(graph, spec, threads, options, folder.name)
+    except BaseException:
+        folder.cleanup()
+        raise
+    session = CpuSession(native, spec, threads, _spins(options), version)
+    return _onnxruntime_profile.Profiled(folder, session, native)
+
+
+def _native(graph: bytes, spec: GraphSpec, threads: int, options: Mapping[str, str],
+            trace_folder: str | None) -> tuple[Any, str]:
+    """ONNX Runtime's own session and its version; with a folder it writes a trace of its calls there."""
     telemetry.off()
     import onnxruntime
 
@@ -65,6 +92,9 @@ def open(graph: bytes, spec: GraphSpec, *, threads: int, cache_dir: Path | None,
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if _spins(options) else "0")
     level = OPTIMIZATIONS[options.get("graph_optimization", "all")]
     settings.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    if trace_folder is not None:
+        settings.enable_profiling = True
+        settings.profile_file_prefix = f"{trace_folder}/trace"
     try:
         session = onnxruntime.InferenceSession(graph, sess_options=settings, providers=[PROVIDER])
     except Exception as problem:  # ONNX Runtime's own exceptions share no base class
@@ -73,7 +103,7 @@ def open(graph: bytes, spec: GraphSpec, *, threads: int, cache_dir: Path | None,
     session.disable_fallback()
     insist(session.get_providers())
     check_graph("cpu", [one.name for one in session.get_inputs()], [one.name for one in session.get_outputs()], spec)
-    return CpuSession(session, spec, threads, _spins(options), str(onnxruntime.__version__))
+    return session, str(onnxruntime.__version__)
 
 
 def _spins(options: Mapping[str, str]) -> bool:

@@ -19,7 +19,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -28,6 +28,9 @@ from edgetl.errors import BackendUnavailable, BundleError, install_hint
 from edgetl.runtime.external import refuse_external_data
 from edgetl.runtime.handle import Handle
 from edgetl.runtime.session import FeedCheck, GraphSpec, Session, check_graph, check_options
+
+if TYPE_CHECKING:
+    from edgetl.runtime.layers import Node, ProfiledSession
 
 DEVICE = "CPU"
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -64,12 +67,38 @@ def open(graph: bytes, spec: GraphSpec, *, threads: int, cache_dir: Path | None,
         BundleError: the graph is damaged, or has other inputs or outputs than `spec`.
         BackendUnavailable: the precision asked for is not the one that would run.
     """
+    return _open(graph, spec, threads, cache_dir, options, {}, _Pool)
+
+
+def open_profiled(graph: bytes, spec: GraphSpec, *, threads: int, options: Mapping[str, str]) -> ProfiledSession:
+    """The session of `open` with OpenVINO's performance counters on.
+
+    Raises:
+        BundleError, BackendUnavailable: see `open`.
+    """
+    from edgetl.backends import _openvino_profile
+
+    calls: list[list[Node]] = []
+
+    class Counted(_Pool):
+        def infer(self, feeds: Mapping[str, NDArray[Any]]) -> Any:
+            request = self._compiled.create_infer_request()
+            results = request.infer(feeds)
+            calls.append(_openvino_profile.nodes(request.get_profiling_info()))
+            return results
+
+    session = _open(graph, spec, threads, None, options, {"PERF_COUNT": "YES"}, Counted)
+    return _openvino_profile.Profiled(session, calls)
+
+
+def _open(graph: bytes, spec: GraphSpec, threads: int, cache_dir: Path | None, options: Mapping[str, str],
+          more: Mapping[str, str], pool: Callable[[Any], _Pool]) -> OpenvinoSession:
     import openvino
 
     check_options("openvino", options, {"precision": tuple(PRECISIONS)})
     precision = options.get("precision", "fp32")
     config = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(threads),
-              "INFERENCE_PRECISION_HINT": PRECISIONS[precision]}
+              "INFERENCE_PRECISION_HINT": PRECISIONS[precision], **more}
     if cache_dir is not None:
         config["CACHE_DIR"] = str(cache_dir)
     refuse_external_data(graph)
@@ -92,7 +121,7 @@ def open(graph: bytes, spec: GraphSpec, *, threads: int, cache_dir: Path | None,
     check_graph("openvino", inputs, outputs, spec)
     insist(compiled, precision)
     version = str(openvino.__version__).split("-")[0]
-    return OpenvinoSession(compiled, compiled_for if free_batch else None, spec, outputs, precision, version)
+    return OpenvinoSession(compiled, compiled_for if free_batch else None, spec, outputs, precision, version, pool)
 
 
 def _core() -> Any:
@@ -157,8 +186,10 @@ class _Pool:
 class _Graphs:
     """A graph as it was compiled first, and compiled once more for any batch when the first other one comes."""
 
-    def __init__(self, compiled: Any, compiled_for: Callable[[int | None], Any] | None) -> None:
-        self._first = _Pool(compiled)
+    def __init__(self, compiled: Any, compiled_for: Callable[[int | None], Any] | None,
+                 pool: Callable[[Any], _Pool]) -> None:
+        self._pool = pool
+        self._first = pool(compiled)
         self._compiled_for = compiled_for  # None where the graph itself fixes the batch
         self._any_batch: _Pool | None = None
         self._growing = threading.Lock()
@@ -168,7 +199,7 @@ class _Graphs:
             return self._first.infer(feeds)
         with self._growing:
             if self._any_batch is None:
-                self._any_batch = _Pool(self._compiled_for(None))
+                self._any_batch = self._pool(self._compiled_for(None))
         return self._any_batch.infer(feeds)
 
 
@@ -176,8 +207,8 @@ class OpenvinoSession:
     """A compiled graph with a pool of infer requests, so that `run` may be called from several threads."""
 
     def __init__(self, compiled: Any, compiled_for: Callable[[int | None], Any] | None, spec: GraphSpec,
-                 outputs: list[str], precision: str, version: str) -> None:
-        self._handle = Handle("openvino", _Graphs(compiled, compiled_for))
+                 outputs: list[str], precision: str, version: str, pool: Callable[[Any], _Pool]) -> None:
+        self._handle = Handle("openvino", _Graphs(compiled, compiled_for, pool))
         self._spec = spec
         self._check = FeedCheck(spec)
         self._outputs = outputs

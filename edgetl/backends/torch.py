@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from edgetl.backends import Availability
 from edgetl.errors import BackendUnavailable, BundleError, EdgetlError, install_hint
 from edgetl.runtime.handle import Handle
 from edgetl.runtime.session import GraphSpec, Session, check_feeds, check_options
+
+if TYPE_CHECKING:
+    from edgetl.runtime.layers import ProfiledSession
 
 INSTALL = install_hint("train")
 
@@ -62,6 +65,19 @@ def open(graph: bytes, spec: GraphSpec, *, threads: int, cache_dir: Path | None,
     return TorchSession(module, spec, device)
 
 
+def open_profiled(graph: bytes, spec: GraphSpec, *, threads: int, options: Mapping[str, str]) -> ProfiledSession:
+    """The session of `open` with PyTorch's profiler on.
+
+    Raises:
+        BundleError, BackendUnavailable, EdgetlError: see `open`.
+    """
+    from edgetl.backends import _torch_profile
+
+    session = open(graph, spec, threads=threads, cache_dir=None, options=options)
+    assert isinstance(session, TorchSession)
+    return _torch_profile.Profiled(session, session.module, cuda=session.device.type == "cuda")
+
+
 def find_device(name: str) -> Any:
     """The torch device of that name.
 
@@ -89,7 +105,12 @@ class TorchSession:
     def __init__(self, module: Any, spec: GraphSpec, device: Any) -> None:
         self._handle = Handle("torch", module)
         self._spec = spec
-        self._device = device
+        self.device = device
+
+    @property
+    def module(self) -> Any:
+        """The network; None when the session is closed."""
+        return self._handle.native
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Outputs by name; see `edgetl.runtime.session.Session.run`."""
@@ -102,10 +123,10 @@ class TorchSession:
         images = np.require(feeds[self._spec.inputs[0].name], requirements=("C", "W"))  # torch wants it writable
         try:
             with torch.inference_mode():
-                batch = torch.from_numpy(images).to(device=self._device, memory_format=torch.channels_last)
+                batch = torch.from_numpy(images).to(device=self.device, memory_format=torch.channels_last)
                 logits = module(batch).float().cpu()  # a copy to the host waits for the device
         except torch.OutOfMemoryError as problem:
-            raise BackendUnavailable(f"PyTorch ran out of memory on {self._device} with a batch of {len(images)}.",
+            raise BackendUnavailable(f"PyTorch ran out of memory on {self.device} with a batch of {len(images)}.",
                                      hint="A smaller batch needs less memory.") from problem
         return {self._spec.outputs[0].name: logits.numpy()}
 
@@ -117,6 +138,6 @@ class TorchSession:
         """Backend, provider, precision, threads and version; on CUDA also whether convolutions may round to TF32."""
         import torch
 
-        told = {"backend": "torch", "provider": "eager, channels_last", "device": str(self._device),
+        told = {"backend": "torch", "provider": "eager, channels_last", "device": str(self.device),
                 "precision": "fp32", "threads": torch.get_num_threads(), "versions": {"torch": str(torch.__version__)}}
-        return told | ({"tf32": torch.backends.cudnn.allow_tf32} if self._device.type == "cuda" else {})
+        return told | ({"tf32": torch.backends.cudnn.allow_tf32} if self.device.type == "cuda" else {})

@@ -21,16 +21,8 @@ from edgetl.compress import rounding
 from edgetl.compress.calibrate import Reader
 from edgetl.compress.surgery import drop_unused, keep_outputs_float, shape_arithmetic
 from edgetl.errors import MissingDependency, RecipeError
-from edgetl.runtime import telemetry
+from edgetl.runtime import layers, telemetry
 from edgetl.runtime.preprocess import Preprocess
-
-# Kernels of ONNX Runtime that compute with integers, besides those whose name begins with QLinear.
-INTEGER = frozenset({"QGemm", "MatMulInteger", "ConvInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
-                     "QAttention"})
-# Kernels that only move or pick values: integer where their input is.
-MOVING = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Slice", "Gather", "Pad",
-                    "Split", "MaxPool", "Identity", "Resize", "DepthToSpace", "SpaceToDepth", "ReorderInput",
-                    "ReorderOutput"})
 
 
 @dataclass(frozen=True)
@@ -163,7 +155,7 @@ def count_kernels(model: Any) -> dict[str, Any]:
     kinds: Counter[str] = Counter()
     floats: Counter[str] = Counter()
     for node in (one for one in model.graph.node if one.name not in sizes):
-        kind = _kind(node, quantized)
+        kind = layers.onnxruntime_kind(node.op_type, from_integers=bool(node.input) and node.input[0] in quantized)
         kinds[kind] += 1
         if kind == "float":
             floats[node.op_type] += 1
@@ -171,13 +163,3 @@ def count_kernels(model: Any) -> dict[str, Any]:
             quantized |= set(node.output)
     return {"integer_nodes": kinds["integer"], "float_nodes": kinds["float"], "converting_nodes": kinds["converting"],
             "float_kernels": dict(sorted(floats.items()))}
-
-
-def _kind(node: Any, quantized: set[str]) -> str:
-    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-        return "converting"
-    if node.op_type.startswith("QLinear") or node.op_type in INTEGER:
-        return "integer"
-    if node.op_type in MOVING or (node.input and node.input[0] in quantized):
-        return "moving"
-    return "float"

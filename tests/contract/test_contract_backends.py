@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from tiny_bundle import graph_spec, make_graph, reference_logits
 
 from edgetl import plugins
 from edgetl.errors import BackendUnavailable, BundleError, EdgetlError, InputError
+from edgetl.runtime.layers import KINDS, open_profiled
 from edgetl.runtime.session import GraphSpec, TensorSpec, open_session
 
 
@@ -151,6 +154,34 @@ class BackendContract:
         with pytest.raises(EdgetlError, match="no option 'turbo'"):
             open_session(self.backend, graph, spec, options={"turbo": "on"})
 
+    def test_the_profiled_session_answers_the_same_and_knows_its_layers(self, graph, spec, session):
+        feeds, out = {spec.inputs[0].name: self.images(2)}, spec.outputs[0].name
+        profiled = open_profiled(self.backend, graph, spec, threads=1)
+        for _ in range(5):
+            logits = profiled.run(feeds)[out]
+        assert np.allclose(logits, session.run(feeds)[out], atol=1e-5)
+        assert profiled.info() == session.info()
+        layers = profiled.layers(2)
+        profiled.close()
+        profiled.close()
+        with pytest.raises(BackendUnavailable, match="closed"):
+            profiled.run(feeds)
+        assert len(layers) >= 3 and len({one.name for one in layers}) == len(layers)
+        assert any("conv" in one.op.lower() for one in layers)
+        for one in layers:
+            assert one.op and one.executed_as and one.kind in KINDS and one.kind != "integer"
+            assert len(one.seconds) == 3 and all(0 <= second < 1 for second in one.seconds)
+        assert sum(sum(one.seconds) for one in layers) > 0
+
+    def test_a_profiler_leaves_nothing_behind(self, graph, spec, tmp_path, monkeypatch):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        profiled = open_profiled(self.backend, graph, spec)
+        profiled.run({spec.inputs[0].name: self.images(1)})
+        profiled.close()  # nobody asked for the layers
+        with pytest.raises(EdgetlError):
+            open_profiled(self.backend, graph, spec, options={"turbo": "on"})
+        assert list(tmp_path.iterdir()) == []
+
 
 class OnnxContract(BackendContract):
     """Backends that open ONNX graphs know the names in them."""
@@ -159,6 +190,32 @@ class OnnxContract(BackendContract):
         other = GraphSpec(inputs=(TensorSpec("pixels", "image", "float32", ("N", 3, 16, 16)),), outputs=spec.outputs)
         with pytest.raises(BundleError, match=r"inputs \['image'\]; expected \['pixels'\]"):
             open_session(self.backend, graph, other)
+
+    def test_what_computes_with_integers_is_told(self, graph, spec):
+        profiled = open_profiled(self.backend, quantized(graph), spec, threads=1)
+        for _ in range(3):
+            profiled.run({"image": self.images(1)})
+        kinds = {one.op: one.kind for one in profiled.layers(1)}
+        profiled.close()
+        assert [kind for op, kind in kinds.items() if "conv" in op.lower()][-1] == "integer"
+        assert {"converting", "unknown"} & set(kinds.values())  # OpenVINO fuses the conversion into something nameless
+
+
+def quantized(graph):
+    """The tiny graph with 8-bit weights and activations."""
+    import onnx
+    from onnxruntime import quantization
+
+    class Reader(quantization.CalibrationDataReader):
+        left = [np.random.default_rng(0).normal(size=(4, 3, 16, 16)).astype(np.float32)]
+
+        def get_next(self):
+            return {"image": self.left.pop()} if self.left else None
+
+    with tempfile.TemporaryDirectory() as folder:
+        quantization.quantize_static(onnx.load_from_string(graph), f"{folder}/int8.onnx", Reader(),
+                                     activation_type=quantization.QuantType.QUInt8)
+        return Path(f"{folder}/int8.onnx").read_bytes()
 
 
 class TestCpu(OnnxContract):
