@@ -89,6 +89,18 @@ class Throughput:
 
 
 @dataclass(frozen=True)
+class LayerTime:
+    """A node of the graph as the engine rewrote it, in a session whose profiler was on."""
+
+    name: str
+    op: str  # what it computes, in the engine's words
+    executed_as: str  # the engine's kernel
+    kind: str  # its arithmetic: "integer" | "float" | "converting" | "moving" | "unknown"
+    median_s: float
+    share: float  # of the sum of all medians, 0..1
+
+
+@dataclass(frozen=True)
 class Row:
     """Everything measured of one case; what is missing is None."""
 
@@ -125,6 +137,11 @@ class Row:
     affinity: tuple[int, ...] = ()  # the cores that the worker was allowed to run on
     cpu_quota: float | None = None  # processors that the worker's cgroup pays for; None is no limit
     mlperf: tuple[Scenario, ...] = ()  # one a scenario that was asked for with --mode mlperf
+    layers: tuple[LayerTime, ...] = ()  # in the order in which they ran, from --profile-layers
+    layers_s: float | None = None  # what they add up to in a call; median over the profiled calls
+    profiled_s: float | None = None  # a whole call with the profiler on, on the stopwatch; median of the same calls
+    layers_reason: str | None = None  # why there are no layers, where they were asked for
+    sensors: Mapping[str, Any] = field(default_factory=dict)  # {energy, energy_reason, frequency_khz, throttled, ...}
 
     @property
     def case(self) -> str:
