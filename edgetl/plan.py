@@ -110,7 +110,8 @@ def _reference_problems(bench: Bench) -> list[str]:
     bundles = [rf"{FOLDERS['export']} \S+ {re.escape(one)}" for one in bench.backend if one != "torch"]
     threads = "( all threads| [0-9]+ threads?)" if len(bench.threads) > 1 else ""
     batch = f"( batch ({'|'.join(bench.batch)}))" if len(bench.batch) > 1 else ""
-    if re.fullmatch(f"({'|'.join([*runs, *bundles])}){threads}{batch}", bench.reference):
+    arrival = "( back-to-back| paced .+)" if len(bench.interval or ()) > 1 else ""
+    if re.fullmatch(f"({'|'.join([*runs, *bundles])}){threads}{batch}{arrival}", bench.reference):
         return []
     example = "teacher torch" if runs else f"bundle fp32 {bench.backend[0]}"
     return [f"'bench.reference': found '{bench.reference}', which no case of this run is called; expected a name as "

@@ -199,10 +199,29 @@ class Bench(DataFields):
         ("1",), "Images a call.", split=True, form=("0*[1-9][0-9]*", "whole numbers above 0"))
     rounds: int = opt(5, "Rounds; in each, every case is measured once, in random order.", low=1)
     block: int = opt(60, "Calls of one case in one round; the first 10 are dropped.", low=50)
-    interval: str | None = opt(
-        None, "Pace the calls, e.g. 10ms (default: back to back).",
-        form=(r"\s*(?=.*[1-9])([0-9]+([.][0-9]*)?|[.][0-9]+)\s*(us|ms|s)\s*",
-              "a duration above 0 with a unit: 10ms, 500us or 1s"))
+    interval: tuple[str, ...] | None = opt(
+        None, "Pace the calls, e.g. 10ms; 'none' is back to back; each of several is a case (default: back to back).",
+        split=True,
+        form=(r"none|\s*(?=.*[1-9])([0-9]+([.][0-9]*)?|[.][0-9]+)\s*(us|ms|s)\s*",
+              "'none' or a duration above 0 with a unit: 10ms, 500us or 1s"))
+    warmup_s: float = opt(
+        10.0, "Seconds of calls after which a case that has not become stable is measured all the same, with a note; "
+        "0 is no warm-up.", low=0)
+    pin: str | None = opt(
+        None, "Cores that the cases may run on, e.g. 0 or 0-1,4 (default: those that this command may).",
+        form=("[0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}(-[0-9]{1,5})?)*", "numbers of cores: 0 or 0-1,4"))
+    spin: str | None = opt(
+        None, "Whether waiting threads keep their cores busy (default: as each backend does).", choices=("on", "off"))
+    concurrency: tuple[str, ...] = opt(
+        (), "Measure throughput with so many threads that call one session at a time, e.g. 1,2,4 (default: not).",
+        split=True, form=("0*[1-9][0-9]{0,2}", "whole numbers from 1 to 999"))
+    window_s: float = opt(0.5, "Seconds of calls of each concurrency in one round.", low=0.01)
+    photos: int = opt(
+        4, "Image files for the times from a file to its label, which bundles have at batch 1; 0 leaves them out.",
+        low=0, high=1000)
+    photo_size: str = opt(
+        "640x480", "Width and height of those that are drawn, where there is no --data.",
+        form=("[1-9][0-9]{0,4}x[1-9][0-9]{0,4}", "WIDTHxHEIGHT in pixels"))
     starts: int = opt(3, "Fresh processes for the import, load and first-inference times.", low=1)
     timeout_s: float = opt(300.0, "Seconds after which a silent worker is a failed row.", low=1, result=False)
     seed: int = opt(0, "Seed of the order of cases.", low=0, high=MOST_SEED)

@@ -177,7 +177,7 @@ def _filled(folder: Path) -> Iterator[Path]:
         with room_for(folder):
             yield folder
     except BaseException as problem:
-        if not resumable(folder):  # a wrong word in the options leaves nothing behind
+        if not (resumable(folder) or reported(folder)):  # a wrong word in the options leaves nothing behind
             shutil.rmtree(folder, ignore_errors=True)
         elif isinstance(problem, DiskFull):
             raise DiskFull(
@@ -241,9 +241,14 @@ def claim(out: Path, *, resume: bool | None, overwrite: bool, whole: bool = True
     if partial(out).exists():
         with locked(partial(out), out):
             pass
-        if overwrite or not resumable(partial(out)):
+        if overwrite or not (resumable(partial(out)) or reported(partial(out))):
             with explained(out):
                 shutil.rmtree(partial(out))
+        elif resume is None:
+            raise OutputError(
+                f"An interrupted benchmark of {out} was found; what it measured is kept in {partial(out)}.",
+                hint="Move that folder away to keep it, or give --overwrite to start again.",
+            )
         elif not resume:
             raise OutputError(
                 f"An interrupted run of {out} was found.",
@@ -317,6 +322,11 @@ def require_ours(folder: Path) -> None:
 def resumable(folder: Path) -> bool:
     """Whether an interrupted folder holds work that --resume can go on with."""
     return any(folder.rglob(CHECKPOINT)) or any(folder.rglob(RUN))
+
+
+def reported(folder: Path) -> bool:
+    """Whether an interrupted folder holds what a benchmark had measured."""
+    return (folder / REPORT).is_file()
 
 
 def sha256(data: bytes) -> str:

@@ -1,11 +1,12 @@
-"""From what the command names to the cases that are measured: variant x backend x threads x batch."""
+"""From what the command names to the cases that are measured: variant x backend x threads x batch x arrival."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from edgetl import extras, plugins, recipe, rundir, weights
 from edgetl.bench.tables import legible
 from edgetl.errors import EdgetlError, UnknownName
-from edgetl.runtime import manifest, preprocess, processor, telemetry
+from edgetl.runtime import manifest, preprocess, telemetry
 from edgetl.runtime.bundle import is_bundle, open_bundle
 from edgetl.runtime.manifest import Manifest, Variant
 from edgetl.runtime.preprocess import Preprocess
@@ -21,6 +22,7 @@ from edgetl.runtime.session import GraphSpec, TensorSpec
 
 RUN_BACKEND = "torch"
 DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int64)": "int64"}
+BACK_TO_BACK = "back-to-back"
 UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
@@ -58,6 +60,17 @@ class Case:
     subject: Subject
     threads: int
     batch: int
+    interval: str | None = None  # from the begin of a call to the begin of the next; None is back to back
+
+    @property
+    def interval_s(self) -> float | None:
+        """`interval` in seconds."""
+        return interval_s(self.interval)
+
+    @property
+    def arrival(self) -> str:
+        """How the calls arrive, in words."""
+        return BACK_TO_BACK if self.interval is None else f"paced {self.interval}"
 
 
 def find(options: recipe.Bench) -> tuple[Case, ...]:
@@ -72,14 +85,21 @@ def find(options: recipe.Bench) -> tuple[Case, ...]:
         plugins.require("backends", backend)  # not loaded: that may bring its library into the parent
     titles = _titles([Path(one) for one in options.cases])
     subjects = [subject for path, title in titles.items() for subject in _subjects(path, title, options)]
+    cores(options.pin)
     threads, batches = whole_numbers("threads", options.threads, low=0), whole_numbers("batch", options.batch, low=1)
-    return tuple(Case(_name(subject.title, t, b, len(threads) > 1, len(batches) > 1), subject, t, b)
-                 for subject in subjects for t in threads for b in batches)
+    paces = intervals(options.interval)
+    if options.concurrency and None not in paces:
+        raise EdgetlError("--concurrency measures calls back to back, and --interval paces all of them.",
+                          hint="Add none to --interval, or leave one of the two out.")
+    bare = [Case("", *axes) for axes in itertools.product(subjects, threads, batches, paces)]
+    return tuple(dataclasses.replace(case, name=_name(case, len(threads) > 1, len(batches) > 1, len(paces) > 1))
+                 for case in bare)
 
 
-def _name(title: str, threads: int, batch: int, many_threads: bool, many_batches: bool) -> str:
-    count = {0: " all threads", 1: " 1 thread"}.get(threads, f" {threads} threads") if many_threads else ""
-    return title + count + (f" batch {batch}" if many_batches else "")
+def _name(case: Case, many_threads: bool, many_batches: bool, many_arrivals: bool) -> str:
+    count = {0: " all threads", 1: " 1 thread"}.get(case.threads, f" {case.threads} threads") if many_threads else ""
+    batch = f" batch {case.batch}" if many_batches else ""
+    return case.subject.title + count + batch + (f" {case.arrival}" if many_arrivals else "")
 
 
 def _titles(paths: Sequence[Path]) -> dict[Path, str]:
@@ -246,11 +266,41 @@ def interval_s(text: str | None) -> float | None:
     return float(match[1]) * UNITS_S[match[2]]
 
 
-def warnings(cases: Sequence[Case]) -> list[str]:
-    """What this machine lacks for a variant to be trusted."""
+def intervals(values: Sequence[str] | None) -> tuple[str | None, ...]:
+    """The arrivals that --interval asks for, without repetitions; None is back to back.
+
+    Raises:
+        EdgetlError: see `interval_s`.
+    """
+    first: dict[float | None, str | None] = {}  # 10ms and .01s are one arrival
+    for value in values or ("none",):
+        interval = None if value.strip() == "none" else value.strip()
+        first.setdefault(interval_s(interval), interval)
+    return tuple(first.values())
+
+
+def cores(text: str | None) -> tuple[int, ...] | None:
+    """The cores of --pin, in rising order; None pins nothing.
+
+    Raises:
+        EdgetlError: a range runs backwards.
+    """
+    if text is None:
+        return None
+    asked: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if int(last or first) < int(first):
+            raise EdgetlError(f"--pin {text}: the range {part} runs backwards.", hint="Write the lower core first.")
+        asked.update(range(int(first), int(last or first) + 1))
+    return tuple(sorted(asked))
+
+
+def warnings(cases: Sequence[Case], missing: Callable[[tuple[str, ...]], tuple[str, ...]]) -> list[str]:
+    """What the machine lacks for a variant to be trusted; `missing` is that of the host that measures."""
     found = []
     for subject in dict.fromkeys((case.subject.title, case.subject.requires) for case in cases):
-        lacking = processor.missing(subject[1])
+        lacking = missing(subject[1])
         if lacking:
             found.append(f"{subject[0]}: this processor lacks {', '.join(lacking)}; the answers may be wrong.")
     return found

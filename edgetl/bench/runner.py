@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgetl import extras, recipe, rundir
-from edgetl.bench import cases, environment, exam, formats, html, provenance, report, stats, tables
+from edgetl.bench import (
+    affinity,
+    assemble,
+    cases,
+    exam,
+    formats,
+    html,
+    kernel,
+    phases,
+    photos,
+    provenance,
+    report,
+    tables,
+)
 from edgetl.bench.exam import Exam
+from edgetl.bench.host import HERE
+from edgetl.bench.photos import Photos
 from edgetl.bench.report import Report, Row
 from edgetl.bench.trial import Trial
+from edgetl.bench.worker import WAIT_POLICIES
 from edgetl.errors import DiskFull, EdgetlError, UnknownName
 from edgetl.events import Event, Listener, ignore
 
-STAGE = "bench"
+STAGE = phases.STAGE
 BUSY = 0.5  # runnable processes a usable thread, before anything was started, above which a note says so
 
 
@@ -42,26 +56,119 @@ def bench(options: recipe.Bench, *, listener: Listener = ignore) -> Report:
     extras.require("matplotlib", extra="cli", purpose="The html report of a benchmark")
     out = Path(options.out)
     rundir.claim(out, resume=None, overwrite=options.overwrite)
-    cases.interval_s(options.interval)
     chosen = cases.find(options)
     reference = _reference(options, [case.name for case in chosen])
     notes: list[str] = []
     heard = exam.collecting(listener, notes)
-    for text in cases.warnings(chosen):
+    for text in cases.warnings(chosen, HERE.missing):
         heard(Event(STAGE, "warning", {"text": text}))
     paper = exam.prepare(options, chosen, heard)
-    machine = {**environment.fingerprint(), **provenance.record()}
+    files = photos.choose(options, paper)
+    affinity.require(cases.cores(options.pin) or ())
+    machine = {**HERE.fingerprint(), **provenance.record()}
     warn_if_busy(machine["load_average"], machine["usable_threads"], heard, STAGE)
-    trials = [Trial(case, options) for case in chosen]
-    _measure(trials, options, paper, listener)
-    for text in late_calls([trial.row() for trial in trials]):
-        heard(Event(STAGE, "warning", {"text": text}))
-    found = _assemble(trials, options, paper, machine, reference, notes)
-    _write(found, options, paper, out)
+    run = Run(options, [Trial(case, options) for case in chosen], reference, machine, paper, notes)
+    with rundir.building(out, overwrite=options.overwrite) as folder:
+        run.measure(files, folder, listener, heard)
+        found = run.report()
+        # The figures first: measurements of an hour are not lost because a picture cannot be drawn.
+        rundir.write_text(folder / rundir.REPORT, report.dumps(found))
+        rundir.write_text(folder / rundir.RECIPE, tables.legible(recipe.to_toml(options)))
+    _show(found, paper, out)
     if not any(row.measured for row in found.rows):
         raise EdgetlError(f"None of the {len(found.rows)} cases could be measured; the first: "
                           f"{found.rows[0].case}: {found.rows[0].measurement.reason}", hint=f"The report is in {out}.")
     return found
+
+
+class Run:
+    """What a benchmark has measured so far, and the report on it at any time.
+
+    Args:
+        options: of the command.
+        trials: one a case.
+        reference: name of the case to compare with.
+        machine: its fingerprint.
+        paper: the test images, where there are some.
+        notes: what was warned of, still growing.
+    """
+
+    def __init__(self, options: recipe.Bench, trials: Sequence[Trial], reference: str, machine: Mapping[str, Any],
+                 paper: Exam | None, notes: Sequence[str]) -> None:
+        self.options, self.trials, self.reference = options, trials, reference
+        self.machine, self.paper, self.notes = machine, paper, notes
+        self.calibration: list[kernel.Block] = []
+
+    def measure(self, files: Photos | None, folder: Path, listener: Listener, heard: Listener) -> None:
+        """Everything, one part after the other; after each round what there is so far is in `folder`.
+
+        Args:
+            files: what goes the whole way to a label.
+            folder: where the partial report is written.
+            listener: hears of progress.
+            heard: also keeps warnings for the notes.
+        """
+        order = np.random.default_rng(self.options.seed)
+        trials, rounds = self.trials, self.options.rounds
+        with phases.closing(trials), self._kept(folder):
+            phases.start(trials, self.options.starts, order, listener)
+            phases.warm_up(trials, order, listener)
+            _warn(self._remarks(), heard)
+            phases.measure(trials, rounds, order, listener, after=lambda: self._after_round(folder))
+            if self.paper is not None:
+                phases.examine(trials, self.paper, listener, STAGE)
+            # Last, because they take memory that the figures of the rounds do not mean.
+            phases.crowd(trials, self.options.concurrency, rounds, order, listener)
+            phases.walk(trials, files, rounds, order, listener)
+        _warn([*late_calls([trial.row() for trial in self.trials]),
+               *(text for trial in self.trials for text in trial.remarks)], heard)
+
+    def _after_round(self, folder: Path) -> None:
+        self.calibration.append(HERE.calibrate())
+        self._save(folder)
+
+    def _save(self, folder: Path) -> None:
+        rundir.write_text(folder / rundir.REPORT, report.dumps(self.report(report.PARTIAL)))
+
+    @contextlib.contextmanager
+    def _kept(self, folder: Path) -> Iterator[None]:
+        """Writes down at Ctrl-C what there is since the last round."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if any(trial.blocks for trial in self.trials):
+                self._save(folder)
+            raise
+
+    def _remarks(self) -> list[str]:
+        """What is to be said of warm-ups and spinning."""
+        found = [f"{trial.case.name}: {trial.warmth.reason}." for trial in self.trials
+                 if trial.warmth is not None and trial.warmth.reason is not None]
+        without = dict.fromkeys(trial.case.subject.backend for trial in self.trials
+                                if trial.starts and trial.starts[-1]["spin_option"] is False)
+        return found + [f"--spin {self.options.spin}: the backend '{backend}' has no such option; all that was set for "
+                        f"it is OMP_WAIT_POLICY={WAIT_POLICIES[str(self.options.spin)]}." for backend in without]
+
+    def report(self, status: str = report.COMPLETE) -> Report:
+        """The report; a partial one compares nothing, since that takes a while."""
+        if status == report.PARTIAL:
+            rows = tuple(trial.row() for trial in self.trials)
+        else:
+            rows = assemble.rows(self.trials, self.reference, self.options.seed, self.paper)
+        allocators = [trial.starts[0]["allocator"] for trial in self.trials if trial.starts]
+        machine = {**self.machine, "allocator": allocators[0] if allocators else None}
+        notes, reference = list(self.notes), next(row for row in rows if row.case == self.reference)
+        if not reference.measured:
+            notes.append(f"The reference {self.reference} could not be measured, so there are no speed-ups.")
+        calibration = kernel.Calibration(kernel.VERSION, tuple(self.calibration)) if self.calibration else None
+        return Report(report.SCHEMA, machine, dataclasses.asdict(self.options), rows,
+                      self.reference if reference.measured else None, assemble.focus(rows, self.reference),
+                      self.paper.record if self.paper else None, tuple(notes), status=status, calibration=calibration)
+
+
+def _warn(texts: Sequence[str], heard: Listener) -> None:
+    for text in texts:
+        heard(Event(STAGE, "warning", {"text": text}))
 
 
 def _reference(options: recipe.Bench, names: Sequence[str]) -> str:
@@ -84,127 +191,8 @@ def late_calls(rows: Sequence[Row]) -> list[str]:
             f"had not ended; it does not keep up with {row.measurement.arrival}." for row in rows if row.late_calls]
 
 
-def _measure(trials: Sequence[Trial], options: recipe.Bench, paper: Exam | None, listener: Listener) -> None:
-    with closing(trials):
-        order = np.random.default_rng(options.seed)
-        _start(trials, options, order, listener)
-        _rounds(trials, options, order, listener)
-        if paper is not None:
-            examine(trials, paper, listener, STAGE)
-
-
-@contextlib.contextmanager
-def closing(trials: Sequence[Trial]) -> Iterator[None]:
-    """Leaves no worker behind; after Ctrl-C or a bug none is waited for."""
-    finished = False
-    try:
-        yield
-        finished = True
-    finally:
-        for trial in trials:
-            trial.close(at_once=not finished)
-
-
-def _start(trials: Sequence[Trial], options: recipe.Bench, order: np.random.Generator, listener: Listener) -> None:
-    """Fresh processes in random order; those of the last turn stay open."""
-    with told(listener, STAGE, "starting", options.starts * len(trials), "process") as step:
-        for turn in range(options.starts):
-            for trial in shuffled(trials, order):
-                if trial.alive:
-                    trial.start(keep=turn == options.starts - 1)
-                step.advance(case=trial.case.name)
-
-
-def _rounds(trials: Sequence[Trial], options: recipe.Bench, order: np.random.Generator, listener: Listener) -> None:
-    """Interleaved rounds: in each every case is measured once, in another random order."""
-    with told(listener, STAGE, "measuring", options.rounds * len(trials), "block") as step:
-        for _ in range(options.rounds):
-            for trial in shuffled(trials, order):
-                trial.block()
-                step.advance(case=trial.case.name)
-
-
-def shuffled(trials: Sequence[Trial], order: np.random.Generator) -> list[Trial]:
-    """All trials in a random order, so that no case always follows the same one."""
-    return [trials[place] for place in order.permutation(len(trials))]
-
-
-def examine(trials: Sequence[Trial], paper: Exam, listener: Listener, stage: str) -> None:
-    """The answers of the very sessions that were timed, one after another."""
-    with tempfile.TemporaryDirectory(prefix="edgetl-bench-") as scratch:
-        keys = Path(scratch) / "keys.json"
-        keys.write_text(json.dumps([item.key for item in paper.items]))
-        for number, trial in enumerate(trials):
-            trial.no_answers = paper.why_not(trial.case.subject) if trial.alive else trial.reason
-            if trial.no_answers is None:
-                out = Path(scratch) / f"{number}.npz"
-                with told(listener, stage, f"accuracy of {trial.case.name}", len(paper.items), "image") as step:
-                    if trial.evaluate(paper.record.source, keys, out, step.by):
-                        trial.answers = paper.read_answers(out)
-
-
-class Step:
-    """Progress of one part of a stage's work."""
-
-    def __init__(self, listener: Listener, stage: str) -> None:
-        self.listener, self.stage, self.done = listener, stage, 0
-
-    def advance(self, **figures: Any) -> None:
-        """One more is done."""
-        self.done += 1
-        self.listener(Event(self.stage, "advance", {"done": self.done, **figures}))
-
-    def by(self, count: int) -> None:
-        """So many more are done."""
-        self.done += count
-        self.listener(Event(self.stage, "advance", {"done": self.done}))
-
-
-@contextlib.contextmanager
-def told(listener: Listener, stage: str, what: str, total: int | None, unit: str) -> Iterator[Step]:
-    """Tells the begin and the end of one part of a stage's work, and lends what tells its progress."""
-    listener(Event(stage, "begin", {"what": what, "total": total, "unit": unit}))
-    yield Step(listener, stage)
-    listener(Event(stage, "end", {"what": what}))
-
-
-def _assemble(trials: Sequence[Trial], options: recipe.Bench, paper: Exam | None, machine: dict[str, Any],
-              reference: str, notes: Sequence[str]) -> Report:
-    base = next(trial for trial in trials if trial.case.name == reference)
-    rows = [_compared(trial, base, options.seed, paper) for trial in trials]
-    allocators = [trial.starts[0]["allocator"] for trial in trials if trial.starts]
-    machine = {**machine, "allocator": allocators[0] if allocators else None}
-    if not base.alive:
-        notes = [*notes, f"The reference {reference} could not be measured, so there are no speed-ups."]
-    return Report(report.SCHEMA, machine, dataclasses.asdict(options), tuple(rows), reference if base.alive else None,
-                  _focus(rows, reference), paper.record if paper else None, tuple(notes))
-
-
-def _compared(trial: Trial, base: Trial, seed: int, paper: Exam | None) -> Row:
-    row = trial.row()
-    if trial is not base and trial.alive and base.alive:
-        # Per image, so that cases of different batches can stand in one column.
-        per_image = [one.measurement().by_round() / one.case.batch for one in (base, trial)]
-        times = stats.speedup(*per_image, seed=seed)
-        row = dataclasses.replace(row, speedup=times)
-    if paper is not None and trial.answers is not None:
-        against = None if trial is base else base.answers
-        row = dataclasses.replace(row, accuracy=exam.grade(trial.answers, against, paper.data.labels))
-    return row
-
-
-def _focus(rows: Sequence[Row], reference: str) -> str | None:
-    """The case to show in detail: the first variant of a bundle, which is what ships; else the reference; else any."""
-    graded = [row for row in rows if row.accuracy is not None]
-    graded.sort(key=lambda row: (row.kind != "bundle", row.case != reference))  # stable: keeps the order within
-    return graded[0].case if graded else None
-
-
-def _write(found: Report, options: recipe.Bench, paper: Exam | None, out: Path) -> None:
-    """Writes the figures first: measurements of an hour are not lost because a picture cannot be drawn."""
-    with rundir.building(out, overwrite=options.overwrite) as folder:
-        rundir.write_text(folder / rundir.REPORT, report.dumps(found))
-        rundir.write_text(folder / rundir.RECIPE, tables.legible(recipe.to_toml(options)))
+def _show(found: Report, paper: Exam | None, out: Path) -> None:
+    """Draws what is drawn from the figures."""
     try:
         for name, text in formats.texts(found).items():
             rundir.write_text(out / name, text)

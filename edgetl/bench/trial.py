@@ -1,4 +1,4 @@
-"""One case while it is measured: its fresh starts, its blocks, its answers, and what became of it."""
+"""One case while it is measured: its fresh starts, its blocks, its answers, what else was asked, and its fate."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from typing import Any
 import numpy as np
 
 from edgetl import recipe
-from edgetl.bench import report
-from edgetl.bench.cases import Case, interval_s, spec_to_json
+from edgetl.bench import report, stats
+from edgetl.bench.cases import Case, cores, spec_to_json
 from edgetl.bench.host import HERE, Host
+from edgetl.bench.photos import Photos
 from edgetl.bench.process import Process, WorkerFailed
+from edgetl.bench.report import Throughput
+from edgetl.bench.warmup import WarmUp, warm_up
 from edgetl.evaluate import Evaluation
 from edgetl.runtime import preprocess
 from edgetl.timing import DROPPED
+
+WAY = "times from the file to the label"
 
 
 class Trial:
@@ -24,17 +29,23 @@ class Trial:
 
     Args:
         case: what to open.
-        options: block, interval and timeout are used.
+        options: block, timeout_s, pin, spin, warmup_s and window_s are used.
         from_pixels: calls begin with an image's pixels and not with the graph's input.
         host: the machine that measures.
     """
 
     def __init__(self, case: Case, options: recipe.Bench, *, from_pixels: bool = False, host: Host = HERE) -> None:
         self.case, self.options, self.from_pixels, self.host = case, options, from_pixels, host
-        self.interval_s = interval_s(options.interval)
+        self.interval_s = case.interval_s
+        self.pin = cores(options.pin)
         self.process: Process | None = None
         self.starts: list[dict[str, Any]] = []
+        self.warmth: WarmUp | None = None
         self.blocks: list[dict[str, Any]] = []
+        self.rates: dict[int, list[float]] = {}  # images a second by concurrency, one a round
+        self.walks: list[dict[str, Any]] = []
+        self.files: str | None = None
+        self.remarks: list[str] = []  # what could not be measured besides, and why
         self.answers: Evaluation | None = None
         self.reason: str | None = None
         self.no_answers: str | None = None
@@ -53,19 +64,62 @@ class Trial:
             request["within"] = subject.within
         if self.from_pixels and subject.preprocess is not None:
             request["pixels"] = preprocess.to_dict(subject.preprocess)
+        if self.pin is not None:
+            request["pin"] = self.pin
+        if self.options.spin is not None:
+            request["spin"] = self.options.spin
         with self._attempt():
             self.process = self.host.launch(self.options.timeout_s)
             self.starts.append(self.process.ask(request))
             if not keep:
                 self.close()
 
+    def warm_up(self) -> None:
+        """Calls until the case is stable, or given up on, in the process that is open."""
+        if self.process is None or not self.options.warmup_s:
+            return
+        with self._attempt():
+            self.warmth = warm_up(lambda calls: self._calls(calls, drop=0)["seconds"], interval_s=self.interval_s,
+                                  first_s=self.starts[-1]["first_s"], limit_s=self.options.warmup_s)
+
     def block(self) -> None:
         """One block of steady-state calls in the process that is open."""
         if self.process is None:
             return
-        request = {"do": "block", "n": self.options.block, "interval_s": self.interval_s, "drop": DROPPED}
         with self._attempt():
-            self.blocks.append(self.process.ask(request, extra_s=self.options.block * (self.interval_s or 0.0)))
+            self.blocks.append(self._calls(self.options.block, drop=DROPPED))
+
+    def _calls(self, count: int, *, drop: int) -> Any:
+        assert self.process is not None
+        request = {"do": "block", "n": count, "interval_s": self.interval_s, "drop": drop}
+        return self.process.ask(request, extra_s=count * (self.interval_s or 0.0))
+
+    def throughput(self, concurrency: int) -> None:
+        """One window of calls by so many threads at a time; whatever happens, the latencies stay."""
+        if self.process is None or self.interval_s is not None:
+            return
+        window_s = self.options.window_s
+        with self._besides("throughput"):
+            told = self.process.ask({"do": "crowd", "threads": concurrency, "window_s": window_s}, extra_s=window_s)
+            self.rates.setdefault(concurrency, []).append(self.case.batch * told["calls_per_s"])
+
+    def take(self, photos: Photos) -> None:
+        """Hands the files over whose way to a label `walk` measures, where the case is one that goes it."""
+        subject = self.case.subject
+        if self.process is None or subject.kind != "bundle" or subject.preprocess is None or self.case.batch != 1:
+            return
+        request = {"do": "take", "files": photos.encoded, "preprocess": preprocess.to_dict(subject.preprocess),
+                   "labels": subject.labels, "embeds": subject.embeds_preprocess, "spec": spec_to_json(subject.spec)}
+        with self._besides(WAY):
+            self.process.ask(request)
+            self.files = photos.described
+
+    def walk(self) -> None:
+        """Every file once from its bytes to its label, in parts and whole; whatever happens, the latencies stay."""
+        if self.process is None or self.files is None:
+            return
+        with self._besides(WAY):
+            self.walks.append(self.process.ask({"do": "walk", "interval_s": self.interval_s}))
 
     def evaluate(self, data: str, keys: Path, out: Path, progress: Callable[[int], None]) -> bool:
         """Whether the session that was timed has written its answers to `out`; if not, its latencies stay."""
@@ -90,6 +144,15 @@ class Trial:
             self.reason = problem.message
             self.close()
 
+    @contextlib.contextmanager
+    def _besides(self, what: str) -> Iterator[None]:
+        """Turns a failure into a remark: what was measured before it holds, and nothing more is asked."""
+        try:
+            yield
+        except WorkerFailed as problem:
+            self.remarks.append(f"{self.case.name}: no {what}: {problem.message}")
+            self.close(at_once=True)
+
     def close(self, *, at_once: bool = False) -> None:
         """Ends the process, if there is one."""
         if self.process is not None:
@@ -98,15 +161,16 @@ class Trial:
 
     def measurement(self) -> report.Measurement:
         """The steady-state latencies, or why there are none."""
-        arrival = "back-to-back" if self.options.interval is None else f"paced {self.options.interval}"
-        seconds = tuple(second for block in self.blocks for second in block["seconds"]) if self.alive else ()
-        status = report.MEASURED if self.alive else report.FAILED
-        return report.Measurement(self.case.name, seconds, len(self.blocks) if self.alive else 0, DROPPED, arrival,
-                                  status, self.reason)
+        status = report.FAILED if not self.alive else report.MEASURED if self.blocks else report.PENDING
+        kept = self.blocks if self.alive else []
+        reason = "it was broken off before the first round ended" if status == report.PENDING else self.reason
+        seconds = tuple(second for block in kept for second in block["seconds"])
+        return report.Measurement(self.case.name, seconds, len(kept), DROPPED, self.case.arrival, status, reason)
 
     def row(self) -> report.Row:
         """Everything but what compares this case with another."""
         subject, last = self.case.subject, self.blocks[-1] if self.blocks else {}
+        opened = self.starts[-1] if self.starts else {}
         late = [block["late_calls"] for block in self.blocks if block["late_calls"] is not None]
         return report.Row(
             measurement=self.measurement(), source=str(subject.source), kind=subject.kind, backend=subject.backend,
@@ -115,7 +179,24 @@ class Trial:
             load_s=self._starts("load_s"), first_s=self._starts("first_s"),
             memory_loaded_bytes=_median([start["memory_loaded_bytes"] for start in self.starts]),
             memory_peak_bytes=last.get("memory_peak_bytes"), late_calls=sum(late) if late else None,
-            session=self.starts[-1]["session"] if self.starts else {}, accuracy_reason=self.no_answers)
+            session=opened.get("session", {}), accuracy_reason=self.no_answers, files=self.files,
+            decode_s=self._walks("decode_s"), preprocess_s=self._walks("preprocess_s"),
+            end_to_end_s=self._walks("end_to_end_s"), throughputs=self._throughputs(),
+            gpu_memory_bytes=last.get("gpu_memory_bytes"), affinity=tuple(opened.get("affinity", ())),
+            cpu_quota=opened.get("cpu_quota"), **self._warmth())
+
+    def _warmth(self) -> dict[str, Any]:
+        warm = self.warmth
+        return {} if warm is None else {"warmup_calls": warm.calls, "warmup_s": warm.seconds,
+                                        "warmup_reason": warm.reason}
+
+    def _throughputs(self) -> tuple[Throughput, ...]:
+        middles = {concurrency: stats.median_interval(rates) for concurrency, rates in self.rates.items()}
+        return tuple(Throughput(found.value, found.low, found.high, self.case.batch, concurrency,
+                                tuple(self.rates[concurrency])) for concurrency, found in sorted(middles.items()))
+
+    def _walks(self, name: str) -> tuple[float, ...]:
+        return tuple(second for walk in self.walks for second in walk[name])
 
     def _starts(self, name: str) -> tuple[float, ...]:
         return tuple(start[name] for start in self.starts)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from edgetl import __version__, evaluate, plugins, recipe, rundir, timing
-from edgetl.bench import cases, environment, exam, runner, selection
+from edgetl.bench import cases, environment, exam, phases, runner, selection
 from edgetl.bench.cases import Case
 from edgetl.bench.exam import Exam
 from edgetl.bench.selection import FP32, LEAST_ROUNDS, Candidate, Verdict
@@ -223,13 +223,13 @@ def thread_counts(asked: Sequence[str]) -> tuple[int, ...]:
 def _measure(trials: Sequence[Trial], options: Tune, deadline_s: float, paper: Exam | None,
              listener: Listener) -> Mapping[str, str]:
     """Interleaved rounds until the deadline; the names of cases that were left after the first, and why."""
-    with runner.closing(trials):
+    with phases.closing(trials):
         order = np.random.default_rng(options.seed)
-        with runner.told(listener, STAGE, "starting", len(trials), "process") as step:
-            for trial in runner.shuffled(trials, order):
+        with phases.told(listener, STAGE, "starting", len(trials), "process") as step:
+            for trial in phases.shuffled(trials, order):
                 trial.start(keep=True)
                 step.advance(case=trial.case.name)
-        with runner.told(listener, STAGE, "measuring", None, "round") as step:
+        with phases.told(listener, STAGE, "measuring", None, "round") as step:
             round_s = _round(trials, order)
             aside = _leave_the_hopeless(trials)
             step.advance()
@@ -240,14 +240,14 @@ def _measure(trials: Sequence[Trial], options: Tune, deadline_s: float, paper: E
             listener(Event(STAGE, "warning", {"text": f"{LEAST_ROUNDS} rounds, the least that a verdict needs, took "
                                                       f"longer than the budget of {options.budget}."}))
         if paper is not None:
-            runner.examine(_sitting(trials, aside), paper, listener, STAGE)
+            phases.examine(_sitting(trials, aside), paper, listener, STAGE)
     return aside
 
 
 def _round(trials: Sequence[Trial], order: np.random.Generator) -> float:
     """Seconds that a round took: one block of every case, in random order."""
     begun_s = timing.now_s()
-    for trial in runner.shuffled(trials, order):
+    for trial in phases.shuffled(trials, order):
         trial.block()
     return timing.now_s() - begun_s
 

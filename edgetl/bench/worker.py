@@ -1,8 +1,11 @@
 """One case in a process of its own: `python -m edgetl.bench.worker`, JSON lines on stdin and stdout.
 
-    {"do": "open", ...}      -> import_s, load_s, first_s, memory_loaded_bytes, session, allocator
-    {"do": "block", ...}     -> seconds, late_calls, memory_peak_bytes
+    {"do": "open", ...}      -> import_s, load_s, first_s, memory_loaded_bytes, session, allocator, affinity, ...
+    {"do": "block", ...}     -> seconds, late_calls, memory_peak_bytes, gpu_memory_bytes
     {"do": "evaluate", ...}  -> n, after {"progress": images} lines
+    {"do": "crowd", ...}     -> calls_per_s
+    {"do": "take", ...}      -> {}; from now on the image files are known to
+    {"do": "walk", ...}      -> decode_s, preprocess_s, end_to_end_s
     {"do": "close"}          -> {}, and the process ends; so it does at the end of stdin
 
 An expected failure is answered with {"error": sentence}. Anything else ends the process with its traceback on stderr,
@@ -20,20 +23,24 @@ import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from edgetl.allocator import set_allocator
+from edgetl.bench import affinity
 from edgetl.errors import EdgetlError
-from edgetl.timing import block, timed
+from edgetl.timing import block, crowd, timed
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edgetl.bench.walk import Way
     from edgetl.runtime.session import GraphSpec, Session
 
     Feeds = Mapping[str, NDArray[Any]]
 
+WAIT_POLICIES = {"on": "ACTIVE", "off": "PASSIVE"}  # of OpenMP, on which PyTorch's threads stand
 POOL = 4  # different inputs in turn, so that no call meets exactly the data of the one before
 
 
@@ -45,6 +52,7 @@ class Worker:
         self.allocator = set_allocator()  # before the first tensor
         self.session: Session | None = None
         self.feeds: Sequence[Feeds] = ()
+        self.way: Way | None = None
 
     def answer(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """The reply to a request; an expected failure becomes its sentence."""
@@ -57,22 +65,31 @@ class Worker:
 
     def actions(self) -> dict[str, Callable[..., Mapping[str, Any]]]:
         """What a request may ask to "do"."""
-        return {"open": self.open, "block": self.block, "evaluate": self.evaluate, "close": self.close}
+        return {"open": self.open, "block": self.block, "evaluate": self.evaluate, "crowd": self.crowd,
+                "take": self.take, "walk": self.walk, "close": self.close}
 
     def open(self, backend: str, graph: str, spec: Mapping[str, Any], threads: int, batch: int,
-             pixels: Mapping[str, Any] | None = None, within: tuple[int, int] | None = None) -> Mapping[str, Any]:
+             pixels: Mapping[str, Any] | None = None, within: tuple[int, int] | None = None,
+             pin: Sequence[int] | None = None, spin: str | None = None) -> Mapping[str, Any]:
         """Imports the library, opens the graph and runs it for the first time, each on the stopwatch.
 
         With `pixels`, a preprocess, whatever is asked later begins with an image's pixels and not with the graph's
         input, so that a graph which embeds the normalisation can be held against one that needs it done. `within` is
-        where the graph begins in the file of a packed bundle, and its size.
+        where the graph begins in the file of a packed bundle, and its size. `pin` are the cores to run on, and `spin`
+        says whether waiting threads keep them busy: libraries read both before they start their threads.
         """
-        _, import_s = timed(functools.partial(_import, backend))
-        from edgetl.runtime.session import open_session
+        if pin is not None:
+            affinity.pin(pin)
+        if spin is not None:
+            os.environ["OMP_WAIT_POLICY"] = WAIT_POLICIES[spin]
+        module, import_s = timed(functools.partial(_import, backend))
+        from edgetl.runtime.session import cgroup_quota, open_session
 
+        options = {"spin": spin} if spin is not None and "spin" in getattr(module, "OPTIONS", ()) else {}
         shape = spec_from_json(spec)
         data = _read(Path(graph), within)
-        session, load_s = timed(functools.partial(open_session, backend, data, shape, threads=threads))
+        session, load_s = timed(functools.partial(open_session, backend, data, shape, threads=threads,
+                                                    options=options))
         if pixels is not None:
             session = FromPixels(session, shape, pixels)
             shape = session.spec
@@ -82,13 +99,35 @@ class Worker:
         self.feeds = make_feeds(shape, batch)
         _, first_s = timed(functools.partial(session.run, self.feeds[0]))
         return {"import_s": import_s, "load_s": load_s, "first_s": first_s,
-                "memory_loaded_bytes": loaded, "session": dict(session.info()), "allocator": dict(self.allocator)}
+                "memory_loaded_bytes": loaded, "session": dict(session.info()), "allocator": dict(self.allocator),
+                "affinity": affinity.allowed(), "cpu_quota": cgroup_quota(),
+                "spin_option": None if spin is None else bool(options)}
 
     def block(self, n: int, interval_s: float | None, drop: int) -> Mapping[str, Any]:
         """Times `n` calls, back to back or paced, and leaves out the first `drop`."""
         run, feeds = self._opened().run, self.feeds
         found = block(lambda call: run(feeds[call % len(feeds)]), n, dropped=drop, interval_s=interval_s)
-        return {"seconds": found.seconds, "late_calls": found.late_calls, "memory_peak_bytes": peak_memory_bytes()}
+        return {"seconds": found.seconds, "late_calls": found.late_calls, "memory_peak_bytes": peak_memory_bytes(),
+                "gpu_memory_bytes": gpu_memory_bytes()}
+
+    def crowd(self, threads: int, window_s: float) -> Mapping[str, Any]:
+        """Calls a second that so many threads get out of the session together."""
+        run, feeds = self._opened().run, self.feeds
+        return {"calls_per_s": crowd(lambda thread: run(feeds[thread % len(feeds)]), threads, window_s)}
+
+    def take(self, files: Sequence[str], preprocess: Mapping[str, Any], labels: Sequence[str], embeds: bool,
+             spec: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Keeps image files, in base64, and what leads from their bytes to a label."""
+        from edgetl.bench.walk import Way
+
+        self.way = Way(self._opened(), spec_from_json(spec), preprocess, labels, files, embeds=embeds)
+        return {}
+
+    def walk(self, interval_s: float | None) -> Mapping[str, Any]:
+        """Seconds of every file that `take` keeps: decoding, preprocessing, and from the bytes to the label."""
+        if self.way is None:
+            raise EdgetlError("no image files were taken")
+        return self.way.walk(interval_s)
 
     def evaluate(self, data: str, keys: str, preprocess: Mapping[str, Any], spec: Mapping[str, Any], batch: int,
                  out: str) -> Mapping[str, Any]:
@@ -105,10 +144,10 @@ class Worker:
         shape = spec_from_json(spec)
         predict = fixed_batch(self._opened(), shape, batch, self.tell)
         wants_pixels = isinstance(self.session, FromPixels) or shape.inputs[0].dtype == "uint8"
-        found = evaluate.evaluate(predict, items, opened.read, from_dict(preprocess, where="preprocess"),
-                                  classes=len(opened.labels), batch=batch, normalized=not wants_pixels)
-        np.savez(out, logits=found.logits, labels=found.labels, weights=[item.weight for item in items])
-        return {"n": found.n}
+        found = evaluate.answers(predict, items, opened.read, from_dict(preprocess, where="preprocess"),
+                                 classes=len(opened.labels), batch=batch, normalized=not wants_pixels)
+        np.savez(out, logits=found.logits, labels=found.labels, weights=found.weights)
+        return {"n": len(found.labels)}
 
     def close(self) -> Mapping[str, Any]:
         """Releases the session."""
@@ -149,13 +188,15 @@ def _read(graph: Path, within: tuple[int, int] | None) -> bytes:
         return file.read(within[1] if within else -1)
 
 
-def _import(backend: str) -> None:
-    """Imports the runtime and the library that the backend stands on; its probe asks that library for its version."""
+def _import(backend: str) -> ModuleType:
+    """The backend's module, the runtime and its library imported; its probe asks that library for its version."""
     from edgetl import plugins
     from edgetl.runtime import session
 
-    plugins.load("backends", backend).probe()
+    module = plugins.load("backends", backend)
+    module.probe()
     session.usable_threads()
+    return module
 
 
 def make_feeds(spec: GraphSpec, batch: int) -> list[Feeds]:
@@ -215,6 +256,14 @@ def peak_memory_bytes() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
     # On Linux not ru_maxrss: it survives exec and so can be the parent's peak.
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def gpu_memory_bytes() -> int | None:
+    """Greatest memory that PyTorch has held on its GPUs in this process; None where it uses none, or is not there."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    return sum(int(torch.cuda.max_memory_reserved(device)) for device in range(torch.cuda.device_count()))
 
 
 def _private_stdout() -> TextIO:

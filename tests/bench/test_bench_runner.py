@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgetl import recipe, splits
-from edgetl.bench import cases, exam, report, runner
+from edgetl.bench import cases, exam, phases, report, runner
 from edgetl.bench.trial import Trial
 from edgetl.datasets import open_data
 from edgetl.errors import BundleError, DataError, EdgetlError, OutputError, UnknownName
@@ -80,7 +80,7 @@ def test_failing_workers_are_failed_rows_and_the_others_go_on(tmp_path):
     assert cpu.parameters == 127 and cpu.size_bytes == (bundle / "fp32.onnx").stat().st_size
     assert found.environment["allocator"]["allocator"]
     written = {path.name for path in (tmp_path / "report").iterdir()}
-    assert written == {"report.json", "report.md", "report.html", "recipe.toml"}
+    assert written >= {"report.json", "report.md", "report.html", "recipe.toml"}
     assert report.read(tmp_path / "report") == report.from_json(json.loads(report.dumps(found)), where="memory")
 
 
@@ -124,7 +124,7 @@ def test_accuracy_agreement_and_mistakes_are_those_of_the_timed_sessions(tmp_pat
     assert plain.measured and plain.accuracy is None and "no preprocessing" in plain.accuracy_reason
     assert found.focus == "tiny fp32 benchfakes.fine" and found.data.n == 12
     begun = [event.values["what"] for event in heard if event.kind == "begin"]
-    assert begun[:2] == ["starting", "measuring"] and len(begun) == 4  # the ONNX file has no accuracy
+    assert begun[:3] == ["starting", "warming up", "measuring"] and len(begun) == 5  # the ONNX file has no accuracy
     assert any("own test split is used" in note for note in found.notes)
 
 
@@ -142,8 +142,7 @@ class Recorder:
 def order_of_blocks(seed: int) -> list[list[str]]:
     log: list[str] = []
     trials = [Recorder(name, log) for name in "abcdef"]
-    chosen = recipe.Bench(cases=("x",), out="x", rounds=6)
-    runner._rounds(trials, chosen, np.random.default_rng(seed), ignore)
+    phases.measure(trials, 6, np.random.default_rng(seed), ignore)
     return [log[start:start + 6] for start in range(0, 36, 6)]
 
 
@@ -162,6 +161,11 @@ def test_cases_are_every_variant_backend_thread_count_and_batch(tmp_path):
     assert len(names) == len(set(names)) == (3 + 2) * 2 * 2
     assert "a/bundle fp32 cpu 1 thread batch 1" in names and "a/bundle other openvino 2 threads batch 8" in names
     assert "a/bundle other cpu 1 thread batch 1" not in names
+    paced = cases.find(options(tmp_path, bundle, backend=("cpu",), batch=("1", "8"), interval=("none", "10ms", ".01s")))
+    assert [(case.name, case.interval_s, case.arrival) for case in paced[:2]] == [
+        ("bundle fp32 cpu batch 1 back-to-back", None, "back-to-back"),
+        ("bundle fp32 cpu batch 1 paced 10ms", 0.01, "paced 10ms")]
+    assert len(paced) == 4
     only = options(tmp_path, bundle, backend=("openvino", "cpu"), variant=("other",))
     assert [case.name for case in cases.find(only)] == ["bundle other openvino"]
 
@@ -180,7 +184,10 @@ def test_a_fixed_recipe_of_refusals(tmp_path):
         ({"variant": ("fp16",)}, UnknownName, "variant of"),
         ({"threads": ("two",)}, EdgetlError, "--threads two: expected a whole number of at least 0"),
         ({"batch": ("0",)}, EdgetlError, "--batch 0: expected a whole number of at least 1"),
-        ({"interval": "10"}, EdgetlError, "--interval 10: expected a duration"),
+        ({"interval": ("10",)}, EdgetlError, "--interval 10: expected a duration"),
+        ({"pin": "4095"}, EdgetlError, "--pin: this process may not run on core 4095; it has the cores 0"),
+        ({"pin": "3-1"}, EdgetlError, "--pin 3-1: the range 3-1 runs backwards"),
+        ({"concurrency": ("2",), "interval": ("5ms",)}, EdgetlError, "--concurrency measures calls back to back"),
         ({"reference": "tiny"}, UnknownName, "case to refer to"),
         ({"data": str(tmp_path / "nowhere")}, DataError, "does not exist"),
     ]:
@@ -274,7 +281,7 @@ def test_a_run_is_measured_in_torch_beside_its_plain_onnx_file(tmp_path):
     weights.save(tmp_path / "teacher", network, {"labels": list(LABELS), "data": recorded_split(photos, tmp_path)})
     (tmp_path / "tiny.onnx").write_bytes(make_graph())
     found = runner.bench(options(tmp_path, tmp_path / "teacher", tmp_path / "tiny.onnx", backend=("cpu", "torch"),
-                                 data=str(photos), interval="1ms"))
+                                 data=str(photos), interval=("1ms",)))
     assert [row.case for row in found.rows] == ["teacher torch", "tiny cpu"]
     run, graph = found.rows
     assert run.measured and run.accuracy.n == 12 and run.session["threads"] == 1
@@ -337,7 +344,7 @@ def test_a_case_goes_by_the_name_of_its_link(tmp_path):
 def test_a_paced_case_that_cannot_keep_up_is_told(tmp_path):
     bundle = make_tiny(tmp_path / "tiny", "benchfakes.fine")
     told = []
-    runner.bench(options(tmp_path, bundle, interval="1us"),
+    runner.bench(options(tmp_path, bundle, interval=("1us",)),
                  listener=lambda event: told.append(event.values.get("text")))
     late = "tiny fp32 benchfakes.fine: 20 of 20 calls began late"
     assert any(text and late in text for text in told)
