@@ -13,6 +13,7 @@
     +-- InputError            an image or array that cannot be used for prediction
     +-- Overloaded            more images are waiting than may; try again later
     +-- GateFailed            parity, accuracy or regression outside the limit; exit code 3
+    +-- GateUndecided         the noise was larger than what was to be seen; exit code 4
 
 Anything else that is raised is a bug and keeps its traceback.
 """
@@ -121,3 +122,9 @@ class GateFailed(EdgetlError):
     """The work was done and the answer is no: parity, accuracy or regression outside its limit."""
 
     exit_code = 3
+
+
+class GateUndecided(EdgetlError):
+    """The work was done and there is no answer: what was to be seen is smaller than the noise."""
+
+    exit_code = 4

@@ -258,7 +258,7 @@ def from_json(values: Any, *, where: str) -> Report:
         raise EdgetlError(f"{where} has schema {values['schema']}, which this version of edgetl no longer reads.",
                           hint="Measure again with `edgetl bench`.")
     try:
-        report: Report = _rebuild(Report, values, "report")
+        report: Report = rebuild(Report, values, "report")
     except ValueError as problem:
         raise EdgetlError(f"{where}: {problem}.", hint="The file was changed or cut; measure again.") from problem
     return report
@@ -279,18 +279,18 @@ def dumps(report: Report) -> str:
     return json.dumps(to_json(report), indent=1, allow_nan=False) + "\n"
 
 
-def _rebuild(hint: Any, value: Any, field_name: str) -> Any:
+def rebuild(hint: Any, value: Any, field_name: str) -> Any:
     """`value` as the annotated type, or ValueError that names the field, what was found and what was expected."""
     if hint is Any:
         return value
     if isinstance(hint, types.UnionType):
         plain = next(one for one in typing.get_args(hint) if one is not type(None))
-        return None if value is None else _rebuild(plain, value, field_name)
+        return None if value is None else rebuild(plain, value, field_name)
     if dataclasses.is_dataclass(hint):
         return _rebuild_fields(hint, value, field_name)
     if typing.get_origin(hint) is tuple:
         _expect(isinstance(value, list | tuple), field_name, value, "a list")
-        return tuple(_rebuild(typing.get_args(hint)[0], one, f"{field_name}[{i}]") for i, one in enumerate(value))
+        return tuple(rebuild(typing.get_args(hint)[0], one, f"{field_name}[{i}]") for i, one in enumerate(value))
     if typing.get_origin(hint) is Mapping:
         _expect(isinstance(value, Mapping), field_name, value, "an object")
         return dict(value)
@@ -313,7 +313,7 @@ def _rebuild_fields(hint: Any, values: Any, field_name: str) -> Any:
     if missing:
         raise ValueError(f"'{field_name}.{missing[0]}' is missing")
     known = {name: value for name, value in values.items() if name in hints}
-    return hint(**{name: _rebuild(hints[name], value, f"{field_name}.{name}") for name, value in known.items()})
+    return hint(**{name: rebuild(hints[name], value, f"{field_name}.{name}") for name, value in known.items()})
 
 
 def _expect(holds: bool, field_name: str, value: Any, expected: str) -> None:
