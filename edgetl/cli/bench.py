@@ -14,11 +14,17 @@ def bench(options: Bench, as_json: bool) -> None:
     """
     from pathlib import Path
 
-    from edgetl import pipeline
+    from edgetl import pipeline, rundir
     from edgetl.cli import present, progress
 
-    with progress.shown() as listener:
-        made = pipeline.bench_with(options, listener)
+    try:
+        with progress.shown() as listener:
+            made = pipeline.bench_with(options, listener)
+    except KeyboardInterrupt:
+        kept = rundir.partial(Path(options.out))
+        if rundir.reported(kept):
+            present.hint(f"measured so far: {kept / rundir.REPORT}")
+        raise
     if as_json:
         from edgetl.bench import report
 
