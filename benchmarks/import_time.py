@@ -3,7 +3,8 @@
 python benchmarks/import_time.py [--rounds 40] [--out benchmarks/results/import_time.json]
 
 A case whose package is not installed is left out. edgetl's size is that of the wheel for devices, unpacked and packed;
-the others' is that of the files that their wheels installed. edgetl needs one of the others to run a graph.
+the others' is that of the files that their wheels installed. edgetl needs one of the others to run a graph: the
+installed size is that of a case with all it requires except numpy, of edgetl with the extra `cpu`.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from edgetl import rundir
 from edgetl.bench import stats
@@ -33,6 +37,7 @@ CASES = {
     "openvino": ("import openvino", "openvino"),
     "ai-edge-litert": ("from ai_edge_litert import interpreter", "ai-edge-litert"),
 }
+CPU_EXTRA = ("onnxruntime", "pillow")  # what edgetl[cpu] brings
 CHILD = "import sys, time; import numpy; begin = time.perf_counter(); {}; print(time.perf_counter() - begin)"
 
 
@@ -59,7 +64,8 @@ def measured(rounds: int) -> list[dict]:
     for name in names:
         middle = stats.median_interval(seconds[name])
         rows.append({"case": name, "median_s": middle.value, "low_s": middle.low, "high_s": middle.high,
-                     "seconds": seconds[name], "size_bytes": size_of(CASES[name][1])})
+                     "seconds": seconds[name], "size_bytes": size_of(CASES[name][1]),
+                     "installed_bytes": installed_size(name)})
     return rows
 
 
@@ -69,6 +75,28 @@ def size_of(distribution: str | None) -> int:
         return wheel()["unpacked_bytes"]
     files = metadata.files(distribution) or ()
     return sum(Path(str(file.locate())).stat().st_size for file in files if file.suffix != ".pyc")
+
+
+def installed_size(case: str) -> int:
+    """Bytes on disk of a case with all it requires except numpy, which every case requires."""
+    distribution = CASES[case][1]
+    if distribution is None:
+        return size_of(None) + sum(size_of(one) for one in required(CPU_EXTRA))
+    return sum(size_of(one) for one in required((distribution,)))
+
+
+def required(distributions: Iterable[str]) -> set[str]:
+    """Names of the distributions and of all that they require, without their extras and without numpy."""
+    found: set[str] = set()
+    left = list(distributions)
+    while left:
+        name = canonicalize_name(left.pop())
+        if name in found or name == "numpy":
+            continue
+        found.add(name)
+        left += [one.name for one in map(Requirement, metadata.requires(name) or ())
+                 if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return found
 
 
 def wheel() -> dict[str, int]:

@@ -1,14 +1,16 @@
 """What edgetl.runtime adds to the bare ONNX Runtime in a call, a load and a start; what batches and streams give.
 
 python benchmarks/runtime_overhead.py [--bundle DIR] [--parts call,load,start,throughput,spin]
-    [--rounds 40] [--out benchmarks/results/runtime_overhead.json]
+    [--tflite FILE] [--rounds 40] [--out benchmarks/results/runtime_overhead.json]
 
 call        `Classifier.predict` on a prepared array against `session.run` on the same array, in blocks of 260 calls in
             random order; the difference of the medians with a two-level bootstrap interval. The graphs do next to
             nothing, so that they do not hide it. IO binding stands beside it.
 load        `edgetl.runtime.load` against reading the file and making a session of its bytes; one after the other in one
             process that has imported both. What the SHA-256 of the graph takes of it stands beside.
-start       from the first import to the first answer, in fresh processes in random order: edgetl and the bare runtimes.
+start       from the first import to the first answer, in fresh processes in random order: edgetl and the bare runtimes,
+            and the most memory that a process had until then. With --tflite, the bundle's model in LiteRT's format
+            (benchmarks/to_tflite.py writes it), all of them run it in float32; LiteRT is imported only without it.
 throughput  JPEG files to labels: a plain loop over predict, against predict_batch, predict_stream and submit.
 spin        the option spin=on|off: latency and processor time of a call, back to back and every 33 ms.
 
@@ -28,9 +30,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import import_time
 import numpy as np
 import small_bundle
 from PIL import Image
@@ -160,67 +164,124 @@ def one_load(bundle: Path, variant: Variant, rounds: int) -> dict:
 
 # ------------------------------------------------------------------------------------------------------------ a start
 
+# VmHWM and not ru_maxrss: that one keeps what the parent had when it made the process.
 START = """
 import os, sys, time
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+answer = None
 begin = time.perf_counter()
 {}
-print(time.perf_counter() - begin)
+seconds = time.perf_counter() - begin
+with open("/proc/self/status") as status:
+    (peak,) = [line.split()[1] for line in status if line.startswith("VmHWM:")]
+print(seconds, peak, answer)
 """
 STARTS = {
     "edgetl.runtime": ("edgetl", """
 import numpy as np
 from edgetl.runtime import load
-load({bundle!r}, "cpu", {variant!r}, 1).predict(np.zeros({shape}, np.float32))"""),
+answer = load({bundle!r}, "cpu", {variant!r}, 1).predict(np.zeros({shape}, np.float32)).index"""),
     "onnxruntime": ("onnxruntime", """
 import numpy as np
 import onnxruntime as ort
 options = ort.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
 session = ort.InferenceSession({file!r}, options, providers=["CPUExecutionProvider"])
-session.run(None, {{session.get_inputs()[0].name: np.zeros((1, *{shape}), np.float32)}})"""),
+(logits,) = session.run(None, {{session.get_inputs()[0].name: np.zeros((1, *{shape}), np.float32)}})
+answer = logits.argmax()"""),
     "openvino": ("openvino", """
 import numpy as np
 import openvino
 core = openvino.Core()
 model = core.read_model({file!r})
 model.reshape([1, *{shape}])
-core.compile_model(model, "CPU", {{"INFERENCE_NUM_THREADS": "1"}})(np.zeros((1, *{shape}), np.float32))"""),
-    "ai-edge-litert, import only": ("ai_edge_litert", """
-import numpy as np
-from ai_edge_litert.interpreter import Interpreter"""),
+answer = core.compile_model(model, "CPU", {settings})(np.zeros((1, *{shape}), np.float32))[0].argmax()"""),
 }
-LITERT = "there is no .tflite form of this model, so LiteRT is imported only"
+LITERT_IMPORTED = {"ai-edge-litert, import only": ("ai_edge_litert", """
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter""")}
+LITERT_ANSWERS = {"ai-edge-litert": ("ai_edge_litert", """
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+interpreter = Interpreter({tflite!r}, num_threads=1)
+interpreter.allocate_tensors()
+(wants,), (gives,) = interpreter.get_input_details(), interpreter.get_output_details()
+interpreter.set_tensor(wants["index"], np.zeros(wants["shape"], np.float32))
+interpreter.invoke()
+answer = interpreter.get_tensor(gives["index"]).argmax()""")}
+NO_TFLITE = "no --tflite was given, so LiteRT is imported only"
 
 
-def starts(bundle: Path, rounds: int) -> list[dict]:
+class Start(NamedTuple):
+    """What a fresh process told."""
+
+    seconds: float
+    peak_bytes: int
+    answer: int | None  # the class of an image of zeros
+
+
+def starts(bundle: Path, rounds: int, tflite: Path | None = None) -> list[dict]:
     """Seconds from the first import to the first answer, one row a runtime; with what could not be measured and why."""
     opened = open_bundle(bundle)
-    variant = next(one for one in opened.manifest.variants if "cpu" in one.backends and not one.embeds_preprocess)
-    words = {"bundle": str(bundle), "variant": variant.name, "file": str(bundle / variant.file),
-             "shape": opened.manifest.preprocess.input_shape}
-    there = {name: START.format(code.format(**words)) for name, (module, code) in STARTS.items()
-             if importlib.util.find_spec(module) is not None}
-    seconds: dict[str, list[float]] = {name: [] for name in there}
+    variant = next((one for one in opened.manifest.variants if "cpu" in one.backends and not one.embeds_preprocess
+                    and (tflite is None or one.precision == "fp32")), None)
+    if variant is None:
+        raise SystemExit(f"{bundle} has no variant to start: none {'in fp32 ' if tflite else ''}for the backend cpu.")
+    # By itself OpenVINO computes in bfloat16 where the processor can.
+    settings = {"INFERENCE_NUM_THREADS": "1"} | ({} if tflite is None else {"INFERENCE_PRECISION_HINT": "f32"})
+    words = {"bundle": str(bundle), "variant": variant.name, "file": str(bundle / variant.file), "settings": settings,
+             "shape": opened.manifest.preprocess.input_shape, "tflite": str(tflite)}
+    cases = STARTS | (LITERT_IMPORTED if tflite is None else LITERT_ANSWERS)
+    found = started({name: START.format(code.format(**words)) for name, (module, code) in cases.items()
+                     if importlib.util.find_spec(module) is not None}, rounds)
+    if tflite is not None:
+        require_one_model(found, tflite)
+    rows: list[dict] = []
+    for name, (module, _) in cases.items():
+        if name not in found:
+            rows.append({"case": name, "p50_s": None, "note": f"{module} is not installed"})
+            continue
+        seconds = [one.seconds for one in found[name]]
+        rows.append({"case": name, "p50_s": float(np.median(seconds)), "note": start_note(name, variant, tflite),
+                     **ratio([one.seconds for one in found["onnxruntime"]], seconds),
+                     "peak_bytes": int(np.median([one.peak_bytes for one in found[name]])),
+                     **({} if tflite is None else {"installed_bytes": import_time.installed_size(name)})})
+    return rows
+
+
+def started(codes: dict[str, str], rounds: int) -> dict[str, list[Start]]:
+    """What fresh processes told, case by case; in every round each runs once, after a round that fills the caches."""
+    found: dict[str, list[Start]] = {name: [] for name in codes}
     order = np.random.default_rng(0)
     # pip compiles what it installs; a shell that forbids Python to keep what it compiled would have it done every time.
     compiled = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     for turn in range(rounds + 1):
-        for place in order.permutation(len(there)):
-            name = list(there)[place]
-            done = subprocess.run([sys.executable, "-c", there[name]], capture_output=True, text=True, check=True,
+        for place in order.permutation(len(codes)):
+            name = list(codes)[place]
+            done = subprocess.run([sys.executable, "-c", codes[name]], capture_output=True, text=True, check=True,
                                   env=compiled)
             if turn:
-                seconds[name].append(float(done.stdout))
-    rows: list[dict] = []
-    for name, (module, _) in STARTS.items():
-        note = LITERT if module == "ai_edge_litert" else f"variant {variant.name}, one thread"
-        if name in seconds:
-            rows.append({"case": name, "p50_s": float(np.median(seconds[name])), "note": note,
-                         **ratio(seconds["onnxruntime"], seconds[name])})
-        else:
-            rows.append({"case": name, "p50_s": None, "note": f"{module} is not installed"})
-    return rows
+                seconds, peak_kib, answer = done.stdout.split()
+                found[name].append(Start(float(seconds), int(peak_kib) * 1024,
+                                         None if answer == "None" else int(answer)))
+    return found
+
+
+def require_one_model(found: dict[str, list[Start]], tflite: Path) -> None:
+    """Returns when all gave an image of zeros the same class; the logits are compared by benchmarks/to_tflite.py."""
+    answers = {name: sorted({one.answer for one in told}) for name, told in found.items()}
+    if len({tuple(classes) for classes in answers.values()}) != 1:
+        raise SystemExit(f"{tflite} is not the bundle's model: the classes of an image of zeros are {answers}.")
+
+
+def start_note(name: str, variant: Variant, tflite: Path | None) -> str:
+    """What a case ran."""
+    if not name.startswith("ai-edge-litert"):
+        return f"variant {variant.name}, one thread"
+    if tflite is None:
+        return NO_TFLITE
+    return (f"{tflite.name}, float32, {tflite.stat().st_size} bytes, one thread, "
+            f"ai-edge-litert {metadata.version('ai-edge-litert')}")
 
 
 # --------------------------------------------------------------------------------------------------------- throughput
@@ -299,10 +360,15 @@ def main() -> None:
     """Prints and writes the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--tflite", type=Path, help="the bundle's model for LiteRT, for the part start")
     parser.add_argument("--parts", default="call,load,start,throughput,spin")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    if options.tflite is not None and not options.tflite.is_file():
+        parser.error(f"{options.tflite} is no file; benchmarks/to_tflite.py writes one.")
+    if options.tflite is not None and options.bundle is None:
+        parser.error("--tflite FILE needs --bundle DIR: the bundle whose model the file holds.")
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for the bare sessions too
     busy, rounds, found = load_average(), options.rounds, {}
     with tempfile.TemporaryDirectory() as place:
@@ -310,7 +376,7 @@ def main() -> None:
         parts: dict[str, Callable[[], Any]] = {
             "call": lambda: overhead(rounds),
             "load": lambda: loads(bundle, rounds),
-            "start": lambda: starts(bundle, max(1, rounds // 2)),
+            "start": lambda: starts(bundle, max(1, rounds // 2), options.tflite),
             "throughput": lambda: throughput(bundle, max(1, rounds // 2)),
             "spin": lambda: spinning(bundle, rounds),
         }
