@@ -52,7 +52,8 @@ def choose(options: recipe.Bench, paper: Exam | None) -> Photos | None:
 
 def _made(files: list[bytes], kind: str) -> Photos:
     size = float(np.median([len(file) for file in files]))
-    return Photos(tuple(base64.b64encode(file).decode() for file in files), f"{len(files)} {kind}, {size / 1e3:.3g} kB")
+    return Photos(tuple(base64.b64encode(file).decode() for file in files),
+                  f"{len(files)} {kind}, median {size / 1e3:.3g} kB")
 
 
 def drawn(width: int, height: int, generator: np.random.Generator) -> bytes:
