@@ -19,15 +19,17 @@ from edgetl.ledger import CHANGED, FINISHED, INTERRUPTED, NEW, Ledger, digest
 from edgetl.plan import FOLDERS, preflight, require_model, resolve, to_toml
 from edgetl.recipe import REQUIRED, Bench, Distill, Export, Finetune, Gate, Recipe, build, decisive, fields_of
 from edgetl.recipe_file import parse_recipe, read_recipe
+from edgetl.recipe_report import Gallery
 from edgetl.recipe_tune import Tune
 
 if TYPE_CHECKING:
+    from edgetl.bench.gallery import Page
     from edgetl.bench.report import Report, Row
     from edgetl.bench.tune import Tuning
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 Stage = TypeVar("Stage", Finetune, Distill, Export, Bench)
-Options = TypeVar("Options", Finetune, Distill, Export, Bench, Tune)
+Options = TypeVar("Options", Finetune, Distill, Export, Bench, Tune, Gallery)
 
 ROUNDING = 1e-6  # points; the difference of two percentages carries that much of no meaning
 
@@ -84,6 +86,12 @@ def tune(*, listener: Listener = ignore, **fields: Any) -> Tuning | None:
     return tune_with(_options(Tune, fields), listener)
 
 
+@_shows(Gallery)
+def report(*, listener: Listener = ignore, **fields: Any) -> Page:
+    """The page over many reports; `fields` are those of `recipe_report.Gallery`; errors as in `finetune`."""
+    return report_with(_options(Gallery, fields), listener)
+
+
 def finetune_with(options: Finetune, listener: Listener = ignore) -> Path:
     """RUN folder of the fine-tuned teacher."""
     extras.require("torch", extra="train", purpose="Fine-tuning")
@@ -127,6 +135,13 @@ def tune_with(options: Tune, listener: Listener = ignore) -> Tuning | None:
         tune.forget(options.bundle)
         return None
     return tune.tune(options, listener=listener)
+
+
+def report_with(options: Gallery, listener: Listener = ignore) -> Page:
+    """The page over many reports, written to `options.out`."""
+    from edgetl.bench import gallery
+
+    return gallery.write(options, listener=listener)
 
 
 def _options(stage: type[Options], fields: Mapping[str, Any]) -> Options:

@@ -14,9 +14,10 @@ import edgetl
 from edgetl import pipeline
 from edgetl.errors import RecipeError
 from edgetl.recipe import STAGES, fields_of
+from edgetl.recipe_report import Gallery
 from edgetl.recipe_tune import Tune
 
-VERBS = {**{name: stage for name, stage in STAGES.items() if name != "gate"}, "tune": Tune}
+VERBS = {**{name: stage for name, stage in STAGES.items() if name != "gate"}, "tune": Tune, "report": Gallery}
 
 
 def test_all_is_what_there_is() -> None:
@@ -46,10 +47,11 @@ def test_verbs_take_the_recipe_s_fields(verb: str) -> None:
     shown = inspect.signature(getattr(pipeline, verb)).parameters
     fields = fields_of(VERBS[verb])
     assert list(shown) == [*fields, "listener"]
+    known = "data" if "data" in fields else next(iter(fields))
     with pytest.raises(RecipeError) as caught:
-        getattr(edgetl, verb)(dataa="x", flavour="mint")
+        getattr(edgetl, verb)(**{f"{known}a": "x", "flavour": "mint"})
     assert str(caught.value).startswith(f"edgetl.{verb}() has ")
-    assert "unknown key 'dataa'; did you mean 'data'?" in str(caught.value)
+    assert f"unknown key '{known}a'; did you mean '{known}'?" in str(caught.value)
 
 
 @pytest.mark.parametrize("verb", VERBS)

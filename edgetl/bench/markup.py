@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from edgetl.bench.style import STYLE
 from edgetl.bench.tables import HEADS, Table, printable, shown
 
+NO_LINKS: Mapping[str, Mapping[str, str]] = {}
+
 
 def escape(text: str) -> str:
     """Text that others wrote, for the content or an attribute of an element."""
@@ -46,20 +48,22 @@ def contents(entries: Sequence[tuple[str, str]]) -> str:
     return f'<nav aria-label="Contents">\n<ul>{links}</ul>\n</nav>' if entries else ""
 
 
-def table(found: Table, *, kind: str = "", anchors: Sequence[str] = ()) -> str:
+def table(found: Table, *, kind: str = "", anchors: Sequence[str] = (),
+          links: Mapping[str, Mapping[str, str]] = NO_LINKS) -> str:
     """A table that scrolls sideways on its own where the screen is narrow; empty where it has no rows.
 
     Args:
         found: what stands in it.
         kind: class of the table for style and script.
         anchors: an id a row.
+        links: by column and text of a cell, the anchor that the cell leads to.
     """
     if not found.rows:
         return ""
     head = "".join(f'<th scope="col"{_align(found, column)}>{escape(name)}</th>'
                    for column, name in enumerate(found.columns))
     ids = [f' id="{anchor}"' for anchor in anchors] or [""] * len(found.rows)
-    body = "\n".join(f"<tr{one}>{_cells(found, row)}</tr>" for one, row in zip(ids, found.rows, strict=True))
+    body = "\n".join(f"<tr{one}>{_cells(found, row, links)}</tr>" for one, row in zip(ids, found.rows, strict=True))
     named = f' class="{kind}"' if kind else ""
     return scrolling(f"<table{named}>\n<caption>{escape(found.caption)}</caption>\n<thead><tr>{head}</tr></thead>\n"
                      f"<tbody>\n{body}\n</tbody>\n</table>", found.caption)
@@ -71,11 +75,13 @@ def scrolling(content: str, label: str) -> str:
     return f'<div class="wide" role="region" tabindex="0" aria-label="{escape(label)}">\n{content}\n</div>'
 
 
-def _cells(found: Table, row: Sequence[str]) -> str:
+def _cells(found: Table, row: Sequence[str], links: Mapping[str, Mapping[str, str]]) -> str:
     cells = []
     for column, text in enumerate(row):
         name = 'th scope="row"' if found.columns[column] in HEADS else "td"
-        cells.append(f"<{name}{_align(found, column)}>{escape(text)}</{name.split()[0]}>")
+        anchor = links.get(found.columns[column], {}).get(text)
+        content = escape(text) if anchor is None else f'<a href="#{anchor}">{escape(text)}</a>'
+        cells.append(f"<{name}{_align(found, column)}>{content}</{name.split()[0]}>")
     return "".join(cells)
 
 

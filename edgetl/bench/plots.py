@@ -39,7 +39,7 @@ def latency_against_accuracy(report: Report) -> str | None:
             _scatter(axes, report, backend, [point for point in points if point[1].backend == backend])
         axes.set_xlabel("median latency of one call, ms (left is faster)")
         axes.set_ylabel("test accuracy, % (up is better)")
-        _latency_axis(axes, [second for _, row in points for second in _whiskers(row)])
+        latency_axis(axes, [second for _, row in points for second in _whiskers(row)])
         axes.margins(y=0.15)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
         told = [f"{number} {row.case}: {milliseconds(_middle(row))} ms, {percent(row.accuracy.accuracy)} %"
@@ -48,13 +48,13 @@ def latency_against_accuracy(report: Report) -> str | None:
 
 
 def _scatter(axes: Any, report: Report, backend: str, points: Sequence[tuple[int, Row]]) -> None:
-    color, shape = look(report, backend)
+    ink, shape = look(report, backend)
     for place, (number, row) in enumerate(points):
         assert row.accuracy is not None
         x, y = _middle(row) * 1000, row.accuracy.accuracy * 100
         low, high = row.accuracy.accuracy_low * 100, row.accuracy.accuracy_high * 100
-        axes.errorbar([x], [y], yerr=[[y - low], [high - y]], color=color, alpha=0.5, linewidth=1, capsize=2)
-        axes.plot([x], [y], shape, markersize=12, color=color, linestyle="none", label=backend if place == 0 else None)
+        axes.errorbar([x], [y], yerr=[[y - low], [high - y]], color=ink, alpha=0.5, linewidth=1, capsize=2)
+        axes.plot([x], [y], shape, markersize=12, color=ink, linestyle="none", label=backend if place == 0 else None)
         axes.annotate(str(number), (x, y), ha="center", va="center", color=ON_COLOR, fontsize=8.5, fontweight="bold")
 
 
@@ -64,28 +64,36 @@ def latency_distribution(report: Report) -> str | None:
     Each strip is relative to its own median, or the slowest case would squeeze all others into a line.
     """
     rows = numbered(report)
-    if not rows:
-        return None
+    return strips(rows, "strips", list(dict.fromkeys(row.backend for row in report.rows))) if rows else None
+
+
+def strips(rows: Sequence[tuple[int, Row]], name: str, backends: Sequence[str]) -> str:
+    """The strips of some rows, each with its number in the tables.
+
+    Args:
+        rows: measured ones.
+        name: of the figure, unique in its page.
+        backends: in the order of their colours.
+    """
     with drawing(0.55 + 0.5 * len(rows)) as (figure, axes):
         generator = np.random.default_rng(0)
-        for number, row in rows:
-            _strip(axes, report, -number, row, generator)
+        for place, (number, row) in enumerate(rows, start=1):
+            _strip(axes, -place, row, color(backends, row.backend), generator)
             # Not part of the layout: a long name must not squeeze the drawing into a line.
-            axes.annotate(f"{number}  {brief(row.case)}: {milliseconds(_middle(row))} ms", (0, -number + 0.28),
+            axes.annotate(f"{number}  {brief(row.case)}: {milliseconds(_middle(row))} ms", (0, -place + 0.28),
                           xycoords=("axes fraction", "data"), fontsize=9.5, in_layout=False)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.set_ylim(-len(rows) - 0.35, -0.35)
         axes.set_xlabel("latency of a call / median of its case")
         _ratio_axis(axes, max(max(row.measurement.seconds) / _middle(row) for _, row in rows))
-        return svg(figure, "strips", "Latency of every call", "; ".join(_spoken(number, row) for number, row in rows))
+        return svg(figure, name, "Latency of every call", "; ".join(_spoken(number, row) for number, row in rows))
 
 
-def _strip(axes: Any, report: Report, height: float, row: Row, generator: np.random.Generator) -> None:
-    color, _ = look(report, row.backend)
+def _strip(axes: Any, height: float, row: Row, ink: str, generator: np.random.Generator) -> None:
     samples = np.asarray(row.measurement.seconds) / _middle(row)
     shown = samples if len(samples) <= 1000 else generator.choice(samples, 1000, replace=False)  # the page stays small
-    axes.plot(shown, height + generator.uniform(-0.15, 0.15, len(shown)), ".", markersize=3, alpha=0.6, color=color,
+    axes.plot(shown, height + generator.uniform(-0.15, 0.15, len(shown)), ".", markersize=3, alpha=0.6, color=ink,
               markeredgewidth=0)
     line = {"color": INK, "linewidth": 1}
     # Whiskers reach the least and greatest sample: no outlier is left out.
@@ -115,8 +123,13 @@ def brief(name: str, most: int = NAME_LENGTH) -> str:
 
 def look(report: Report, backend: str) -> tuple[str, str]:
     """Colour and marker of a backend, the same in every figure."""
-    place = list(dict.fromkeys(row.backend for row in report.rows)).index(backend)
-    return COLORS[place % len(COLORS)], SHAPES[place % len(SHAPES)]
+    backends = list(dict.fromkeys(row.backend for row in report.rows))
+    return color(backends, backend), SHAPES[backends.index(backend) % len(SHAPES)]
+
+
+def color(backends: Sequence[str], backend: str) -> str:
+    """The colour of a backend, by its place among those of a page."""
+    return COLORS[backends.index(backend) % len(COLORS)]
 
 
 def _middle(row: Row) -> float:
@@ -127,8 +140,8 @@ def _whiskers(row: Row) -> tuple[float, float]:
     return _middle(row) * 0.85, _middle(row) * 1.18
 
 
-def _latency_axis(axes: Any, seconds: Sequence[float]) -> None:
-    """An axis in milliseconds, logarithmic where the range is wide."""
+def latency_axis(axes: Any, seconds: Sequence[float]) -> None:
+    """Makes the horizontal axis one in milliseconds, logarithmic where the range is wide."""
     low, high = min(seconds) * 1000, max(seconds) * 1000
     if high / low > 3:
         logarithmic(axes)
@@ -147,13 +160,19 @@ def logarithmic(axes: Any) -> None:
 
 @contextlib.contextmanager
 def drawing(height_in: float) -> Iterator[tuple[Any, Any]]:
-    """A figure and its axes in the page's width and style; pyplot, which would keep the figure alive, is not used."""
+    """A `blank` figure and its only axes."""
+    with blank(height_in) as figure:
+        yield figure, figure.add_subplot()
+
+
+@contextlib.contextmanager
+def blank(height_in: float) -> Iterator[Any]:
+    """A figure in the page's width and style; pyplot, which would keep the figure alive, is not used."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
-        yield figure, figure.add_subplot()
+        yield Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
 
 
 def svg(figure: Any, name: str, title: str, description: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -15,8 +15,9 @@ from edgetl.bench.report import Accuracy, Report, Row, figures
 
 MISSING = "–"  # a number that was not measured; never 0
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
-HEADS = frozenset({"case", "true class"})  # columns that say what their row is about
-TEXT_COLUMNS = HEADS | {"answered", "reason", "arrival", "backend", "precision"}
+HEADS = frozenset({"case", "true class", "report"})  # columns that say what their row is about
+TEXT_COLUMNS = HEADS | {"answered", "reason", "arrival", "backend", "precision", "commit", "date", "measured in",
+                        "machine", "state", "on the front"}
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,16 @@ def cases(report: Report) -> Table:
 
 def spread(report: Report) -> Table:
     """One row a measured case: between what the latencies of its calls lie; the median is the summary's."""
+    return spread_of(numbered(report))
+
+
+def spread_of(rows: Sequence[tuple[int, Row]]) -> Table:
+    """`spread` of some rows, each with its number."""
     columns = ("#", "case", "calls", "least ms", "lower quartile ms", "upper quartile ms", "greatest ms")
-    rows = [(str(number), row.case, str(len(row.measurement.seconds)),
-             *(milliseconds(float(one)) for one in np.quantile(row.measurement.seconds, (0, 0.25, 0.75, 1))))
-            for number, row in numbered(report)]
-    return Table("Latency of every call: least, quartiles and greatest; none is left out", columns, tuple(rows))
+    lines = [(str(number), row.case, str(len(row.measurement.seconds)),
+              *(milliseconds(float(one)) for one in np.quantile(row.measurement.seconds, (0, 0.25, 0.75, 1))))
+             for number, row in rows]
+    return Table("Latency of every call: least, quartiles and greatest; none is left out", columns, tuple(lines))
 
 
 def failures(report: Report) -> Table:

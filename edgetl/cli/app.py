@@ -26,6 +26,7 @@ from edgetl.cli import (
     options,
     pack,
     predict,
+    report,
     run,
     sign,
     tune,
@@ -33,6 +34,7 @@ from edgetl.cli import (
 )
 from edgetl.cli import list as listing
 from edgetl.errors import DiskFull, EdgetlError
+from edgetl.recipe_report import Gallery
 from edgetl.recipe_tune import Tune
 
 INTERRUPTED = 130
@@ -66,6 +68,7 @@ _add(options.command(recipe.Distill, distill.distill), "distill", distill.EXAMPL
 _add(options.command(recipe.Export, export.export), "export", export.EXAMPLE)
 _add(options.command(recipe.Bench, bench.bench), "bench", bench.EXAMPLE)
 _add(options.command(Tune, tune.tune), "tune", tune.EXAMPLE)
+_add(options.command(Gallery, report.report), "report", report.EXAMPLE)
 _add(run.run, "run", run.EXAMPLE)
 _add(init.init, "init", init.EXAMPLE)
 _add(demo.demo, "demo", demo.EXAMPLE)

@@ -10,9 +10,11 @@ import typer
 from edgetl import recipe
 from edgetl.cli import app, options
 from edgetl.recipe import REQUIRED, STAGES, Bench, Distill, Export, Finetune, fields_of
+from edgetl.recipe_report import Gallery
 from edgetl.recipe_tune import Tune
 
-VERBS = {"finetune": Finetune, "distill": Distill, "export": Export, "bench": Bench, "tune": Tune}
+VERBS = {"finetune": Finetune, "distill": Distill, "export": Export, "bench": Bench, "tune": Tune,
+         "report": Gallery}
 
 
 def command(name: str) -> Any:
@@ -35,7 +37,8 @@ def parsed(verb: str, *words: str) -> Any:
 
 
 def test_the_verbs_are_the_stages_that_have_commands() -> None:
-    assert {**{name: stage for name, stage in STAGES.items() if name != "gate"}, "tune": Tune} == VERBS
+    assert {**{name: stage for name, stage in STAGES.items() if name != "gate"}, "tune": Tune,
+            "report": Gallery} == VERBS
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -57,7 +60,9 @@ def test_flags_and_fields_are_the_same_set(verb: str) -> None:
 def test_defaults_are_the_same(verb: str) -> None:
     stage = VERBS[verb]
     words = {
-        name: ["x"] if name == "cases" else "x" for name, field in fields_of(stage).items() if field.default is REQUIRED
+        name: ["x"] if field.metadata["positional"] and name != "run" else "x"
+        for name, field in fields_of(stage).items()
+        if field.default is REQUIRED
     }
     assert parsed(verb) == recipe.build(stage, words, where="here")
 

@@ -1,0 +1,22 @@
+"""The options of `edgetl report`. They are no table of a recipe: the page is drawn from what others measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgetl.recipe import REQUIRED, opt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """`edgetl report`."""
+
+    reports: tuple[str, ...] = opt(
+        REQUIRED, "Reports of `edgetl bench`: files, or folders that are searched for them.", positional=True,
+        given=True)
+    out: str = opt(REQUIRED, "The html file to write.", given=True)
+    title: str = opt("Benchmarks", "Heading of the page.", form=(r".*\S.*", "a text"))
+    label: tuple[str, ...] = opt(
+        (), "PATH=COMMIT[@DATE] for the reports at or below PATH, where they carry none or another; may be repeated.",
+        form=(r".+=[^=@]*(@[^=@]+)?", "PATH=COMMIT, PATH=COMMIT@DATE or PATH=@DATE"))
+    overwrite: bool = opt(False, "Replace --out if it exists.", given=True)
