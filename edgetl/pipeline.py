@@ -19,7 +19,7 @@ from edgetl.ledger import CHANGED, FINISHED, INTERRUPTED, NEW, Ledger, digest
 from edgetl.plan import FOLDERS, preflight, require_model, resolve, to_toml
 from edgetl.recipe import REQUIRED, Bench, Distill, Export, Finetune, Gate, Recipe, build, decisive, fields_of
 from edgetl.recipe_file import parse_recipe, read_recipe
-from edgetl.recipe_report import Gallery
+from edgetl.recipe_report import Report as Gallery
 from edgetl.recipe_tune import Tune
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def tune(*, listener: Listener = ignore, **fields: Any) -> Tuning | None:
 
 @_shows(Gallery)
 def report(*, listener: Listener = ignore, **fields: Any) -> Page:
-    """The page over many reports; `fields` are those of `recipe_report.Gallery`; errors as in `finetune`."""
+    """The page over many reports; `fields` are those of `recipe_report.Report`; errors as in `finetune`."""
     return report_with(_options(Gallery, fields), listener)
 
 

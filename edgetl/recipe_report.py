@@ -8,7 +8,7 @@ from edgetl.recipe import REQUIRED, opt
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gallery:
+class Report:
     """`edgetl report`."""
 
     reports: tuple[str, ...] = opt(

@@ -14,7 +14,7 @@ from edgetl.bench.report import COMPLETE, figures
 from edgetl.bench.tables import MISSING, Table, legible, megabytes, milliseconds, percent, span
 from edgetl.errors import OutputError
 from edgetl.events import Event, Listener, ignore
-from edgetl.recipe_report import Gallery
+from edgetl.recipe_report import Report as Gallery
 
 STAGE = "report"
 MOST_DRAWN = 30  # cases of one figure; the tables have all

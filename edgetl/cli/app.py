@@ -34,7 +34,7 @@ from edgetl.cli import (
 )
 from edgetl.cli import list as listing
 from edgetl.errors import DiskFull, EdgetlError
-from edgetl.recipe_report import Gallery
+from edgetl.recipe_report import Report as Gallery
 from edgetl.recipe_tune import Tune
 
 INTERRUPTED = 130

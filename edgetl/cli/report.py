@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgetl.recipe_report import Gallery
+from edgetl.recipe_report import Report as Gallery
 
 EXAMPLE = """
 edgetl report reports --out benchmarks.html

@@ -20,7 +20,7 @@ import edgetl
 from edgetl.bench import collection, gallery, gallery_plots, report
 from edgetl.cli import app
 from edgetl.errors import EdgetlError, OutputError
-from edgetl.recipe_report import Gallery
+from edgetl.recipe_report import Report as Gallery
 
 VOID = {"meta", "img", "br", "path", "use", "rect", "input"}
 

@@ -10,7 +10,7 @@ import typer
 from edgetl import recipe
 from edgetl.cli import app, options
 from edgetl.recipe import REQUIRED, STAGES, Bench, Distill, Export, Finetune, fields_of
-from edgetl.recipe_report import Gallery
+from edgetl.recipe_report import Report as Gallery
 from edgetl.recipe_tune import Tune
 
 VERBS = {"finetune": Finetune, "distill": Distill, "export": Export, "bench": Bench, "tune": Tune,
