@@ -67,7 +67,7 @@ def measure(sensors: Sequence[Sensor], calls: Callable[[], int], *, batch: int,
 
     Args:
         sensors: of the device that the calls run on.
-        calls: makes the calls of the window and returns how many they were.
+        calls: makes the calls of the window and returns how many they were; 0 where they failed.
         batch: images a call.
         clock: see there.
     """
@@ -80,6 +80,8 @@ def measure(sensors: Sequence[Sensor], calls: Callable[[], int], *, batch: int,
 
     rest, failed = watched(sensors, lambda: clock.sleep_until(clock.now_s() + REST_S), clock)
     busy, failed_later = watched([one for one in sensors if one.name in rest], work, clock)
+    if made == 0:
+        return [], [*failed, *failed_later, "the calls of the window failed"]
     found = [Energy(one.name, one.scope, busy[one.name].joules / (made * batch), busy[one.name].joules, made * batch,
                     busy[one.name].window_s, busy[one.name].watts, rest[one.name].watts, busy[one.name].samples)
              for one in sensors if one.name in busy]

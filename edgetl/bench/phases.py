@@ -17,6 +17,7 @@ from edgetl.bench.trial import Trial
 from edgetl.events import Event, Listener
 
 STAGE = "bench"
+Around = Callable[[str], contextlib.AbstractContextManager[None]]
 
 
 def start(trials: Sequence[Trial], starts: int, order: np.random.Generator, listener: Listener) -> None:
@@ -38,12 +39,22 @@ def warm_up(trials: Sequence[Trial], order: np.random.Generator, listener: Liste
 
 
 def measure(trials: Sequence[Trial], rounds: int, order: np.random.Generator, listener: Listener,
-            after: Callable[[], None] = lambda: None) -> None:
-    """Interleaved rounds: in each every case is measured once; `after` is called at the end of each."""
+            after: Callable[[], None] = lambda: None, around: Around | None = None) -> None:
+    """Interleaved rounds: in each every case is measured once.
+
+    Args:
+        trials: what is measured.
+        rounds: how often.
+        order: of the cases in a round.
+        listener: hears of progress.
+        after: is called at the end of each round.
+        around: given the name of a case, what is done before and after each of its blocks.
+    """
     with told(listener, STAGE, "measuring", rounds * len(trials), "block") as step:
         for _ in range(rounds):
             for trial in shuffled(trials, order):
-                trial.block()
+                with around(trial.case.name) if around else contextlib.nullcontext():
+                    trial.block()
                 step.advance(case=trial.case.name)
             after()
 
@@ -77,6 +88,14 @@ def walk(trials: Sequence[Trial], files: Photos | None, rounds: int, order: np.r
             for trial in shuffled(going, order):
                 trial.walk()
                 step.advance(case=trial.case.name)
+
+
+def profile(trials: Sequence[Trial], listener: Listener) -> None:
+    """Layers of every case, one after another; the timed processes end here."""
+    with told(listener, STAGE, "profiling layers", len(trials), "case") as step:
+        for trial in trials:
+            trial.profile()
+            step.advance(case=trial.case.name)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgetl import recipe
-from edgetl.bench import report, stats
+from edgetl.bench import layers, report, stats
 from edgetl.bench.cases import Case, cores, spec_to_json
 from edgetl.bench.host import HERE, Host
 from edgetl.bench.photos import Photos
@@ -49,6 +49,7 @@ class Trial:
         self.answers: Evaluation | None = None
         self.reason: str | None = None
         self.no_answers: str | None = None
+        self.found: dict[str, Any] = {}  # further fields of the row
 
     @property
     def alive(self) -> bool:
@@ -57,22 +58,22 @@ class Trial:
 
     def start(self, *, keep: bool) -> None:
         """Opens the case in a fresh process, which stays for the blocks when `keep`."""
-        subject = self.case.subject
-        request = {"do": "open", "backend": subject.backend, "graph": str(subject.graph),
-                   "spec": spec_to_json(subject.spec), "threads": self.case.threads, "batch": self.case.batch}
-        if subject.within is not None:
-            request["within"] = subject.within
+        subject, request = self.case.subject, self._asked("open")
         if self.from_pixels and subject.preprocess is not None:
             request["pixels"] = preprocess.to_dict(subject.preprocess)
-        if self.pin is not None:
-            request["pin"] = self.pin
-        if self.options.spin is not None:
-            request["spin"] = self.options.spin
         with self._attempt():
             self.process = self.host.launch(self.options.timeout_s)
             self.starts.append(self.process.ask(request))
             if not keep:
                 self.close()
+
+    def _asked(self, what: str) -> dict[str, Any]:
+        """A request to open the case."""
+        subject = self.case.subject
+        request = {"do": what, "backend": subject.backend, "graph": str(subject.graph),
+                   "spec": spec_to_json(subject.spec), "threads": self.case.threads, "batch": self.case.batch}
+        more = {"within": subject.within, "pin": self.pin, "spin": self.options.spin}
+        return request | {name: value for name, value in more.items() if value is not None}
 
     def warm_up(self) -> None:
         """Calls until the case is stable, or given up on, in the process that is open."""
@@ -102,6 +103,34 @@ class Trial:
         with self._besides("throughput"):
             told = self.process.ask({"do": "crowd", "threads": concurrency, "window_s": window_s}, extra_s=window_s)
             self.rates.setdefault(concurrency, []).append(self.case.batch * told["calls_per_s"])
+
+    def spend(self, calls: int) -> int:
+        """Makes calls as those that were timed; how many, or 0 where it failed, and the latencies stay."""
+        with self._besides("energy"):
+            self._calls(calls, drop=0)
+        return calls if self.process is not None else 0  # a worker that fails is closed
+
+    def device(self) -> str | None:
+        """What the session runs on; None where none is open or it was never timed."""
+        return None if self.process is None or not self.blocks else self.starts[-1]["session"].get("device", "CPU")
+
+    def call_s(self) -> float:
+        """Median seconds from the begin of a call to the begin of the next."""
+        seconds = np.median([second for block in self.blocks for second in block["seconds"]])
+        return max(float(seconds), self.interval_s or 0.0)
+
+    def profile(self) -> None:
+        """Where the time of a call goes, in a process of its own that comes after the one that was timed."""
+        if not self.alive or not self.blocks:
+            return
+        self.close()
+        process = self.host.launch(self.options.timeout_s)
+        try:
+            self.found |= layers.fields(process.ask(self._asked("profile") | {"calls": self.options.block}))
+        except WorkerFailed as problem:
+            self.found["layers_reason"] = problem.message
+        finally:
+            process.close(at_once=True)
 
     def take(self, photos: Photos) -> None:
         """Hands the files over whose way to a label `walk` measures, where the case is one that goes it."""
@@ -183,7 +212,7 @@ class Trial:
             decode_s=self._walks("decode_s"), preprocess_s=self._walks("preprocess_s"),
             end_to_end_s=self._walks("end_to_end_s"), throughputs=self._throughputs(),
             gpu_memory_bytes=last.get("gpu_memory_bytes"), affinity=tuple(opened.get("affinity", ())),
-            cpu_quota=opened.get("cpu_quota"), **self._warmth())
+            cpu_quota=opened.get("cpu_quota"), **self._warmth(), **self.found)
 
     def _warmth(self) -> dict[str, Any]:
         warm = self.warmth

@@ -6,6 +6,7 @@
     {"do": "crowd", ...}     -> calls_per_s
     {"do": "take", ...}      -> {}; from now on the image files are known to
     {"do": "walk", ...}      -> decode_s, preprocess_s, end_to_end_s
+    {"do": "profile", ...}   -> layers, layers_s, profiled_s, of a session of its own, in a process that opened none
     {"do": "close"}          -> {}, and the process ends; so it does at the end of stdin
 
 An expected failure is answered with {"error": sentence}. Anything else ends the process with its traceback on stderr,
@@ -66,7 +67,7 @@ class Worker:
     def actions(self) -> dict[str, Callable[..., Mapping[str, Any]]]:
         """What a request may ask to "do"."""
         return {"open": self.open, "block": self.block, "evaluate": self.evaluate, "crowd": self.crowd,
-                "take": self.take, "walk": self.walk, "close": self.close}
+                "take": self.take, "walk": self.walk, "profile": self.profile, "close": self.close}
 
     def open(self, backend: str, graph: str, spec: Mapping[str, Any], threads: int, batch: int,
              pixels: Mapping[str, Any] | None = None, within: tuple[int, int] | None = None,
@@ -78,14 +79,11 @@ class Worker:
         where the graph begins in the file of a packed bundle, and its size. `pin` are the cores to run on, and `spin`
         says whether waiting threads keep them busy: libraries read both before they start their threads.
         """
-        if pin is not None:
-            affinity.pin(pin)
-        if spin is not None:
-            os.environ["OMP_WAIT_POLICY"] = WAIT_POLICIES[spin]
+        _settle(pin, spin)
         module, import_s = timed(functools.partial(_import, backend))
         from edgetl.runtime.session import cgroup_quota, open_session
 
-        options = {"spin": spin} if spin is not None and "spin" in getattr(module, "OPTIONS", ()) else {}
+        options = _options(module, spin)
         shape = spec_from_json(spec)
         data = _read(Path(graph), within)
         session, load_s = timed(functools.partial(open_session, backend, data, shape, threads=threads,
@@ -102,6 +100,18 @@ class Worker:
                 "memory_loaded_bytes": loaded, "session": dict(session.info()), "allocator": dict(self.allocator),
                 "affinity": affinity.allowed(), "cpu_quota": cgroup_quota(),
                 "spin_option": None if spin is None else bool(options)}
+
+    def profile(self, backend: str, graph: str, spec: Mapping[str, Any], threads: int, batch: int, calls: int,
+                within: tuple[int, int] | None = None, pin: Sequence[int] | None = None,
+                spin: str | None = None) -> Mapping[str, Any]:
+        """Seconds of each layer in so many calls with the engine's profiler on; other arguments as those of `open`."""
+        _settle(pin, spin)
+        options = _options(_import(backend), spin)
+        from edgetl.bench import profiling
+
+        shape = spec_from_json(spec)
+        return profiling.profile(backend, _read(Path(graph), within), shape, make_feeds(shape, batch), threads=threads,
+                                 calls=calls, options=options)
 
     def block(self, n: int, interval_s: float | None, drop: int) -> Mapping[str, Any]:
         """Times `n` calls, back to back or paced, and leaves out the first `drop`."""
@@ -180,6 +190,19 @@ class FromPixels:
         if self.embeds:
             return self.session.run(feeds)
         return self.session.run({name: self.normalize(pixels, self.preprocess) for name, pixels in feeds.items()})
+
+
+def _settle(pin: Sequence[int] | None, spin: str | None) -> None:
+    """Cores and waiting of the threads that libraries are going to start."""
+    if pin is not None:
+        affinity.pin(pin)
+    if spin is not None:
+        os.environ["OMP_WAIT_POLICY"] = WAIT_POLICIES[spin]
+
+
+def _options(module: ModuleType, spin: str | None) -> dict[str, str]:
+    """Options of the backend, as far as it has such."""
+    return {"spin": spin} if spin is not None and "spin" in getattr(module, "OPTIONS", ()) else {}
 
 
 def _read(graph: Path, within: tuple[int, int] | None) -> bytes:
