@@ -224,6 +224,8 @@ class Bench(DataFields):
         form=("[1-9][0-9]{0,4}x[1-9][0-9]{0,4}", "WIDTHxHEIGHT in pixels"))
     starts: int = opt(3, "Fresh processes for the import, load and first-inference times.", low=1)
     timeout_s: float = opt(300.0, "Seconds after which a silent worker is a failed row.", low=1, result=False)
+    profile_layers: bool = opt(
+        False, "Also tell where the time goes: each layer's, from the engine's own profiler, after the timed rounds.")
     seed: int = opt(0, "Seed of the order of cases.", low=0, high=MOST_SEED)
     overwrite: bool = opt(False, "Replace --out if it exists.", given=True)
 

@@ -17,7 +17,8 @@ MISSING = "–"  # a number that was not measured; never 0
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
 HEADS = frozenset({"case", "true class", "report"})  # columns that say what their row is about
 TEXT_COLUMNS = HEADS | {"answered", "reason", "arrival", "backend", "precision", "commit", "date", "measured in",
-                        "machine", "state", "on the front"}
+                        "machine", "state", "on the front", "layer", "operation", "executed as", "arithmetic", "sensor",
+                        "of"}
 
 
 @dataclass(frozen=True)
