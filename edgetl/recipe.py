@@ -19,6 +19,10 @@ from edgetl.recipe_values import convert, nearest, toml_value
 SCHEMA = 1
 REQUIRED: Any = dataclasses.MISSING
 
+# No part may begin with "-", which ssh takes for an option, or hold what a shell or ssh's own file gives a meaning.
+DEVICE = (r"ssh://(?:(?P<user>[A-Za-z0-9_.][A-Za-z0-9_.+-]*)@)?"
+          r"(?:(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*)|\[(?P<six>[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?)\])"
+          r"(?::(?P<port>[0-9]{1,5}))?/?", "ssh://[USER@]HOST[:PORT], an IPv6 address in brackets, and no password")
 MOST_SEED = 2**32 - 1  # what every generator takes
 MOST_THREADS = 1024  # with many more, libraries hang or crash
 THREAD_COUNTS = ("0*([0-9]{1,3}|10[01][0-9]|102[0-4])", f"whole numbers up to {MOST_THREADS}")
@@ -224,6 +228,12 @@ class Bench(DataFields):
         form=("[1-9][0-9]{0,4}x[1-9][0-9]{0,4}", "WIDTHxHEIGHT in pixels"))
     starts: int = opt(3, "Fresh processes for the import, load and first-inference times.", low=1)
     timeout_s: float = opt(300.0, "Seconds after which a silent worker is a failed row.", low=1, result=False)
+    device: str | None = opt(
+        None, "Measure over ssh on ssh://USER@HOST[:PORT], where nothing is installed or left (default: here).",
+        given=True, form=DEVICE)
+    device_python: str = opt(
+        "python3", "How Python, 3.11 or newer with numpy and the runtimes, is called on the device.", given=True,
+        form=("[A-Za-z0-9_./~][A-Za-z0-9_./~+-]*", "the name or path of a program"))
     profile_layers: bool = opt(
         False, "Also tell where the time goes: each layer's, from the engine's own profiler, after the timed rounds.")
     seed: int = opt(0, "Seed of the order of cases.", low=0, high=MOST_SEED)

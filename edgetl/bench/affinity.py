@@ -13,13 +13,17 @@ def allowed() -> tuple[int, ...]:
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
 
 
-def require(cores: Collection[int]) -> None:
-    """Returns when this process may pin itself to the cores.
+def require(cores: Collection[int], own: Collection[int] | None = None) -> None:
+    """Returns when a process may pin itself to the cores.
+
+    Args:
+        cores: which are asked for.
+        own: those that it may use; None is this process's own.
 
     Raises:
         EdgetlError: it may not use one of them, or the system cannot pin; says which cores there are.
     """
-    own = allowed()
+    own = allowed() if own is None else own
     if not own:
         raise EdgetlError("--pin: this system cannot tie a process to cores.", hint="Leave out --pin.")
     foreign = sorted(set(cores).difference(own))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from edgetl.bench import environment, kernel
+from edgetl.bench import affinity, environment, kernel
 from edgetl.bench.process import Process
 from edgetl.runtime import processor
 
@@ -25,8 +25,12 @@ class Host(Protocol):
         """See `edgetl.runtime.processor.missing`."""
         ...
 
-    def calibrate(self) -> kernel.Block:
-        """See `edgetl.bench.kernel.block`."""
+    def cores(self) -> tuple[int, ...]:
+        """See `edgetl.bench.affinity.allowed`."""
+        ...
+
+    def calibrate(self) -> kernel.Block | None:
+        """See `edgetl.bench.kernel.block`; None where the process that ran it is no more."""
         ...
 
     def launch(self, timeout_s: float) -> Process:
@@ -47,7 +51,11 @@ class ThisMachine:
         """See `Host`."""
         return processor.missing(requires)
 
-    def calibrate(self) -> kernel.Block:
+    def cores(self) -> tuple[int, ...]:
+        """See `Host`."""
+        return affinity.allowed()
+
+    def calibrate(self) -> kernel.Block | None:
         """See `Host`."""
         return kernel.block()
 

@@ -180,6 +180,7 @@ class Report:
     data: Data | None = None
     notes: tuple[str, ...] = ()
     status: str = COMPLETE  # "partial" while it is being measured, and for ever where that was broken off
+    device: str | None = None  # what the machine calls itself that measured over ssh; None is where the command ran
     calibration: Calibration | None = None  # of the process that led the benchmark, a block a round
 
     def row(self, case: str) -> Row:

@@ -22,11 +22,12 @@ from edgetl.bench import (
     phases,
     photos,
     provenance,
+    remote,
     report,
     tables,
 )
+from edgetl.bench.connection import Lost
 from edgetl.bench.exam import Exam
-from edgetl.bench.host import HERE
 from edgetl.bench.instruments import Instruments
 from edgetl.bench.photos import Photos
 from edgetl.bench.report import Report, Row
@@ -49,8 +50,8 @@ def bench(options: recipe.Bench, *, listener: Listener = ignore) -> Report:
         listener: hears of progress, notes and warnings.
 
     Raises:
-        EdgetlError: a case, backend or number is wrong, before anything is measured; or every case failed, after the
-            report was written.
+        EdgetlError: a case, backend or number is wrong, before anything is measured; every case failed, after the
+            report was written; or see `remote.host`.
         DataError: see `exam.prepare`.
         OutputError: `options.out` exists or cannot be written.
     """
@@ -61,20 +62,22 @@ def bench(options: recipe.Bench, *, listener: Listener = ignore) -> Report:
     reference = _reference(options, [case.name for case in chosen])
     notes: list[str] = []
     heard = exam.collecting(listener, notes)
-    for text in cases.warnings(chosen, HERE.missing):
-        heard(Event(STAGE, "warning", {"text": text}))
-    paper = exam.prepare(options, chosen, heard)
-    files = photos.choose(options, paper)
-    affinity.require(cases.cores(options.pin) or ())
-    machine = {**HERE.fingerprint(), **provenance.record()}
-    warn_if_busy(machine["load_average"], machine["usable_threads"], heard, STAGE)
-    run = Run(options, [Trial(case, options) for case in chosen], reference, machine, paper, notes)
-    with rundir.building(out, overwrite=options.overwrite) as folder:
-        run.measure(files, folder, listener, heard)
-        found = run.report()
-        # The figures first: measurements of an hour are not lost because a picture cannot be drawn.
-        rundir.write_text(folder / rundir.REPORT, report.dumps(found))
-        rundir.write_text(folder / rundir.RECIPE, tables.legible(recipe.to_toml(options)))
+    with remote.host(options, chosen, heard) as host:
+        _warn(cases.warnings(chosen, host.missing), heard)
+        paper = exam.prepare(options, chosen, heard)
+        files = photos.choose(options, paper)
+        if options.pin is not None:
+            affinity.require(cases.cores(options.pin) or (), host.cores())
+        machine = {**host.fingerprint(), **provenance.record()}
+        warn_if_busy(machine["load_average"], machine["usable_threads"], heard, STAGE)
+        trials = [Trial(case, options, host=host) for case in chosen]
+        run = Run(options, trials, reference, machine, paper, notes)
+        with rundir.building(out, overwrite=options.overwrite) as folder:
+            run.measure(files, folder, listener, heard)
+            found = run.report()
+            # The figures first: measurements of an hour are not lost because a picture cannot be drawn.
+            rundir.write_text(folder / rundir.REPORT, report.dumps(found))
+            rundir.write_text(folder / rundir.RECIPE, tables.legible(recipe.to_toml(options)))
     _show(found, paper, out)
     if not any(row.measured for row in found.rows):
         raise EdgetlError(f"None of the {len(found.rows)} cases could be measured; the first: "
@@ -133,7 +136,9 @@ class Run:
                *(self.instruments.watch.warnings() if self.instruments else [])], heard)
 
     def _after_round(self, folder: Path) -> None:
-        self.calibration.append(HERE.calibrate())
+        calibration = self.trials[0].host.calibrate()
+        if calibration is not None:
+            self.calibration.append(calibration)
         self._save(folder)
 
     def _save(self, folder: Path) -> None:
@@ -141,10 +146,10 @@ class Run:
 
     @contextlib.contextmanager
     def _kept(self, folder: Path) -> Iterator[None]:
-        """Writes down at Ctrl-C what there is since the last round."""
+        """Writes down what there is since the last round at Ctrl-C, and when a device is lost."""
         try:
             yield
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Lost):
             if any(trial.blocks for trial in self.trials):
                 self._save(folder)
             raise
@@ -154,7 +159,7 @@ class Run:
         found = [f"{trial.case.name}: {trial.warmth.reason}." for trial in self.trials
                  if trial.warmth is not None and trial.warmth.reason is not None]
         without = dict.fromkeys(trial.case.subject.backend for trial in self.trials
-                                if trial.starts and trial.starts[-1]["spin_option"] is False)
+                                if trial.starts and trial.starts[-1].get("spin_option") is False)
         return found + [f"--spin {self.options.spin}: the backend '{backend}' has no such option; all that was set for "
                         f"it is OMP_WAIT_POLICY={WAIT_POLICIES[str(self.options.spin)]}." for backend in without]
 
@@ -174,7 +179,8 @@ class Run:
         calibration = kernel.Calibration(kernel.VERSION, tuple(self.calibration)) if self.calibration else None
         return Report(report.SCHEMA, machine, dataclasses.asdict(self.options), rows,
                       self.reference if reference.measured else None, assemble.focus(rows, self.reference),
-                      self.paper.record if self.paper else None, tuple(notes), status=status, calibration=calibration)
+                      self.paper.record if self.paper else None, tuple(notes), status=status, calibration=calibration,
+                      device=self.trials[0].host.name)
 
 
 def _warn(texts: Sequence[str], heard: Listener) -> None:
