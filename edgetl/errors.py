@@ -26,8 +26,8 @@ from collections.abc import Sequence
 PACKAGES = {
     "cpu": "onnxruntime pillow",
     "openvino": "openvino pillow",
-    "cli": "typer rich matplotlib",
-    "train": "torch torchvision timm torch-pruning safetensors onnx onnxscript tensorboard pillow",
+    "cli": "typer rich matplotlib scipy",
+    "train": "torch torchvision timm torch-pruning safetensors onnx onnxscript tensorboard pillow scipy",
 }
 
 

@@ -27,6 +27,15 @@ BATCH = 32
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What a model answered, image by image."""
+
+    logits: NDArray[np.float32]  # [N, K]
+    labels: NDArray[np.int64]  # [N]
+    weights: NDArray[np.float64]  # [N], Item.weight
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a model answered on a split. Shares in 0..1; `accuracy_low` and `accuracy_high` bound 95 %."""
 
@@ -130,7 +139,14 @@ def session_predict(session: Session, *, image: str = "image", logits: str = "lo
 
 def evaluate(predict: Predict, items: Sequence[Item], read: Read, preprocess: Preprocess, *, classes: int,
              batch: int = BATCH, normalized: bool = True) -> Evaluation:
-    """What `predict` answers on `items`.
+    """What `predict` answers on `items`, summed up; arguments and errors are those of `answers`."""
+    found = answers(predict, items, read, preprocess, classes=classes, batch=batch, normalized=normalized)
+    return summarize(found.logits, found.labels, tuple(item.key for item in items), found.weights)
+
+
+def answers(predict: Predict, items: Sequence[Item], read: Read, preprocess: Preprocess, *, classes: int,
+            batch: int = BATCH, normalized: bool = True) -> Answers:
+    """What `predict` answers on `items`; needs numpy alone, where a summary needs scipy too.
 
     Args:
         predict: images to logits.
@@ -155,8 +171,7 @@ def evaluate(predict: Predict, items: Sequence[Item], read: Read, preprocess: Pr
         weights.append(own_weights)
     if not logits:
         raise DataError("There is no image to evaluate on.", hint="Give data that has images in this split.")
-    keys = tuple(item.key for item in items)
-    return summarize(np.concatenate(logits), np.concatenate(labels), keys, np.concatenate(weights))
+    return Answers(np.concatenate(logits), np.concatenate(labels), np.concatenate(weights))
 
 
 def _checked(answer: NDArray[Any], n: int, classes: int) -> NDArray[np.float32]:

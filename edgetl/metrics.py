@@ -98,11 +98,10 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
     """
     if not 0 <= correct <= n or n == 0:
         raise ValueError(f"{correct} of {n} is not a share")
-    z = _z(confidence)
-    share, spread = correct / n, z * z / n
-    centre = share + spread / 2
-    half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n))
-    return max(0.0, (centre - half) / (1 + spread)), min(1.0, (centre + half) / (1 + spread))
+    from scipy.stats import binomtest
+
+    found = binomtest(correct, n).proportion_ci(confidence, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def lower_bound(correct: int, n: int, confidence: float = 0.95) -> float:
@@ -113,17 +112,9 @@ def lower_bound(correct: int, n: int, confidence: float = 0.95) -> float:
     """
     if not 0 <= correct <= n or n == 0:
         raise ValueError(f"{correct} of {n} is not a share")
-    if correct == 0:
-        return 0.0
-    wrong = np.arange(n - correct + 1)
-    ways = np.array([math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in wrong.tolist()])
+    from scipy.stats import binomtest
 
-    def fewer(share: float) -> float:
-        """Probability of fewer than `correct`, which falls as the share grows."""
-        logs = ways + wrong * math.log1p(-share) + (n - wrong) * math.log(share)
-        return 1 - float(np.exp(logs).sum())
-
-    return _crossing(fewer, confidence, 0.0, 1.0)
+    return float(binomtest(correct, n, alternative="greater").proportion_ci(confidence, method="exact").low)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -132,9 +123,10 @@ def mcnemar(only_first: int, only_second: int) -> float:
     The smaller count is Binomial(only_first + only_second, 1/2) under the hypothesis.
     Q. McNemar, Psychometrika 12 (1947) 153-157; exact form: Fagerland et al., BMC Med. Res. Methodol. 13 (2013) 91.
     """
+    from scipy.stats import binomtest
+
     discordant = only_first + only_second
-    tail = sum(math.comb(discordant, k) for k in range(min(only_first, only_second) + 1))
-    return min(1.0, 2 * tail / (1 << discordant))  # whole numbers up to here: exact for any count
+    return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
 
 
 def paired_interval(only_first: int, only_second: int, n: int, confidence: float = 0.95) -> tuple[float, float]:

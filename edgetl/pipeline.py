@@ -95,6 +95,7 @@ def report(*, listener: Listener = ignore, **fields: Any) -> Page:
 def finetune_with(options: Finetune, listener: Listener = ignore) -> Path:
     """RUN folder of the fine-tuned teacher."""
     extras.require("torch", extra="train", purpose="Fine-tuning")
+    extras.require("scipy", extra="train", purpose="Fine-tuning")
     require_model(options.teacher, options.weights)
     from edgetl.train import teacher
 
@@ -104,6 +105,7 @@ def finetune_with(options: Finetune, listener: Listener = ignore) -> Path:
 def distill_with(options: Distill, listener: Listener = ignore) -> Path:
     """RUN folder of the distilled student."""
     extras.require("torch", extra="train", purpose="Distillation")
+    extras.require("scipy", extra="train", purpose="Distillation")
     require_model(options.student, options.weights)
     from edgetl.train import student
 
@@ -113,6 +115,7 @@ def distill_with(options: Distill, listener: Listener = ignore) -> Path:
 def export_with(options: Export, listener: Listener = ignore) -> Path:
     """Folder of the bundle."""
     extras.require("torch", extra="train", purpose="Export")
+    extras.require("scipy", extra="train", purpose="Export")
     extras.require("onnx", extra="train", purpose="Export")
     extras.require("onnxruntime", extra="cpu", purpose="Checking what was exported")
     from edgetl.export import bundle

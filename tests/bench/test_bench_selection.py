@@ -1,15 +1,12 @@
-"""What is chosen of what was measured, on figures made by hand; and the rank test behind it."""
+"""What is chosen of what was measured, on figures made by hand."""
 
 from __future__ import annotations
 
 import itertools
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from edgetl.bench import selection, stats
+from edgetl.bench import selection
 from edgetl.bench.selection import Candidate, decide, faster
 
 NOISE = (1.0, 1.004, 0.997, 1.002, 0.999)
@@ -87,24 +84,3 @@ def test_what_could_not_be_measured_is_passed_over():
     assert decide([gone], max_drop=0.5).chosen is None
     # A backend that only the fast variant has: there is no fp32 to be faster than.
     assert chosen(one("int8", 1.0))[0][0] == "int8"
-
-
-@pytest.mark.parametrize("values", [(1, 2, 3, 4, 5), (-1, 2, 3, 4, 5), (0.1, -0.2, 0.3), (1, 1, -1, 2, 2),
-                                    (0, 0, 3, -1), (), (-1.0,)])
-def test_the_rank_test_counts_every_choice_of_signs(values):
-    kept = [one for one in values if one]
-    ranks = [np.mean([rank for rank, size in enumerate(sorted(map(abs, kept)), 1) if size == abs(own)]) for own in kept]
-    seen = sum(rank for rank, own in zip(ranks, kept, strict=True) if own > 0)
-    sums = [sum(rank for rank, sign in zip(ranks, signs, strict=True) if sign)
-            for signs in itertools.product((0, 1), repeat=len(kept))]
-    expected = np.mean([total >= seen - 1e-9 for total in sums])
-    assert stats.signed_rank(values) == pytest.approx(expected)
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.lists(st.floats(-9, 9, allow_subnormal=False).filter(bool), min_size=1, max_size=12, unique_by=abs))
-def test_the_rank_test_is_scipys(values):
-    wilcoxon = pytest.importorskip("scipy.stats").wilcoxon
-    expected = wilcoxon(values, alternative="greater", mode="exact").pvalue
-    assert stats.signed_rank(values) == pytest.approx(expected)
-    assert stats.signed_rank([1.0] * 40) == 2.0**-40
