@@ -144,16 +144,16 @@ def _graph(one: Found) -> tuple[str, int, int]:
 
 
 def _latest(numbered: Sequence[tuple[int, Found]]) -> Table:
-    columns = ("#", "case", "backend", "precision", "batch", "arrival", "median ms", "95 % interval ms", "p95 ms",
-               "accuracy %", "size MB", "peak MB", "date", "commit", "measured in")
+    # What decides comes first: a phone shows four columns.
+    columns = ("#", "case", "median ms", "accuracy %", "size MB", "95 % interval ms", "p95 ms", "peak MB", "backend",
+               "precision", "batch", "arrival", "date", "commit", "measured in")
     rows = []
     for number, one in numbered:
         row, shown, median = one.row, figures(one.row), gallery_plots.middle(one)
-        rows.append((str(number), row.case, row.backend, row.precision or MISSING, str(row.batch),
-                     row.measurement.arrival, milliseconds(shown.median_s), span(median.low, median.high, 1000, 3),
-                     milliseconds(shown.p95_s), percent(shown.accuracy), megabytes(shown.size_bytes),
-                     megabytes(shown.memory_peak_bytes), one.entry.when, one.entry.short_commit or MISSING,
-                     one.entry.name))
+        rows.append((str(number), row.case, milliseconds(shown.median_s), percent(shown.accuracy),
+                     megabytes(shown.size_bytes), span(median.low, median.high, 1000, 3), milliseconds(shown.p95_s),
+                     megabytes(shown.memory_peak_bytes), row.backend, row.precision or MISSING, str(row.batch),
+                     row.measurement.arrival, one.entry.when, one.entry.short_commit or MISSING, one.entry.name))
     return Table("Steady-state latency of one call, accuracy on the test images, size of the graph or weights, and "
                  "peak resident memory of the process", columns, tuple(rows))
 
@@ -214,7 +214,12 @@ def _past(series: Mapping[Key, Sequence[Found]], entries: Sequence[Entry], numbe
 
 def _details(machine: Machine, anchor: str) -> str:
     last = machine.entries[-1]
-    remarks = [f"{entry.name}: {text}" for entry in machine.entries for text in tables.notes(entry.report)]
+    said: dict[str, list[str]] = {}
+    for entry in machine.entries:
+        for text in tables.notes(entry.report):
+            said.setdefault(text, []).append(entry.name)
+    remarks = [f"{text} ({', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''})"
+               for text, names in said.items()]
     told = f"<h4>Warnings of the reports</h4>\n{markup.bullets(remarks)}" if remarks else ""
     return markup.section("Machine and versions", f"<p>As the last report has it, {markup.escape(last.name)}.</p>\n"
                           f"{markup.definitions(last.report.environment)}\n{told}", anchor=f"{anchor}-details", level=3)

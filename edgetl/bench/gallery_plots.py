@@ -100,7 +100,7 @@ def bars(found: Numbered, name: str, backends: Sequence[str]) -> str:
             if median.low is not None and median.high is not None:
                 axes.plot([median.low * 1000, median.high * 1000], [-place] * 2, color=INK, linewidth=2)
             axes.annotate(f"{number}  {brief(one.row.case)}: {milliseconds(median.value)} ms", (0, -place + 0.26),
-                          xycoords=("axes fraction", "data"), fontsize=9.5, in_layout=False)
+                          xycoords=("axes fraction", "data"), fontsize=10, in_layout=False)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.set_ylim(-len(found) + 0.6, 0.7)
@@ -128,10 +128,10 @@ def history(series: Mapping[Key, Sequence[Found]], order: Sequence[str], numbers
         panels = figure.subplots(len(series), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (key, found) in zip(panels, series.items(), strict=True):
             _panel(axes, found, [places[str(one.entry.path)] for one in found], plots.color(backends, key.backend))
-            axes.set_title(f"{numbers[key]}  {brief(key.case)}, ms", loc="left", fontsize=9.5)
+            axes.set_title(f"{numbers[key]}  {brief(key.case)}, ms", loc="left", fontsize=10)
         step = -(-len(order) // MOST_TICKS)
         ticks = [place for place in range(len(order)) if (len(order) - 1 - place) % step == 0]
-        panels[-1].set_xticks(ticks, [brief(names.get(order[place], ""), 12) for place in ticks], rotation=40,
+        panels[-1].set_xticks(ticks, [brief(names.get(order[place], ""), 12) for place in ticks], rotation=35,
                               ha="right")
         panels[-1].set_xlim(-0.4, len(order) - 0.6)
         told = [f"{numbers[key]} {key.case}: from {milliseconds(middle(found[0]).value)} to "

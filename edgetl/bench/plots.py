@@ -16,8 +16,8 @@ from edgetl.bench.report import Report, Row
 from edgetl.bench.tables import milliseconds, numbered, percent, printable
 
 INK = "#010203"  # drawn by matplotlib, replaced by `currentColor`: the colour of the text around the figure
-NAME_LENGTH = 52  # letters of the width of a figure
-WIDTH_IN = 5.0  # 360 points: on a phone a point is about a pixel, so 10-point letters can be read
+NAME_LENGTH = 40  # letters of the width of a figure
+WIDTH_IN = 4.4  # 317 points: a phone draws a point a little larger than a pixel, so 10-point letters can be read
 # Okabe and Ito's palette, told apart with colour-blind eyes, less its black; its blue is lighter, to be seen on black.
 COLORS = ("#1F8AD0", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 ON_COLOR = "#101010"  # letters on these colours: each gives at least 4.5:1, white on them would not
@@ -81,7 +81,7 @@ def strips(rows: Sequence[tuple[int, Row]], name: str, backends: Sequence[str]) 
             _strip(axes, -place, row, color(backends, row.backend), generator)
             # Not part of the layout: a long name must not squeeze the drawing into a line.
             axes.annotate(f"{number}  {brief(row.case)}: {milliseconds(_middle(row))} ms", (0, -place + 0.28),
-                          xycoords=("axes fraction", "data"), fontsize=9.5, in_layout=False)
+                          xycoords=("axes fraction", "data"), fontsize=10, in_layout=False)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.set_ylim(-len(rows) - 0.35, -0.35)

@@ -41,13 +41,14 @@ th button { font: inherit; color: inherit; background: none; border: 0; padding:
   cursor: pointer; text-decoration: underline dotted; text-underline-offset: .2em; }
 th[aria-sort="ascending"] button::after { content: " \\2191"; }
 th[aria-sort="descending"] button::after { content: " \\2193"; }
+.sortable thead th, .sortable tbody td:not(.number) { white-space: nowrap; }
 .filter { display: inline-block; margin: 0 1rem .5rem 0; font-size: .9rem; }
 .filter input { font: inherit; color: inherit; background: var(--band); border: 1px solid var(--soft);
   border-radius: .25rem; padding: .25rem .5rem; max-width: 12rem; }
 tr:target { outline: 3px solid var(--link); outline-offset: -3px; }
 h3 { font-size: 1.05rem; line-height: 1.3; margin: 1.8rem 0 .5rem; overflow-wrap: anywhere; }
 h4 { font-size: .95rem; margin: 1.2rem 0 .3rem; }
-figure { margin: 0; max-width: 46rem; }
+figure { margin: 0; max-width: 42rem; }
 figure svg { display: block; width: 100%; height: auto; font-family: system-ui, sans-serif; }
 figcaption { color: var(--soft); font-size: .9rem; }
 .matrix { min-width: 0; }
@@ -67,7 +68,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; fon
 dt { color: var(--soft); }
 dd { margin: 0; min-width: 0; }
 @media (max-width: 30rem) {
-  tbody th { white-space: normal; min-width: 7rem; }
+  tbody th, .sortable tbody th { white-space: normal; min-width: 7rem; }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: .5rem; }
 }
