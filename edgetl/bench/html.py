@@ -6,10 +6,10 @@ import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 
-from edgetl.bench import markup, plots, tables
+from edgetl.bench import instruments, layers_html, markup, overview, plots, tables
 from edgetl.bench.markup import bullets, escape, figure, scrolling, table
 from edgetl.bench.report import Accuracy, Report, Row
-from edgetl.bench.tables import Table, notes, percent, remarks, shown, significant
+from edgetl.bench.tables import Table, notes, percent, shown, significant
 from edgetl.datasets import Item
 from edgetl.runtime.preprocess import Preprocess, decode
 
@@ -60,13 +60,18 @@ def _sections(report: Report, pictures: Mapping[str, bytes]) -> list[tuple[str, 
         ("Not measured", table(tables.failures(report))),
         ("Latency against accuracy", figure(plots.latency_against_accuracy(report), SCATTER_CAPTION)),
         ("Latency of every call", figure(plots.latency_distribution(report), STRIPS_CAPTION, tables.spread(report))),
+        ("Tail of the latencies", table(tables.tails(report))),
+        ("Throughput", table(tables.throughputs(report))),
+        ("From the file to the label", table(tables.ways(report))),
+        ("Energy and state of the processor", "\n".join(map(table, instruments.tables(report)))),
+        ("Where the time goes", layers_html.content(report)),
         ("Accuracy", table(tables.answers(report))),
         ("Cases", table(tables.cases(report))),
         (f"What {focus.case} confuses" if focus else "", _matrix(graded, report)),
         (f"Worst mistakes of {focus.case}" if focus else "", _mistakes(graded, pictures)),
         ("How this was measured", _method(report)),
         ("Machine and versions", markup.definitions(report.environment)),
-        ("Notes", bullets(remarks(report))),
+        ("Notes", bullets(overview.all_remarks(report))),
     ]
 
 

@@ -213,6 +213,9 @@ class Figures:
     preprocess_s: float | None = None
     end_to_end_s: float | None = None
     gpu_memory_bytes: int | None = None
+    p90_s: float | None = None  # these, too, are None where the samples are too few
+    p99_s: float | None = None
+    p999_s: float | None = None
 
 
 def figures(row: Row) -> Figures:
@@ -229,7 +232,9 @@ def figures(row: Row) -> Figures:
         mean_throughput_ips=None if median is None or paced else row.batch / float(np.mean(seconds)),
         best_throughput_ips=row.best_throughput.ips if row.best_throughput else None,
         decode_s=_middle(row.decode_s), preprocess_s=_middle(row.preprocess_s),
-        end_to_end_s=_middle(row.end_to_end_s), gpu_memory_bytes=row.gpu_memory_bytes)
+        end_to_end_s=_middle(row.end_to_end_s), gpu_memory_bytes=row.gpu_memory_bytes,
+        p90_s=stats.percentile(seconds, 90.0), p99_s=stats.percentile(seconds, 99.0),
+        p999_s=stats.percentile(seconds, 99.9))
 
 
 def _middle(seconds: tuple[float, ...]) -> float | None:

@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 
 from edgetl.bench import stats
-from edgetl.bench.report import Accuracy, Report, Row, figures
+from edgetl.bench.affinity import in_words
+from edgetl.bench.report import PARTIAL, Accuracy, Report, Row, figures
 
+BROKEN_OFF = "The benchmark was broken off; these are the rounds until then."
 MISSING = "–"  # a number that was not measured; never 0
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
 HEADS = frozenset({"case", "true class", "report"})  # columns that say what their row is about
 TEXT_COLUMNS = HEADS | {"answered", "reason", "arrival", "backend", "precision", "commit", "date", "measured in",
-                        "machine", "state", "on the front", "layer", "operation", "executed as", "arithmetic", "sensor",
-                        "of"}
+                        "reached with", "cores", "machine", "state", "on the front", "layer", "operation",
+                        "executed as", "arithmetic", "sensor", "of", "scenario", "result", "metric", "valid",
+                        "early stopping", "min duration", "min queries", "inputs"}
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,16 @@ class Table:
 
 def tables(report: Report) -> tuple[Table, ...]:
     """All tables of a report that have rows, the summary first; no figure stands in two of them."""
-    found = [summary(report), answers(report), cases(report), failures(report)]
+    found = [summary(report), answers(report), tails(report), throughputs(report), ways(report), cases(report),
+             failures(report)]
     return tuple(table for table in found if table.rows)
 
 
 def summary(report: Report) -> Table:
     """One row a measured case: latency, accuracy, speed-up, throughput, import, load, first call, size and memory."""
     reference = f"; speed-up against {report.reference}" if report.reference else ""
+    if reference and len({row.measurement.arrival for row in report.rows}) > 1:
+        reference += ", under the same arrival"
     # What decides comes first: a phone shows four columns, and the terminal cuts from the right.
     columns = ("#", "case", "median ms", "accuracy %", "speed-up", "95 % interval ms", "p95 ms", "images/s",
                "import ms", "load ms", "first ms", "size MB", "peak MB")
@@ -64,7 +70,7 @@ def _arrival(report: Report) -> str:
 
 def _summary_cells(row: Row) -> tuple[str, ...]:
     found = figures(row)
-    median = stats.median_interval(row.measurement.seconds)
+    median = stats.median_interval(row.measurement.by_round())
     rate = found.throughput_ips
     return (milliseconds(found.median_s), percent(found.accuracy), times(row.speedup),
             span(median.low, median.high, 1000, 3),
@@ -93,13 +99,75 @@ def _answer_cells(found: Accuracy) -> tuple[str, ...]:
             span(found.difference_low, found.difference_high, 100, 1, sign="+"))
 
 
+def tails(report: Report) -> Table:
+    """One row a measured case: the percentiles beside the median, each with its interval where the calls bound it."""
+    columns = ("#", "case", "p99 ms", "p99.9 ms", "p90 ms", "95 % interval of p95 ms", "calls")
+    rows = [(str(number), row.case, _percentile(row, 99.0), _percentile(row, 99.9), _percentile(row, 90.0),
+             _ends(row, 95.0), str(len(row.measurement.seconds)))
+            for number, row in numbered(report)]
+    return Table("Tail of the latencies, with 95 % intervals by how much the rounds agree", columns, tuple(rows))
+
+
+def _percentile(row: Row, percent: float) -> str:
+    found = stats.percentile(row.measurement.seconds, percent)
+    return stats.needs(percent) if found is None else f"{milliseconds(found)} {_ends(row, percent)}"
+
+
+def _ends(row: Row, percent: float) -> str:
+    """The interval of a percentile; where the rounds do not bound it on one side, that side is a dash."""
+    found = stats.percentile_interval(row.measurement.by_round(), percent)
+    return MISSING if found is None else f"[{milliseconds(found.low)}, {milliseconds(found.high)}]"
+
+
+def throughputs(report: Report) -> Table:
+    """One row a case whose throughput was measured, or may be chosen by its batch: the best, the mean, and windows."""
+    counts = sorted({one.concurrency for row in report.rows for one in row.throughputs})
+    several = len({row.batch for row in report.rows}) > 1
+    columns = ("#", "case", "best images/s", "reached with", "mean images/s", *(f"{count} at once" for count in counts))
+    rows = [(str(number), row.case, *_throughput_cells(row, counts)) for number, row in numbered(report)
+            if row.throughputs or (several and row.best_throughput)]
+    return Table("Throughput: the best over the batches and callers of a graph; the mean of one caller, from its "
+                 "latencies; and windows in which so many threads call one session at once, images/s",
+                 columns, tuple(rows))
+
+
+def _throughput_cells(row: Row, counts: Sequence[int]) -> tuple[str, ...]:
+    best, mean = row.best_throughput, figures(row).mean_throughput_ips
+    own = {one.concurrency: significant(one.ips, 3) for one in row.throughputs}
+    return (MISSING if best is None else significant(best.ips, 3),
+            MISSING if best is None else f"batch {best.batch}, {best.concurrency} at once",
+            MISSING if mean is None else significant(mean, 3), *(own.get(count, MISSING) for count in counts))
+
+
+def ways(report: Report) -> Table:
+    """One row a case that was timed from an image file to its label: the whole way, and its parts."""
+    columns = ("#", "case", "end to end ms", "decoding ms", "preprocessing ms")
+    rows = [(str(number), row.case, *(_middle(row, one) for one in (row.end_to_end_s, row.decode_s, row.preprocess_s)))
+            for number, row in numbered(report) if row.end_to_end_s]
+    files = ", ".join(dict.fromkeys(row.files for row in report.rows if row.files))
+    return Table(f"From the bytes of an image file to its label, one at a time, medians with 95 % intervals: {files}",
+                 columns, tuple(rows))
+
+
+def _middle(row: Row, seconds: Sequence[float]) -> str:
+    if not seconds:
+        return MISSING
+    rounds = row.measurement.rounds
+    found = stats.median_interval(np.reshape(seconds, (rounds, -1)) if len(seconds) % rounds == 0 else seconds)
+    return " ".join(one for one in (milliseconds(found.value), span(found.low, found.high, 1000, 3)) if one != MISSING)
+
+
 def cases(report: Report) -> Table:
-    """One row a measured case: what it is, and what the open session weighs."""
-    columns = ("#", "case", "backend", "precision", "threads", "batch", "parameters M", "loaded MB")
+    """One row a measured case: what it is, what the open session weighs, and what became of the warm-up."""
+    on_gpu = any(row.gpu_memory_bytes is not None for row in report.rows)
+    columns = ("#", "case", "backend", "precision", "threads", "batch", "parameters M", "loaded MB", "warm-up calls",
+               "cores", *(["GPU MB"] if on_gpu else []))
     rows = [(str(number), row.case, row.backend, row.precision or MISSING, _threads(row), str(row.batch),
              MISSING if row.parameters is None else f"{row.parameters / 1e6:.2f}",
-             megabytes(row.memory_loaded_bytes)) for number, row in numbered(report)]
-    return Table("What ran; peak resident memory of the process when the session was open", columns, tuple(rows))
+             megabytes(row.memory_loaded_bytes), _count(row.warmup_calls), in_words(row.affinity) or MISSING,
+             *([megabytes(row.gpu_memory_bytes)] if on_gpu else [])) for number, row in numbered(report)]
+    return Table("What ran; peak resident memory of the process when the session was open; calls until it was stable",
+                 columns, tuple(rows))
 
 
 def spread(report: Report) -> Table:
@@ -132,7 +200,8 @@ def remarks(report: Report) -> list[str]:
 
 def notes(report: Report) -> list[str]:
     """The warnings of the benchmark."""
-    return [local(text, report) for text in report.notes]
+    broken_off = [BROKEN_OFF] if report.status == PARTIAL else []
+    return broken_off + [local(text, report) for text in report.notes]
 
 
 def local(text: str, report: Report) -> str:
