@@ -226,6 +226,13 @@ class Bench(DataFields):
     photo_size: str = opt(
         "640x480", "Width and height of those that are drawn, where there is no --data.",
         form=("[1-9][0-9]{0,4}x[1-9][0-9]{0,4}", "WIDTHxHEIGHT in pixels"))
+    mode: str = opt(
+        "standard", "'mlperf' also runs MLPerf's scenarios, by its rules; never an MLPerf result.",
+        choices=("standard", "mlperf"))
+    scenario: tuple[str, ...] = opt(
+        ("single-stream", "multi-stream", "offline"), "Scenarios of --mode mlperf.", split=True,
+        form=("single-stream|multi-stream|offline", "single-stream, multi-stream or offline"))
+    min_duration_s: float = opt(600.0, "Least seconds of a scenario of --mode mlperf, whose rules ask for 600.", low=0)
     starts: int = opt(3, "Fresh processes for the import, load and first-inference times.", low=1)
     timeout_s: float = opt(300.0, "Seconds after which a silent worker is a failed row.", low=1, result=False)
     device: str | None = opt(

@@ -19,6 +19,7 @@ from edgetl.bench import (
     formats,
     html,
     kernel,
+    mlperf_phase,
     phases,
     photos,
     provenance,
@@ -127,6 +128,7 @@ class Run:
             # Last, because they take memory that the figures of the rounds do not mean.
             phases.crowd(trials, self.options.concurrency, rounds, order, listener)
             phases.walk(trials, files, rounds, order, listener)
+            mlperf_phase.run(trials, self.options, self.paper, order, listener, after=lambda: self._save(folder))
             if self.instruments:
                 self.instruments.weigh(trials)
             if self.options.profile_layers:

@@ -7,6 +7,7 @@
     {"do": "take", ...}      -> {}; from now on the image files are known to
     {"do": "walk", ...}      -> decode_s, preprocess_s, end_to_end_s
     {"do": "profile", ...}   -> layers, layers_s, profiled_s, of a session of its own, in a process that opened none
+    {"do": "scenario", ...}  -> duration_s, samples, latencies_ns, inputs
     {"do": "close"}          -> {}, and the process ends; so it does at the end of stdin
 
 An expected failure is answered with {"error": sentence}. Anything else ends the process with its traceback on stderr,
@@ -67,7 +68,8 @@ class Worker:
     def actions(self) -> dict[str, Callable[..., Mapping[str, Any]]]:
         """What a request may ask to "do"."""
         return {"open": self.open, "block": self.block, "evaluate": self.evaluate, "crowd": self.crowd,
-                "take": self.take, "walk": self.walk, "profile": self.profile, "close": self.close}
+                "take": self.take, "walk": self.walk, "profile": self.profile, "scenario": self.scenario,
+                "close": self.close}
 
     def open(self, backend: str, graph: str, spec: Mapping[str, Any], threads: int, batch: int,
              pixels: Mapping[str, Any] | None = None, within: tuple[int, int] | None = None,
@@ -158,6 +160,12 @@ class Worker:
                                  classes=len(opened.labels), batch=batch, normalized=not wants_pixels)
         np.savez(out, logits=found.logits, labels=found.labels, weights=found.weights)
         return {"n": len(found.labels)}
+
+    def scenario(self, **asked: Any) -> Mapping[str, Any]:
+        """One of MLPerf's scenarios; see `edgetl.bench.scenarios.run`."""
+        from edgetl.bench import scenarios
+
+        return scenarios.run(self._opened(), **asked)
 
     def close(self) -> Mapping[str, Any]:
         """Releases the session."""
