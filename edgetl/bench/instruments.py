@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgetl.bench import energy, sensors
 from edgetl.bench.energy import Clock
 from edgetl.bench.report import Report, Row
 from edgetl.bench.sensors import Found
 from edgetl.bench.tables import MISSING, Table, numbered, significant
-from edgetl.bench.trial import Trial
 from edgetl.bench.watch import Watch
+
+if TYPE_CHECKING:
+    from edgetl.bench.trial import Trial
 
 
 class Instruments:

@@ -115,10 +115,10 @@ def variants(manifest: Any) -> None:
 
 def report(made: Any) -> None:
     """Prints the tables of a benchmark; on a terminal only the columns that fit, of which the first decide most."""
-    from edgetl.bench import tables
+    from edgetl.bench import overview
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for number, one in enumerate(tables.tables(made)):
+    for number, one in enumerate(overview.all_tables(made)):
         count = len(one.columns) if width is None else fitting([one.columns, *one.rows], width)
         print(("\n" if number else "") + one.caption)
         table(one.columns[:count], [row[:count] for row in one.rows],
