@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 
-from edgetl.bench import instruments, layers_html, markup, overview, plots, tables
+from edgetl.bench import instruments, layers_html, markup, mlperf_table, overview, plots, tables
 from edgetl.bench.markup import bullets, escape, figure, scrolling, table
 from edgetl.bench.report import Accuracy, Report, Row
 from edgetl.bench.tables import Table, notes, percent, shown, significant
@@ -63,6 +63,7 @@ def _sections(report: Report, pictures: Mapping[str, bytes]) -> list[tuple[str, 
         ("Tail of the latencies", table(tables.tails(report))),
         ("Throughput", table(tables.throughputs(report))),
         ("From the file to the label", table(tables.ways(report))),
+        ("MLPerf's method", "\n".join(map(table, mlperf_table.tables(report)))),
         ("Energy and state of the processor", "\n".join(map(table, instruments.tables(report)))),
         ("Where the time goes", layers_html.content(report)),
         ("Accuracy", table(tables.answers(report))),

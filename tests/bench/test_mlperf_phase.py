@@ -67,6 +67,7 @@ def test_every_scenario_of_a_case_stands_in_its_row(tmp_path):
     assert not single.full_length
     assert any(event.values.get("what") == "MLPerf's scenarios" for event in heard)
     assert any("not an MLPerf result" in table.caption for table in overview.all_tables(found))
+    assert "not an MLPerf result" in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_without_images_inputs_are_made_up_and_cases_that_are_paced_are_left_out(tmp_path):
