@@ -9,9 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgetl.bench import exam, stats
-from edgetl.bench.cases import BACK_TO_BACK
 from edgetl.bench.exam import Exam
-from edgetl.bench.report import Row, Throughput
+from edgetl.bench.report import BACK_TO_BACK, Row, Throughput
 from edgetl.bench.trial import Trial
 
 

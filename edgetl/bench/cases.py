@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetl import extras, plugins, recipe, rundir, weights
+from edgetl.bench.report import BACK_TO_BACK
 from edgetl.bench.tables import legible
 from edgetl.errors import EdgetlError, UnknownName
 from edgetl.runtime import manifest, preprocess, telemetry
@@ -22,7 +23,6 @@ from edgetl.runtime.session import GraphSpec, TensorSpec
 
 RUN_BACKEND = "torch"
 DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int64)": "int64"}
-BACK_TO_BACK = "back-to-back"
 UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 

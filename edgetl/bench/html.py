@@ -159,15 +159,17 @@ def _mistakes(graded: Accuracy | None, pictures: Mapping[str, bytes]) -> str:
 def _method(report: Report) -> str:
     """The recipe of the measurement, from the options that were used."""
     options, any_row = report.options, report.rows[0].measurement
-    kept = options["block"] - any_row.warmup
+    kept, arrivals = options["block"] - any_row.warmup, tables.arrivals(report)
     lines = [
         "The stopwatch runs from the array in host memory to the finished answer in host memory; decoding and "
         "preprocessing of images are outside.",
         f"Each case runs in a process of its own. {options['rounds']} rounds; in each, every case is measured once, in "
         f"random order (seed {options['seed']}), while the others and the parent sleep.",
-        f"A round is {options['block']} calls, {any_row.arrival}; the first {any_row.warmup} are dropped and the "
+        *_warmth(report),
+        f"A round is {options['block']} calls, {arrivals}; the first {any_row.warmup} are dropped and the "
         f"other {kept} kept, every one. The garbage collector of Python is off meanwhile.",
-        "Intervals of medians come from order statistics and take the calls as independent; intervals of speed-ups "
+        "Intervals of medians and percentiles come from order statistics, counted as so many independent calls as "
+        "the rounds agree on; intervals of speed-ups "
         "(time per image against the reference's) from a bootstrap over rounds and calls; intervals of accuracies are "
         "Wilson's, those of differences are paired (Tango).",
         "A percentile is shown only where the number of samples bounds it at 99 % confidence.",
@@ -177,6 +179,21 @@ def _method(report: Report) -> str:
         *_data_line(report),
     ]
     return bullets(lines)
+
+
+def _warmth(report: Report) -> list[str]:
+    """How the cases were warmed up, and the ways that go beyond the blocks; nothing of what was not measured."""
+    told = []
+    if any(row.warmup_calls is not None for row in report.rows):
+        told.append("Before the first round each case is called until two successive windows of calls show no trend "
+                    "(Kendall's tau), which the cases' table counts; a case that does not come to rest has a note.")
+    if any(row.throughputs for row in report.rows):
+        told.append(f"Throughput: windows of {report.options['window_s']:g} s, one a round, in which several threads "
+                    "call one session, each again as soon as it has its answer; median of the rounds.")
+    if any(row.end_to_end_s for row in report.rows):
+        told.append("From the file to the label: the bytes are in memory; what decodes, resizes, normalises and reads "
+                    "the answer is the code of edgetl.runtime, after all rounds, in the sessions that were timed.")
+    return told
 
 
 def _data_line(report: Report) -> list[str]:

@@ -23,6 +23,7 @@ from edgetl.errors import EdgetlError
 
 SCHEMA = 1
 MARKDOWN, HTML = "report.md", "report.html"
+BACK_TO_BACK = "back-to-back"  # an arrival
 MEASURED, FAILED, PENDING = "measured", "failed", "pending"
 COMPLETE, PARTIAL = "complete", "partial"
 
@@ -222,7 +223,7 @@ def figures(row: Row) -> Figures:
     """The summary of a row in plain numbers."""
     seconds = row.measurement.seconds
     median = stats.median_interval(seconds).value if seconds else None
-    paced = row.measurement.arrival != "back-to-back"
+    paced = row.measurement.arrival != BACK_TO_BACK
     return Figures(
         case=row.case, median_s=median, p95_s=stats.percentile(seconds, 95.0) if seconds else None,
         throughput_ips=None if median is None or paced else row.batch / median,

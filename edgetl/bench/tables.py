@@ -12,7 +12,7 @@ import numpy as np
 
 from edgetl.bench import stats
 from edgetl.bench.affinity import in_words
-from edgetl.bench.report import PARTIAL, Accuracy, Report, Row, figures
+from edgetl.bench.report import BACK_TO_BACK, PARTIAL, Accuracy, Report, Row, figures
 
 BROKEN_OFF = "The benchmark was broken off; these are the rounds until then."
 MISSING = "–"  # a number that was not measured; never 0
@@ -54,7 +54,7 @@ def summary(report: Report) -> Table:
                "import ms", "load ms", "first ms", "size MB", "peak MB")
     rows = [(str(number), row.case, *_summary_cells(row)) for number, row in numbered(report)]
     starts = max((len(row.load_s) for row in report.rows), default=0)
-    caption = (f"Steady-state latency of one call, {_arrival(report)}{reference}; import, load and first call of a "
+    caption = (f"Steady-state latency of one call, {arrivals(report)}{reference}; import, load and first call of a "
                f"fresh process, median of {starts}; size of the graph or weights; peak resident memory of the process")
     return Table(caption, columns, tuple(rows))
 
@@ -64,7 +64,8 @@ def numbered(report: Report) -> list[tuple[int, Row]]:
     return list(enumerate((row for row in report.rows if row.measured), start=1))
 
 
-def _arrival(report: Report) -> str:
+def arrivals(report: Report) -> str:
+    """How the calls of the cases arrive, in words."""
     return ", ".join(dict.fromkeys(row.measurement.arrival for row in report.rows))
 
 
@@ -125,7 +126,7 @@ def throughputs(report: Report) -> Table:
     several = len({row.batch for row in report.rows}) > 1
     columns = ("#", "case", "best images/s", "reached with", "mean images/s", *(f"{count} at once" for count in counts))
     rows = [(str(number), row.case, *_throughput_cells(row, counts)) for number, row in numbered(report)
-            if row.throughputs or (several and row.best_throughput)]
+            if row.throughputs or (several and row.measurement.arrival == BACK_TO_BACK)]
     return Table("Throughput: the best over the batches and callers of a graph; the mean of one caller, from its "
                  "latencies; and windows in which so many threads call one session at once, images/s",
                  columns, tuple(rows))
@@ -164,10 +165,16 @@ def cases(report: Report) -> Table:
                "cores", *(["GPU MB"] if on_gpu else []))
     rows = [(str(number), row.case, row.backend, row.precision or MISSING, _threads(row), str(row.batch),
              MISSING if row.parameters is None else f"{row.parameters / 1e6:.2f}",
-             megabytes(row.memory_loaded_bytes), _count(row.warmup_calls), in_words(row.affinity) or MISSING,
+             megabytes(row.memory_loaded_bytes), _count(row.warmup_calls), _cores(row),
              *([megabytes(row.gpu_memory_bytes)] if on_gpu else [])) for number, row in numbered(report)]
     return Table("What ran; peak resident memory of the process when the session was open; calls until it was stable",
                  columns, tuple(rows))
+
+
+def _cores(row: Row) -> str:
+    """The cores that a case might run on, and what its cgroup pays for."""
+    quota = [] if row.cpu_quota is None else [f"quota {row.cpu_quota:g}"]
+    return ", ".join([*filter(None, [in_words(row.affinity)]), *quota]) or MISSING
 
 
 def spread(report: Report) -> Table:

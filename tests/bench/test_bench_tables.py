@@ -56,6 +56,8 @@ def test_throughput_is_shown_where_there_is_a_choice():
     assert line(both, 0)["2 at once"] == tables.MISSING and line(both, 0)["reached with"] == "batch 1, 1 at once"
     assert (line(both, 1)["best images/s"], line(both, 1)["reached with"], line(both, 1)["4 at once"]) == (
         "900", "batch 8, 2 at once", "870")
+    paced = dataclasses.replace(plain, measurement=dataclasses.replace(plain.measurement, arrival="paced 5ms"))
+    assert len(tables.throughputs(with_rows(plain, paced, asked)).rows) == 2
     assert float(line(both, 1)["mean images/s"]) == pytest.approx(8 / 0.00206, rel=0.02)
 
 
@@ -83,6 +85,8 @@ def test_a_way_that_was_broken_off_or_had_one_round_still_has_its_median():
 def test_cases_tell_their_warm_up_and_their_cores():
     told = line(tables.cases(with_rows(measured(5, 50, warmup_calls=80, affinity=(0, 1, 5)))))
     assert (told["warm-up calls"], told["cores"]) == ("80", "0-1, 5") and "GPU MB" not in told
+    limited = line(tables.cases(with_rows(measured(5, 50, affinity=(0, 1), cpu_quota=1.5))))
+    assert limited["cores"] == "0-1, quota 1.5"
     bare = line(tables.cases(with_rows(measured(5, 50), measured(5, 50, gpu_memory_bytes=3_000_000))))
     assert (bare["warm-up calls"], bare["cores"], bare["GPU MB"]) == (tables.MISSING,) * 3
 
@@ -91,6 +95,14 @@ def test_a_partial_report_says_first_that_it_is_one():
     found = with_rows(measured(5, 50), status=report.PARTIAL, notes=("A warning.",))
     assert tables.notes(found) == [tables.BROKEN_OFF, "A warning."]
     assert tables.BROKEN_OFF in markdown.page(found).replace("\\", "") and tables.BROKEN_OFF in html.page(found, {})
+
+
+def test_the_page_says_how_it_was_measured_and_nothing_that_was_not_done():
+    bare = html.page(with_rows(measured(5, 50)), {})
+    assert not [word for word in ("Kendall", "windows of", "The bytes are in memory") if word in bare]
+    crowd = report.Throughput(900.0, None, None, 1, 2, (880.0, 920.0))
+    full = html.page(with_rows(measured(5, 50, warmup_calls=40, throughputs=(crowd,), end_to_end_s=(0.1,))), {})
+    assert all(word in full for word in ("Kendall", "windows of 0.5 s", "the bytes are in memory"))
 
 
 def test_arrivals_are_told_beside_the_speed_up():
