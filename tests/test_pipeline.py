@@ -240,6 +240,8 @@ def test_wrong_names_are_found_before_any_work(
         ("bundle x86-vnni.int8 cpu", ""),
         ("student torch 2 threads batch 8", 'threads = [1, 2]\nbatch = [1, 8]'),
         ("bundle fp32 cpu all threads", "threads = [0, 1]"),
+        ("teacher torch batch 8 paced 10ms", 'batch = [1, 8]\ninterval = ["none", "10ms"]'),
+        ("teacher torch back-to-back", 'interval = ["none", "10ms"]'),
     ],
 )
 def test_a_reference_that_there_will_be(tmp_path: Path, reference: str, more: str) -> None:

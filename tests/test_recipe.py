@@ -91,8 +91,14 @@ def test_lists_come_as_lists_texts_with_commas_or_one_number() -> None:
     assert build(Bench, {**bench, "backend": "cpu, torch"}, where="here").backend == ("cpu", "torch")
     assert build(Bench, {**bench, "threads": 2}, where="here").threads == ("2",)
     assert build(Bench, {**bench, "threads": [1, 2]}, where="here").threads == ("1", "2")
+    for said in ("none, 10ms", ["none", "10ms"]):
+        assert build(Bench, {**bench, "interval": said}, where="here").interval == ("none", "10ms")
+    assert build(Bench, {**bench, "interval": "10ms"}, where="here").interval == ("10ms",)  # as recipes always said it
+    assert build(Bench, {**bench, "interval": None}, where="here").interval is build(Bench, bench, where="").interval
     with pytest.raises(RecipeError, match="expected a list of names"):
         build(Bench, {**bench, "backend": [True]}, where="here")
+    with pytest.raises(RecipeError, match="found 'sometimes', expected 'none' or a duration"):
+        build(Bench, {**bench, "interval": "10ms, sometimes"}, where="here")
 
 
 def test_a_loss_is_one_text_with_its_commas_or_tables() -> None:

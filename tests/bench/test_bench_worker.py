@@ -101,6 +101,24 @@ def test_peak_memory_is_of_this_process_and_grows():
     assert block.size
 
 
+def test_gpu_memory_is_what_torch_says_and_none_where_it_holds_none(monkeypatch):
+    class Cuda:
+        is_initialized = staticmethod(lambda: initialized)
+        device_count = staticmethod(lambda: 2)
+        max_memory_reserved = staticmethod(lambda device: 1000 * (device + 1))
+
+    class Torch:
+        cuda = Cuda
+
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert worker.gpu_memory_bytes() is None
+    monkeypatch.setitem(sys.modules, "torch", Torch)
+    initialized = False
+    assert worker.gpu_memory_bytes() is None
+    initialized = True
+    assert worker.gpu_memory_bytes() == 3000
+
+
 def test_a_fresh_worker_does_not_inherit_the_memory_of_its_parent():
     ballast = np.ones(60_000_000)  # 480 MB, which ru_maxrss would hand down
     code = "from edgetl.bench.worker import peak_memory_bytes; print(peak_memory_bytes())"
