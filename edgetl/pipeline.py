@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,38 +16,25 @@ from edgetl.errors import EdgetlError, GateFailed, OutputError
 from edgetl.events import Event, Listener, ignore
 from edgetl.ledger import CHANGED, FINISHED, INTERRUPTED, NEW, Ledger, digest
 from edgetl.plan import FOLDERS, preflight, require_model, resolve, to_toml
-from edgetl.recipe import REQUIRED, Bench, Distill, Export, Finetune, Gate, Recipe, build, decisive, fields_of
+from edgetl.recipe import Bench, Distill, Export, Finetune, Gate, Recipe, decisive, fields_of
 from edgetl.recipe_file import parse_recipe, read_recipe
+from edgetl.recipe_gate import RegressionGate
 from edgetl.recipe_report import Report as Gallery
 from edgetl.recipe_tune import Tune
+from edgetl.signatures import built, shows
 
 if TYPE_CHECKING:
     from edgetl.bench.gallery import Page
+    from edgetl.bench.gate_verdict import Verdict
     from edgetl.bench.report import Report, Row
     from edgetl.bench.tune import Tuning
 
-Verb = TypeVar("Verb", bound=Callable[..., Any])
 Stage = TypeVar("Stage", Finetune, Distill, Export, Bench)
-Options = TypeVar("Options", Finetune, Distill, Export, Bench, Tune, Gallery)
 
 ROUNDING = 1e-6  # points; the difference of two percentages carries that much of no meaning
 
 
-def _shows(stage: type[Any]) -> Callable[[Verb], Verb]:
-    """Gives a verb the signature that its `**fields` stand for, so that help() and editors show it."""
-    def decorated(verb: Verb) -> Verb:
-        own = inspect.signature(verb)
-        fields = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=field.type,
-                                    default=inspect.Parameter.empty if field.default is REQUIRED else field.default)
-                  for name, field in fields_of(stage).items()]
-        shown = own.replace(parameters=[*fields, own.parameters["listener"]])
-        verb.__signature__ = shown  # type: ignore[attr-defined]
-        return verb
-
-    return decorated
-
-
-@_shows(Finetune)
+@shows(Finetune)
 def finetune(*, listener: Listener = ignore, **fields: Any) -> Path:
     """RUN folder of the fine-tuned teacher; `fields` are those of `recipe.Finetune` (`data`, `teacher`, `out`, ...).
 
@@ -56,40 +42,49 @@ def finetune(*, listener: Listener = ignore, **fields: Any) -> Path:
         RecipeError: a field is unknown, missing or outside its limits; all problems at once.
         EdgetlError: whatever `edgetl finetune` would say.
     """
-    return finetune_with(_options(Finetune, fields), listener)
+    return finetune_with(built(Finetune, fields, "finetune"), listener)
 
 
-@_shows(Distill)
+@shows(Distill)
 def distill(*, listener: Listener = ignore, **fields: Any) -> Path:
     """RUN folder of the distilled student; `fields` are those of `recipe.Distill`; errors as in `finetune`."""
-    return distill_with(_options(Distill, fields), listener)
+    return distill_with(built(Distill, fields, "distill"), listener)
 
 
-@_shows(Export)
+@shows(Export)
 def export(*, listener: Listener = ignore, **fields: Any) -> Path:
     """Folder of the bundle; `fields` are those of `recipe.Export`; errors as in `finetune`."""
-    return export_with(_options(Export, fields), listener)
+    return export_with(built(Export, fields, "export"), listener)
 
 
-@_shows(Bench)
+@shows(Bench)
 def bench(*, listener: Listener = ignore, **fields: Any) -> Report:
     """The report; `fields` are those of `recipe.Bench`; errors as in `finetune`."""
-    return bench_with(_options(Bench, fields), listener)
+    return bench_with(built(Bench, fields, "bench"), listener)
 
 
-@_shows(Tune)
+@shows(Tune)
 def tune(*, listener: Listener = ignore, **fields: Any) -> Tuning | None:
     """What was measured on this machine, chosen, and stored for `edgetl.load`; None with `forget=True`.
 
     `fields` are those of `recipe_tune.Tune`; errors as in `finetune`.
     """
-    return tune_with(_options(Tune, fields), listener)
+    return tune_with(built(Tune, fields, "tune"), listener)
 
 
-@_shows(Gallery)
+@shows(Gallery)
 def report(*, listener: Listener = ignore, **fields: Any) -> Page:
     """The page over many reports; `fields` are those of `recipe_report.Report`; errors as in `finetune`."""
-    return report_with(_options(Gallery, fields), listener)
+    return report_with(built(Gallery, fields, "report"), listener)
+
+
+@shows(RegressionGate)
+def gate(*, listener: Listener = ignore, **fields: Any) -> Verdict:
+    """The verdict, which its `insist` turns into an error unless it is "pass".
+
+    `fields` are those of `recipe_gate.RegressionGate` (`base`, `new`, ...); errors as in `finetune`.
+    """
+    return gate_with(built(RegressionGate, fields, "gate"), listener)
 
 
 def finetune_with(options: Finetune, listener: Listener = ignore) -> Path:
@@ -147,16 +142,12 @@ def report_with(options: Gallery, listener: Listener = ignore) -> Page:
     return gallery.write(options, listener=listener)
 
 
-def _options(stage: type[Options], fields: Mapping[str, Any]) -> Options:
-    plain = {name: _plain(value) for name, value in fields.items()}
-    return build(stage, plain, where=f"edgetl.{stage.__name__.lower()}()")
+def gate_with(options: RegressionGate, listener: Listener = ignore) -> Verdict:
+    """The verdict, written to `options.out` where that is given."""
+    extras.require("scipy", extra="cli", purpose="A gate")
+    from edgetl.bench import gate
 
-
-def _plain(value: Any) -> Any:
-    """Paths as text, also within a list."""
-    if isinstance(value, Path):
-        return str(value)
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+    return gate.gate(options, listener=listener)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgetl.recipe import MOST_SEED, MOST_THREADS, REQUIRED, DataFields, opt
 
 NUMBER = r"([0-9]+([.][0-9]*)?|[.][0-9]+)"
 ABOVE_0 = rf"(?=.*[1-9]){NUMBER}"
+UNITS_S = {"ms": 1e-3, "s": 1.0, "m": 60.0}
 SIZES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -38,7 +41,38 @@ class RegressionGate(DataFields):
     interval: str | None = opt(
         None, "Pace the calls, e.g. 10ms (default: back to back).",
         form=(rf"\s*{ABOVE_0}\s*(us|ms|s)\s*", "a duration above 0 with a unit: 10ms, 500us or 1s"))
+    pin: str | None = opt(
+        None, "Cores that both sides may run on, e.g. 0 or 0-1,4 (default: those that this command may).",
+        form=("[0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}(-[0-9]{1,5})?)*", "numbers of cores: 0 or 0-1,4"))
+    spin: str | None = opt(
+        None, "Whether waiting threads keep their cores busy (default: as each backend does).", choices=("on", "off"))
     out: str | None = opt(None, "Folder to write the verdict and all latencies to (default: none).", given=True)
     timeout_s: float = opt(300.0, "Seconds after which a silent worker ends the gate.", low=1, result=False)
     seed: int = opt(0, "Seed of the order of blocks.", low=0, high=MOST_SEED)
     overwrite: bool = opt(False, "Replace --out if it exists.", given=True)
+
+
+def margin(text: str) -> float:
+    """The slowdown of --max-regression as a share: 0.05 for `5%`."""
+    return float(text.strip().rstrip("%")) / 100
+
+
+def seconds(text: str) -> float:
+    """Of a duration such as `60s` or `2m`."""
+    value, unit = _split(text, UNITS_S)
+    return value * UNITS_S[unit]
+
+
+def size_limit(text: str, base_bytes: int) -> float:
+    """Bytes that --max-size allows: `5MB`, or `+10%` of BASE's."""
+    if text.strip().startswith("+"):
+        return base_bytes * (1 + margin(text.strip()[1:]))
+    value, unit = _split(text, SIZES)
+    return value * SIZES[unit]
+
+
+def _split(text: str, units: Mapping[str, float]) -> tuple[float, str]:
+    match = re.fullmatch(rf"\s*([0-9.]+)\s*({'|'.join(units)})\s*", text)
+    if match is None:
+        raise ValueError(f"{text!r} is no number with one of the units {', '.join(units)}")
+    return float(match[1]), match[2]

@@ -68,10 +68,9 @@ def _from_pixels(both: Sequence[Case]) -> bool:
 def _bench(options: RegressionGate) -> recipe.Bench:
     """What a trial and an exam need to know."""
     shared: dict[str, Any] = {name: getattr(options, name) for name in recipe.fields_of(recipe.DataFields)}
-    if options.interval is not None:
-        shared["interval"] = (options.interval,)
     return recipe.Bench(cases=(options.base, options.new), out="", threads=(str(options.threads),),
-                        batch=(str(options.batch),), seed=options.seed, timeout_s=options.timeout_s, **shared)
+                        batch=(str(options.batch),), seed=options.seed, timeout_s=options.timeout_s, pin=options.pin,
+                        spin=options.spin, interval=None if options.interval is None else (options.interval,), **shared)
 
 
 def _case(side: str, path: str, backend: str, options: RegressionGate, plain: recipe.Bench) -> Case:

@@ -20,6 +20,7 @@ from edgetl.cli import (
     doctor,
     export,
     finetune,
+    gate,
     init,
     inspect,
     interrupt,
@@ -34,6 +35,7 @@ from edgetl.cli import (
 )
 from edgetl.cli import list as listing
 from edgetl.errors import DiskFull, EdgetlError
+from edgetl.recipe_gate import RegressionGate
 from edgetl.recipe_report import Report as Gallery
 from edgetl.recipe_tune import Tune
 
@@ -68,6 +70,7 @@ _add(options.command(recipe.Distill, distill.distill), "distill", distill.EXAMPL
 _add(options.command(recipe.Export, export.export), "export", export.EXAMPLE)
 _add(options.command(recipe.Bench, bench.bench), "bench", bench.EXAMPLE)
 _add(options.command(Tune, tune.tune), "tune", tune.EXAMPLE)
+_add(options.command(RegressionGate, gate.gate), "gate", gate.EXAMPLE)
 _add(options.command(Gallery, report.report), "report", report.EXAMPLE)
 _add(run.run, "run", run.EXAMPLE)
 _add(init.init, "init", init.EXAMPLE)
@@ -83,7 +86,10 @@ _add(doctor.doctor, "doctor", doctor.EXAMPLE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code of a command line: 0 done, 1 expected failure, 2 wrong usage, 3 a gate said no, 130 interrupted."""
+    """The exit code of a command line.
+
+    0 done, 1 expected failure, 2 wrong usage, 3 a gate said no, 4 a gate could not decide, 130 interrupted.
+    """
     arguments = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # labels may hold what this terminal's encoding lacks

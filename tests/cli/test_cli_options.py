@@ -10,11 +10,12 @@ import typer
 from edgetl import recipe
 from edgetl.cli import app, options
 from edgetl.recipe import REQUIRED, STAGES, Bench, Distill, Export, Finetune, fields_of
+from edgetl.recipe_gate import RegressionGate
 from edgetl.recipe_report import Report as Gallery
 from edgetl.recipe_tune import Tune
 
 VERBS = {"finetune": Finetune, "distill": Distill, "export": Export, "bench": Bench, "tune": Tune,
-         "report": Gallery}
+         "report": Gallery, "gate": RegressionGate}
 
 
 def command(name: str) -> Any:
@@ -38,7 +39,7 @@ def parsed(verb: str, *words: str) -> Any:
 
 def test_the_verbs_are_the_stages_that_have_commands() -> None:
     assert {**{name: stage for name, stage in STAGES.items() if name != "gate"}, "tune": Tune,
-            "report": Gallery} == VERBS
+            "report": Gallery, "gate": RegressionGate} == VERBS
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -60,7 +61,7 @@ def test_flags_and_fields_are_the_same_set(verb: str) -> None:
 def test_defaults_are_the_same(verb: str) -> None:
     stage = VERBS[verb]
     words = {
-        name: ["x"] if field.metadata["positional"] and name != "run" else "x"
+        name: ["x"] if "tuple" in str(field.type) else "x"
         for name, field in fields_of(stage).items()
         if field.default is REQUIRED
     }
