@@ -193,7 +193,7 @@ def machines(entries: Sequence[Entry]) -> list[Machine]:
             groups.append([entry])
         else:
             home.append(entry)
-    names = [_named(group[0].report.environment) for group in groups]
+    names = [_named(group[0].report) for group in groups]
     return [Machine(name, tuple(sorted(group, key=lambda entry: entry.date or UNDATED)))
             for name, group in zip(_distinct(names), groups, strict=True)]
 
@@ -205,11 +205,19 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def _same(one: Entry, other: Entry) -> bool:
-    a, b = one.report.environment, other.report.environment
-    return _named(a) == _named(b) and not environment.differences(a, b)
+    """Whether one machine measured both: two boards of one kind differ in nothing but their own names."""
+    a, b = one.report, other.report
+    apart = a.device is not None and b.device is not None and a.device != b.device
+    # What a report does not tell decides nothing for `differences`, so the name must agree as well.
+    return not apart and _kind(a) == _kind(b) and not environment.differences(a.environment, b.environment)
 
 
-def _named(machine: Mapping[str, Any]) -> str:
+def _named(one: Report) -> str:
+    return _kind(one) if one.device is None else f"{one.device}: {_kind(one)}"
+
+
+def _kind(one: Report) -> str:
+    machine = one.environment
     threads = machine.get("usable_threads")
     count = f", {threads} thread{'s' if threads != 1 else ''}" if isinstance(threads, int) else ""
     return f"{machine.get('cpu') or machine.get('machine') or 'unknown machine'}{count}"

@@ -15,7 +15,6 @@ from edgetl.bench.tables import legible, local, printable
 
 JUNIT, CSV, ACTION = "junit.xml", "report.csv", "github-action-benchmark.json"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is a formula to a spreadsheet
-PERCENTILES = {"p90_s": 90.0, "p95_s": 95.0, "p99_s": 99.0, "p99_9_s": 99.9}
 
 
 def comma_separated(report: Report) -> str:
@@ -30,16 +29,15 @@ def comma_separated(report: Report) -> str:
 
 def _record(row: Row, report: Report) -> dict[str, Any]:
     measured, found = row.measurement, dataclasses.asdict(figures(row))
-    median = stats.median_interval(measured.seconds) if measured.seconds else None
+    median = stats.median_interval(measured.by_round()) if measured.seconds else None
     texts = {"case": row.case, "status": measured.status, "reason": local(measured.reason or "", report),
              "source": local(row.source, report), "kind": row.kind, "backend": row.backend, "variant": row.variant,
              "precision": row.precision, "arrival": measured.arrival}
-    tails = {name: stats.percentile(measured.seconds, percent) for name, percent in PERCENTILES.items()}
     return {**{name: _cell(text) for name, text in texts.items()},
             "threads": row.threads, "batch": row.batch, "calls": len(measured.seconds), "rounds": measured.rounds,
             "median_s": found.pop("median_s"),
-            "median_low_s": median.low if median else None, "median_high_s": median.high if median else None, **tails,
-            **{name: value for name, value in found.items() if name not in ("case", "p95_s")},
+            "median_low_s": median.low if median else None, "median_high_s": median.high if median else None,
+            **{name: value for name, value in found.items() if name != "case"},
             "accuracy_low": row.accuracy.accuracy_low if row.accuracy else None,
             "accuracy_high": row.accuracy.accuracy_high if row.accuracy else None}
 
@@ -63,13 +61,13 @@ def action(report: Report) -> str:
 
 def _entries(row: Row, report: Report) -> list[dict[str, Any]]:
     found = figures(row)
-    median = stats.median_interval(row.measurement.seconds)
+    median = stats.median_interval(row.measurement.by_round())
     half = None if median.low is None or median.high is None else max(median.high - median.value,
                                                                      median.value - median.low)
     wrong = None if row.accuracy is None else 100 * (1 - row.accuracy.accuracy)
     wrong_half = None if row.accuracy is None else 50 * (row.accuracy.accuracy_high - row.accuracy.accuracy_low)
     values = (("median latency", "ms", _times(found.median_s, 1e3), _times(half, 1e3)),
-              ("p99 latency", "ms", _times(stats.percentile(row.measurement.seconds, 99.0), 1e3), None),
+              ("p99 latency", "ms", _times(found.p99_s, 1e3), None),
               ("load", "ms", _times(found.load_s, 1e3), None),
               ("size", "MB", _times(found.size_bytes, 1e-6), None),
               ("peak memory", "MB", _times(found.memory_peak_bytes, 1e-6), None),

@@ -64,7 +64,7 @@ def point(one: Found) -> tuple[float, float, float | None]:
 
 def middle(one: Found) -> stats.Interval:
     """The median of a row's latencies."""
-    return stats.median_interval(one.row.measurement.seconds)
+    return stats.median_interval(one.row.measurement.by_round())
 
 
 def _marker(axes: Any, number: int, x: float, y: float, area: float, on: bool, color: str) -> None:

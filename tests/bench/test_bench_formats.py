@@ -99,7 +99,7 @@ def test_csv_has_a_line_a_case_and_units_in_its_columns(made):
     lines = list(csv.DictReader(io.StringIO(formats.comma_separated(made))))
     assert [line["case"] for line in lines] == [row.case for row in made.rows]
     first, failed = lines[2], lines[-1]
-    median = stats.median_interval(made.rows[2].measurement.seconds)
+    median = stats.median_interval(made.rows[2].measurement.by_round())
     assert float(first["median_s"]) == median.value and float(first["median_low_s"]) == median.low
     assert float(first["p95_s"]) > median.value and first["p99_s"] == ""  # 250 calls bound no p99
     assert first["size_bytes"] == "3400000" and first["backend"] == "cpu" and first["arrival"] == "back-to-back"
@@ -130,7 +130,7 @@ def test_the_action_gets_what_it_reads(made):
     by_name = {entry["name"]: entry for entry in entries}
     assert len(by_name) == len(entries)
     found = by_name["bundle x86-vnni.int8 cpu: median latency"]
-    median = stats.median_interval(made.rows[2].measurement.seconds)
+    median = stats.median_interval(made.rows[2].measurement.by_round())
     assert found["unit"] == "ms" and found["value"] == pytest.approx(1000 * median.value)
     assert found["range"].startswith("± 0.0") and "back-to-back, batch 1, on AMD EPYC" in found["extra"]
     assert by_name["bundle x86-vnni.int8 cpu: wrong answers"]["value"] == pytest.approx(15.0)

@@ -174,6 +174,13 @@ def test_another_machine_is_another_group(change):
     assert len({machine.name for machine in found}) == 2
 
 
+def test_two_boards_of_one_kind_are_told_apart_by_their_names():
+    boards = [dataclasses.replace(hand_made_history.dated(0), device=name) for name in ("pi-1", "pi-2", None)]
+    found = collection.machines([entry("a", boards[0]), entry("b", boards[1]), entry("c", boards[0])])
+    assert [machine.name for machine in found] == [f"{name}: AMD EPYC, 2 threads" for name in ("pi-1", "pi-2")]
+    assert len(collection.machines([entry("a", boards[0]), entry("b", boards[2])])) == 1
+
+
 def test_dates_order_the_history_and_the_last_is_the_latest(root):
     entries, _ = collection.read([str(root)], [f"{root}/day-0=v9@2026-08-01"])
     machine = collection.machines(entries)[1]
