@@ -310,7 +310,8 @@ class Connection(contextlib.AbstractContextManager["Connection"]):
         try:
             if free:
                 self._ssh.stdin.close()
-                self._wait(LEAVE_S)
+                # Before it greets there is nothing to clean up.
+                self._wait(LEAVE_S if self.greeting else 0.0)
         finally:
             if self._ssh.poll() is None:
                 self._ssh.kill()

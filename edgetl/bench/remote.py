@@ -189,7 +189,7 @@ class RemoteProcess(Process):
         """
         if request["do"] == "evaluate":
             return self._evaluate(progress=progress, **{name: one for name, one in request.items() if name != "do"})
-        if request["do"] == "open":
+        if "graph" in request:
             request = {name: one for name, one in request.items() if name != "within"} | {
                 "graph": self.device.graphs[request["graph"], request.get("within")]}
         return super().ask(request, extra_s=extra_s, progress=progress)
