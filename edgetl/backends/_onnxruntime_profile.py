@@ -62,11 +62,10 @@ def _node(event: Mapping[str, Any]) -> Node:
     name, op = event["name"].removesuffix(ENDING), about["op_name"]
     dtype = layers.first_input(about.get("input_type_shape") or ())
     kind = layers.onnxruntime_kind(op, from_integers=dtype in INTEGERS)
-    provider = about["provider"].removesuffix("ExecutionProvider")
     # Convolutions whose weights were reordered into blocks of channels keep their op and get a name of that ending.
-    blocked = " nchwc" if name.endswith("_nchwc") else ""
-    return Node(f"{about.get('node_index')} {name}", name, op, f"{provider} {op}{blocked}, {dtype or 'no input'}", kind,
-                event["dur"] / 1e6)
+    blocked = "nchwc" if name.endswith("_nchwc") else ""
+    kernel = " ".join(filter(None, (op, blocked, dtype)))
+    return Node(f"{about.get('node_index')} {name}", name, op, kernel, kind, event["dur"] / 1e6)
 
 
 def folder() -> tempfile.TemporaryDirectory[str]:

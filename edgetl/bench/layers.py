@@ -35,19 +35,19 @@ def tables(made: Report) -> tuple[Table, ...]:
 def slowest(number: int, row: Row) -> Table:
     """The layers that take most of a call, with the kernels that computed them."""
     first = sorted(row.layers, key=lambda one: -one.median_s)[:MOST]
-    rows = [(one.name, one.op, f"{one.median_s * 1e6:.0f}", percent(one.share), one.executed_as) for one in first]
+    rows = [(f"{one.median_s * 1e6:.0f}", percent(one.share), one.name, one.op, one.executed_as) for one in first]
     rest = f"the slowest {len(first)} of {len(row.layers)} layers" if len(first) < len(row.layers) else "all layers"
     return Table(f"{number} {row.case}, {rest}: {sentence(row)}",
-                 ("layer", "operation", "median µs", "share %", "executed as"), tuple(rows))
+                 ("median µs", "share %", "layer", "operation", "executed as"), tuple(rows))
 
 
 def by_operation(number: int, row: Row) -> Table:
     """Time and arithmetic of the layers, added up by operation."""
-    rows = [(op, str(len(found)), f"{sum(one.median_s for one in found) * 1e6:.0f}",
-             percent(sum(one.share for one in found)), ", ".join(dict.fromkeys(one.kind for one in found)))
+    rows = [(f"{sum(one.median_s for one in found) * 1e6:.0f}", percent(sum(one.share for one in found)), op,
+             str(len(found)), ", ".join(dict.fromkeys(one.kind for one in found)))
             for op, found in operations(row.layers)]
     return Table(f"{number} {row.case}, by operation: {arithmetic(row.layers)}",
-                 ("operation", "layers", "sum of medians µs", "share %", "arithmetic"), tuple(rows))
+                 ("sum of medians µs", "share %", "operation", "layers", "arithmetic"), tuple(rows))
 
 
 def operations(layers: Sequence[LayerTime]) -> list[tuple[str, list[LayerTime]]]:
@@ -71,7 +71,10 @@ def arithmetic(layers: Sequence[LayerTime]) -> str:
 def sentence(row: Row) -> str:
     """What the layers add up to beside the call, and what the profiler costs."""
     plain_s = stats.median_interval(row.measurement.seconds).value
-    together = f"together {milliseconds(row.layers_s)} ms of a call of {milliseconds(row.profiled_s)} ms"
+    # Far apart where something disturbed the calls: each in another layer, so that the medians know nothing of it.
+    medians = milliseconds(sum(one.median_s for one in row.layers))
+    together = (f"together {milliseconds(row.layers_s)} ms (their medians: {medians} ms) of a call of "
+                f"{milliseconds(row.profiled_s)} ms")
     cost = 100 * ((row.profiled_s or 0.0) / plain_s - 1)
     paced = "" if row.measurement.arrival == "back-to-back" else f", {row.measurement.arrival}"
     return (f"{together} with the profiler on; without it the median is {milliseconds(plain_s)} ms{paced}, so the "

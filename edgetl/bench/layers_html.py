@@ -6,8 +6,8 @@ from edgetl.bench import layers, layers_plot, markup
 from edgetl.bench.report import Report, Row
 from edgetl.bench.tables import numbered
 
-CAPTION = ("Above the operations, below the layers of each in the order in which they ran; as wide as the time that "
-           "the profiler of the engine gives them.")
+CAPTION = ("From above: kinds of arithmetic, their operations, and the layers of each in the order in which they ran; "
+           "as wide as the time that the profiler of the engine gives them.")
 
 
 def content(made: Report) -> str:

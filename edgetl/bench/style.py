@@ -29,6 +29,7 @@ aside { border-left: .25rem solid rgb(var(--miss)); background: var(--band); pad
 li, dd, p { max-width: 46rem; overflow-wrap: anywhere; }
 ul { padding-left: 1.2rem; }
 .wide { overflow-x: auto; }
+.wide + .wide, figure + .wide { margin-top: 1.2rem; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; min-width: 100%; }
 caption { text-align: left; color: var(--soft); padding-bottom: .4rem; max-width: min(46rem, calc(100vw - 2rem)); }
 th, td { padding: .35rem .5rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
