@@ -33,8 +33,12 @@ def _cells(found: Scenario) -> tuple[str, ...]:
         return (found.metric, "no", *[MISSING] * 5)
     no_estimate = found.estimate_s is None and found.samples_per_s is not None
     stopping = "not asked for" if no_estimate else _yes(found.early_stopping_satisfied)
-    return (found.metric, _yes(found.valid), stopping, str(found.queries), _duration(found), _queries(found),
+    return (found.metric, _valid(found), stopping, str(found.queries), _duration(found), _queries(found),
             found.inputs)
+
+
+def _valid(found: Scenario) -> str:
+    return "shortened" if found.valid and not found.full_length else _yes(found.valid)
 
 
 def _duration(found: Scenario) -> str:
