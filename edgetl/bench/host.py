@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from edgetl.bench import affinity, environment, kernel
+from edgetl.bench.instruments import Instruments
 from edgetl.bench.process import Process
 from edgetl.runtime import processor
 
@@ -33,6 +34,10 @@ class Host(Protocol):
         """See `edgetl.bench.kernel.block`; None where the process that ran it is no more."""
         ...
 
+    def instruments(self) -> Instruments:
+        """What reads its sensors during a benchmark."""
+        ...
+
     def launch(self, timeout_s: float) -> Process:
         """A fresh worker; `timeout_s` is how long it may be silent."""
         ...
@@ -58,6 +63,10 @@ class ThisMachine:
     def calibrate(self) -> kernel.Block | None:
         """See `Host`."""
         return kernel.block()
+
+    def instruments(self) -> Instruments:
+        """See `Host`."""
+        return Instruments()
 
     def launch(self, timeout_s: float) -> Process:
         """See `Host`."""

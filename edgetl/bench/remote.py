@@ -24,8 +24,11 @@ from edgetl.bench import kernel, luggage, ssh, worker
 from edgetl.bench.cases import RUN_BACKEND, Case
 from edgetl.bench.connection import Connection, Lost, size
 from edgetl.bench.host import HERE, Host
+from edgetl.bench.instruments import Instruments
 from edgetl.bench.process import Process, WorkerFailed, no_progress
 from edgetl.bench.remote_worker import array, array_to_json
+from edgetl.bench.sensors import Found
+from edgetl.bench.watch import State, Watch
 from edgetl.errors import BackendUnavailable, EdgetlError
 from edgetl.events import Event, Listener, ignore
 from edgetl.runtime.preprocess import from_dict
@@ -146,15 +149,31 @@ class Device:
 
     def calibrate(self) -> kernel.Block | None:
         """See `edgetl.bench.host.Host`."""
+        found = self._led({"do": "calibrate"})
+        return None if found is None else kernel.Block(**found)
+
+    def instruments(self) -> Instruments:
+        """See `edgetl.bench.host.Host`; sensors of energy would have to be read while the connection is silent."""
+        return Instruments(Watch(self._state), find=lambda: Found((), ("those of a device are not read over ssh",)))
+
+    def _state(self) -> State:
+        """How the device is now; unknown where the process that reads it is no more."""
+        found = self._led({"do": "state"})
+        if found is None:
+            return State(None, None, {}, None, ())
+        return State(**{**found, "held_back": tuple(found["held_back"])})
+
+    def _led(self, request: Mapping[str, Any]) -> Any:
+        """The answer of the leader, or None where it is no more."""
         if self.leader is None:
             self.leader = self.launch(MACHINE_S)
         if self.leader.ended:
             return None
         try:
-            return kernel.Block(**self.leader.ask({"do": "calibrate"}))
+            return self.leader.ask(request)
         except WorkerFailed as problem:
             self.leader.kill()
-            self._tell("warning", f"The calibration ended early: {problem.message}.")
+            self._tell("warning", f"Calibration and watch over the device ended early: {problem.message}.")
             return None
 
     def launch(self, timeout_s: float) -> RemoteProcess:

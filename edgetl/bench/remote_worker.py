@@ -2,6 +2,7 @@
 
     {"do": "machine", "backends": [...]} -> what `edgetl.bench.environment` says, and which backends can run there
     {"do": "calibrate"}                  -> seconds of the kernel of `edgetl.bench.kernel`
+    {"do": "state"}                      -> what `edgetl.bench.watch` reads
     {"do": "run", "pixels": {...}, ...}  -> answers to pixels, uint8 [n, H, W, C], that the parent prepared
 
 besides what the worker answers anyway. Arrays travel as {"dtype": ..., "shape": [...], "base64": ...}.
@@ -30,7 +31,7 @@ class RemoteWorker(worker.Worker):
 
     def actions(self) -> dict[str, Callable[..., Mapping[str, Any]]]:
         """See `edgetl.bench.worker.Worker.actions`."""
-        return {**super().actions(), "machine": machine, "calibrate": calibrate, "run": self.run}
+        return {**super().actions(), "machine": machine, "calibrate": calibrate, "state": state, "run": self.run}
 
     def run(self, pixels: Mapping[str, Any], spec: Mapping[str, Any],
             preprocess: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -58,6 +59,13 @@ def calibrate() -> Mapping[str, Any]:
     from edgetl.bench import kernel
 
     return dataclasses.asdict(kernel.block())
+
+
+def state() -> Mapping[str, Any]:
+    """Frequency, temperature and throttling as they are now."""
+    from edgetl.bench import watch
+
+    return dataclasses.asdict(watch.read(get_throttled=watch.vcgencmd()))
 
 
 def array(values: Mapping[str, Any]) -> NDArray[Any]:

@@ -29,7 +29,6 @@ from edgetl.bench import (
 )
 from edgetl.bench.connection import Lost
 from edgetl.bench.exam import Exam
-from edgetl.bench.instruments import Instruments
 from edgetl.bench.photos import Photos
 from edgetl.bench.report import Report, Row
 from edgetl.bench.trial import Trial
@@ -103,8 +102,7 @@ class Run:
         self.options, self.trials, self.reference = options, trials, reference
         self.machine, self.paper, self.notes = machine, paper, notes
         self.calibration: list[kernel.Block] = []
-        # Sensors are this machine's: they tell nothing of one behind a connection.
-        self.instruments = Instruments() if trials[0].host.name is None else None
+        self.instruments = trials[0].host.instruments()
 
     def measure(self, files: Photos | None, folder: Path, listener: Listener, heard: Listener) -> None:
         """Everything, one part after the other; after each round what there is so far is in `folder`.
@@ -121,21 +119,20 @@ class Run:
             phases.start(trials, self.options.starts, order, listener)
             phases.warm_up(trials, order, listener)
             _warn(self._remarks(), heard)
-            around = self.instruments.around if self.instruments else None
-            phases.measure(trials, rounds, order, listener, after=lambda: self._after_round(folder), around=around)
+            phases.measure(trials, rounds, order, listener, after=lambda: self._after_round(folder),
+                           around=self.instruments.around)
             if self.paper is not None:
                 phases.examine(trials, self.paper, listener, STAGE)
             # Last, because they take memory that the figures of the rounds do not mean.
             phases.crowd(trials, self.options.concurrency, rounds, order, listener)
             phases.walk(trials, files, rounds, order, listener)
             mlperf_phase.run(trials, self.options, self.paper, order, listener, after=lambda: self._save(folder))
-            if self.instruments:
-                self.instruments.weigh(trials)
+            self.instruments.weigh(trials)
             if self.options.profile_layers:
                 phases.profile(trials, listener)
         _warn([*late_calls([trial.row() for trial in self.trials]),
                *(text for trial in self.trials for text in trial.remarks),
-               *(self.instruments.watch.warnings() if self.instruments else [])], heard)
+               *self.instruments.watch.warnings()], heard)
 
     def _after_round(self, folder: Path) -> None:
         calibration = self.trials[0].host.calibrate()
@@ -171,8 +168,7 @@ class Run:
             rows = tuple(trial.row() for trial in self.trials)
         else:
             rows = assemble.rows(self.trials, self.reference, self.options.seed, self.paper)
-        if self.instruments:
-            rows = tuple(dataclasses.replace(row, sensors=self.instruments.of(row.case)) for row in rows)
+        rows = tuple(dataclasses.replace(row, sensors=self.instruments.of(row.case)) for row in rows)
         allocators = [trial.starts[0]["allocator"] for trial in self.trials if trial.starts]
         machine = {**self.machine, "allocator": allocators[0] if allocators else None}
         notes, reference = list(self.notes), next(row for row in rows if row.case == self.reference)
