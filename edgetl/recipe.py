@@ -204,10 +204,10 @@ class Bench(DataFields):
     rounds: int = opt(5, "Rounds; in each, every case is measured once, in random order.", low=1)
     block: int = opt(60, "Calls of one case in one round; the first 10 are dropped.", low=50)
     interval: tuple[str, ...] | None = opt(
-        None, "Pace the calls, e.g. 10ms; 'none' is back to back; each of several is a case (default: back to back).",
+        (), "Pace the calls, e.g. 10ms; 'none' is back to back; each of several is a case (default: back to back).",
         split=True,
         form=(r"none|\s*(?=.*[1-9])([0-9]+([.][0-9]*)?|[.][0-9]+)\s*(us|ms|s)\s*",
-              "'none' or a duration above 0 with a unit: 10ms, 500us or 1s"))
+              "a duration above 0 with a unit, e.g. 10ms, 500us or 1s, or 'none'"))
     warmup_s: float = opt(
         10.0, "Seconds of calls after which a case that has not become stable is measured all the same, with a note; "
         "0 is no warm-up.", low=0)

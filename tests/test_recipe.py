@@ -94,10 +94,10 @@ def test_lists_come_as_lists_texts_with_commas_or_one_number() -> None:
     for said in ("none, 10ms", ["none", "10ms"]):
         assert build(Bench, {**bench, "interval": said}, where="here").interval == ("none", "10ms")
     assert build(Bench, {**bench, "interval": "10ms"}, where="here").interval == ("10ms",)  # as recipes always said it
-    assert build(Bench, {**bench, "interval": None}, where="here").interval is build(Bench, bench, where="").interval
+    assert build(Bench, {**bench, "interval": None}, where="here").interval is None
     with pytest.raises(RecipeError, match="expected a list of names"):
         build(Bench, {**bench, "backend": [True]}, where="here")
-    with pytest.raises(RecipeError, match="found 'sometimes', expected 'none' or a duration"):
+    with pytest.raises(RecipeError, match="found 'sometimes', expected a duration"):
         build(Bench, {**bench, "interval": "10ms, sometimes"}, where="here")
 
 

@@ -21,7 +21,7 @@ HEADS = frozenset({"case", "true class", "report"})  # columns that say what the
 TEXT_COLUMNS = HEADS | {"answered", "reason", "arrival", "backend", "precision", "commit", "date", "measured in",
                         "reached with", "cores", "machine", "state", "on the front", "layer", "operation",
                         "executed as", "arithmetic", "sensor", "of", "scenario", "result", "metric", "valid",
-                        "early stopping", "min duration", "min queries", "inputs"}
+                        "early stopping", "min duration", "min queries", "inputs", "verdict", "gate"}
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,7 @@ def cases(report: Report) -> Table:
              MISSING if row.parameters is None else f"{row.parameters / 1e6:.2f}",
              megabytes(row.memory_loaded_bytes), _count(row.warmup_calls), _cores(row),
              *([megabytes(row.gpu_memory_bytes)] if on_gpu else [])) for number, row in numbered(report)]
-    return Table("What ran; peak resident memory of the process when the session was open; calls until it was stable",
-                 columns, tuple(rows))
+    return Table("What ran; peak resident memory when the session was open; calls until stable", columns, tuple(rows))
 
 
 def _cores(row: Row) -> str:
