@@ -83,12 +83,12 @@ compiled = core.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY", "NUM
                                              "INFERENCE_NUM_THREADS": "1", "INFERENCE_PRECISION_HINT": "f32"})
 request, ports = compiled.create_infer_request(), compiled.outputs
 """)
-# It has no option for threads, and takes as many as the processor has cores.
+# It has no option for threads, and takes as many as the processor has cores. Its package would import PyTorch.
 ONNXRUNTIME_TEST = """
-import sys
+import pathlib, runpy, sys
 import numpy as np
 import onnxruntime
-from onnxruntime.tools import onnxruntime_test
+tool = runpy.run_path(str(pathlib.Path(onnxruntime.__file__).parent / "tools" / "onnxruntime_test.py"))
 make = onnxruntime.InferenceSession
 def with_one_thread(graph, sess_options, providers):
     settings = onnxruntime.SessionOptions()
@@ -97,7 +97,7 @@ def with_one_thread(graph, sess_options, providers):
 graph, calls, file = sys.argv[1:]
 name = make(graph, providers=["CPUExecutionProvider"]).get_inputs()[0].name
 onnxruntime.InferenceSession = with_one_thread
-onnxruntime_test.run_model(graph, int(calls), feeds={name: np.load(file)})
+tool["run_model"](graph, int(calls), feeds={name: np.load(file)})
 """
 # Its main function with its own arguments; what its loop returns is written down before main rounds it.
 BENCHMARK_APP = """
