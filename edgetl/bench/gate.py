@@ -133,6 +133,7 @@ class _Gate:
 
     def _latency(self) -> tuple[Outcome, Pattern]:
         base, new = self.sides.both
+        sequential.rank(sequential.LEAST_PAIRS, sequential.FALSE_ALARM)  # imports scipy before the clock runs
         order, budget_s = np.random.default_rng(self.options.seed), seconds(self.options.budget)
         with phases.told(self.heard, STAGE, "measuring", None, "pair") as step:
             begun_s = timing.now_s()

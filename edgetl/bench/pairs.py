@@ -138,7 +138,6 @@ def measure(sides: Sequence[Case], options: recipe.Bench, plan: Pattern, order: 
     first = int(order.integers(2))
     turns = _turns(plan.blocks, order)
     trials = [Trial(case, options, from_pixels=from_pixels) for case in sides]
-    finished = False
     try:
         for side in (first, 1 - first):
             _start(trials[side])
@@ -147,10 +146,9 @@ def measure(sides: Sequence[Case], options: recipe.Bench, plan: Pattern, order: 
         found: tuple[list[Any], list[Any]] = ([], [])
         for side in turns:
             found[side].append(_block(trials[side], plan.calls, plan.dropped))
-        finished = True
     finally:
         for trial in trials:
-            trial.close(at_once=not finished)
+            trial.close(at_once=True)  # what it was there for is done; an orderly end would only take longer
     seconds = np.asarray(found, dtype=np.float64)
     if not seconds.min() > 0:
         raise EdgetlError(f"Calls of {sides[0].name} take less than the clock can tell, so there is no ratio.")

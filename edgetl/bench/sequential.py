@@ -37,7 +37,6 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats as scipy_stats
 
 from edgetl.bench.stats import Interval
 
@@ -177,6 +176,8 @@ def rank(n: int, level: float) -> int | None:
 @functools.cache
 def tail(n: int, c: int) -> float:
     """P(W <= c) of Wilcoxon's signed-rank statistic W of n values without ties, exact."""
+    from scipy import stats
+
     signed = np.arange(1.0, n + 1)
     left = c
     for size in range(n, 0, -1):  # a sample whose positive ranks sum up to c, for scipy to judge
@@ -184,7 +185,7 @@ def tail(n: int, c: int) -> float:
             left -= size
         else:
             signed[size - 1] = -size
-    return float(scipy_stats.wilcoxon(signed, alternative="less", method="exact").pvalue)
+    return float(stats.wilcoxon(signed, alternative="less", method="exact").pvalue)
 
 
 def conduct(measure: Callable[[bool], float], clock: Callable[[], float], *, margin: float, budget_s: float,
