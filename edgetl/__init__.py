@@ -6,6 +6,7 @@ The verbs of the command line are functions here, with the recipe's fields as ke
     student = edgetl.distill(data="photos", teacher=teacher, out="runs/student")
     bundle = edgetl.export(run=student, out="runs/bundle")
     report = edgetl.bench(cases=[teacher, bundle], data="photos", out="runs/report")
+    edgetl.compare(base="main/report", new="runs/report", max_regression="5%").insist()
     edgetl.gate(base="main/bundle", new=bundle).insist()
     edgetl.report(reports=["runs"], out="benchmarks.html")
     edgetl.verify(bundle)
@@ -22,16 +23,17 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "bench", "distill", "export", "finetune", "gate", "load", "report", "run",
+__all__ = ["__version__", "bench", "compare", "distill", "export", "finetune", "gate", "load", "report", "run",
            "tune", "verify"]
 
 if TYPE_CHECKING:
-    from edgetl.pipeline import bench, distill, export, finetune, gate, report, run, tune
+    from edgetl.pipeline import bench, compare, distill, export, finetune, gate, report, run, tune
     from edgetl.runtime import load
     from edgetl.runtime.verifying import verify
 
 _HOMES = {"finetune": "edgetl.pipeline", "distill": "edgetl.pipeline", "run": "edgetl.pipeline",
           "tune": "edgetl.pipeline", "report": "edgetl.pipeline", "gate": "edgetl.pipeline",
+          "compare": "edgetl.pipeline",
           "load": "edgetl.runtime", "verify": "edgetl.runtime.verifying"}
 _ROOMS = ("bench", "export")  # packages that can be called, see edgetl.verbs
 

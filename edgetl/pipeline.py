@@ -17,6 +17,7 @@ from edgetl.events import Event, Listener, ignore
 from edgetl.ledger import CHANGED, FINISHED, INTERRUPTED, NEW, Ledger, digest
 from edgetl.plan import FOLDERS, preflight, require_model, resolve, to_toml
 from edgetl.recipe import Bench, Distill, Export, Finetune, Gate, Recipe, decisive, fields_of
+from edgetl.recipe_compare import Compare
 from edgetl.recipe_file import parse_recipe, read_recipe
 from edgetl.recipe_gate import RegressionGate
 from edgetl.recipe_report import Report as Gallery
@@ -24,6 +25,7 @@ from edgetl.recipe_tune import Tune
 from edgetl.signatures import built, shows
 
 if TYPE_CHECKING:
+    from edgetl.bench.comparison import Comparison
     from edgetl.bench.gallery import Page
     from edgetl.bench.gate_verdict import Verdict
     from edgetl.bench.report import Report, Row
@@ -76,6 +78,12 @@ def tune(*, listener: Listener = ignore, **fields: Any) -> Tuning | None:
 def report(*, listener: Listener = ignore, **fields: Any) -> Page:
     """The page over many reports; `fields` are those of `recipe_report.Report`; errors as in `finetune`."""
     return report_with(built(Gallery, fields, "report"), listener)
+
+
+@shows(Compare)
+def compare(*, listener: Listener = ignore, **fields: Any) -> Comparison:
+    """What is faster or slower between two reports; `fields` are those of `recipe_compare.Compare`."""
+    return compare_with(built(Compare, fields, "compare"), listener)
 
 
 @shows(RegressionGate)
@@ -140,6 +148,13 @@ def report_with(options: Gallery, listener: Listener = ignore) -> Page:
     from edgetl.bench import gallery
 
     return gallery.write(options, listener=listener)
+
+
+def compare_with(options: Compare, listener: Listener = ignore) -> Comparison:
+    """What has become of each case, written to `options.out` where that is given."""
+    from edgetl.bench import compare
+
+    return compare.compare(options)
 
 
 def gate_with(options: RegressionGate, listener: Listener = ignore) -> Verdict:

@@ -27,8 +27,9 @@ CHECKPOINT = "checkpoint.safetensors"
 SPLIT = "split.json"
 REPORT = "report.json"
 GATE = "gate.json"
+COMPARISON = "comparison.json"
 LEDGER = "stages.json"
-MARKS = (RUN, "manifest.json", REPORT, GATE, LEDGER)  # each folder that edgetl writes has one of them
+MARKS = (RUN, "manifest.json", REPORT, GATE, COMPARISON, LEDGER)  # each folder that edgetl writes has one of them
 UNFINISHED = ".tmp"  # ending of files that are being written; a killed process leaves them
 
 ELSEWHERE = "Choose a folder you may write to with --out."

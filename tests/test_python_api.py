@@ -14,12 +14,13 @@ import edgetl
 from edgetl import pipeline
 from edgetl.errors import RecipeError
 from edgetl.recipe import STAGES, fields_of
+from edgetl.recipe_compare import Compare
 from edgetl.recipe_gate import RegressionGate
 from edgetl.recipe_report import Report as Gallery
 from edgetl.recipe_tune import Tune
 
 VERBS = {**{name: stage for name, stage in STAGES.items() if name != "gate"}, "tune": Tune, "report": Gallery,
-         "gate": RegressionGate}
+         "gate": RegressionGate, "compare": Compare}
 
 
 def test_all_is_what_there_is() -> None:

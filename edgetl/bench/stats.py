@@ -35,6 +35,16 @@ class Interval:
     high: float | None
     confidence: float
 
+    def ends(self) -> tuple[float, float]:
+        """Both ends of an interval that is known to have them, as those of a bootstrap do.
+
+        Raises:
+            ValueError: it is open.
+        """
+        if self.low is None or self.high is None:
+            raise ValueError(f"the interval of {self.value} is open: {self.low} to {self.high}")
+        return self.low, self.high
+
 
 def median_interval(samples: Sequence[float] | Samples, confidence: float = 0.95) -> Interval:
     """Median of `samples` and a distribution-free interval from their order statistics, see `percentile_interval`.

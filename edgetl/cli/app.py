@@ -15,6 +15,7 @@ import typer
 from edgetl import __version__, recipe
 from edgetl.cli import (
     bench,
+    compare,
     demo,
     distill,
     doctor,
@@ -35,6 +36,7 @@ from edgetl.cli import (
 )
 from edgetl.cli import list as listing
 from edgetl.errors import DiskFull, EdgetlError
+from edgetl.recipe_compare import Compare
 from edgetl.recipe_gate import RegressionGate
 from edgetl.recipe_report import Report as Gallery
 from edgetl.recipe_tune import Tune
@@ -70,6 +72,7 @@ _add(options.command(recipe.Distill, distill.distill), "distill", distill.EXAMPL
 _add(options.command(recipe.Export, export.export), "export", export.EXAMPLE)
 _add(options.command(recipe.Bench, bench.bench), "bench", bench.EXAMPLE)
 _add(options.command(Tune, tune.tune), "tune", tune.EXAMPLE)
+_add(options.command(Compare, compare.compare), "compare", compare.EXAMPLE)
 _add(options.command(RegressionGate, gate.gate), "gate", gate.EXAMPLE)
 _add(options.command(Gallery, report.report), "report", report.EXAMPLE)
 _add(run.run, "run", run.EXAMPLE)
