@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 import edgetl
-from edgetl import recipe
+from edgetl import recipe, rundir
 from edgetl.bench import agent, cases, remote, report, runner, ssh
 from edgetl.bench.connection import Lost
 from edgetl.bench.trial import Trial
@@ -293,9 +293,9 @@ def test_a_connection_that_is_lost_ends_the_benchmark_and_leaves_nothing(tmp_pat
         runner.bench(options(tmp_path, loopback, bundle), listener=at("measuring", cut))
     assert "removes itself" in caught.value.hint and "\n" not in caught.value.message
     assert empty_at_last(loopback)
-    assert not (tmp_path / "report").exists()  # what there was is partial, and lies beside it
-    (partial,) = tmp_path.glob(".report*")
-    assert report.read(partial / "report.json").status == report.PARTIAL
+    # What there was is partial, and lies beside it.
+    assert report.read(rundir.partial(tmp_path / "report")).status == report.PARTIAL
+    assert not (tmp_path / "report").exists()
 
 
 def test_an_interrupt_ends_the_workers_and_leaves_nothing(tmp_path, board, bundle):
