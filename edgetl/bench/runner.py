@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetl import extras, recipe, rundir
+from edgetl import extras, recipe, rundir, timing
 from edgetl.bench import (
     affinity,
     assemble,
@@ -37,6 +37,7 @@ from edgetl.errors import DiskFull, EdgetlError, UnknownName
 from edgetl.events import Event, Listener, ignore
 
 STAGE = phases.STAGE
+SAVE_EVERY_S = 60.0  # and at the end of every round
 BUSY = 0.5  # runnable processes a usable thread, before anything was started, above which a note says so
 
 
@@ -102,6 +103,7 @@ class Run:
         self.options, self.trials, self.reference = options, trials, reference
         self.machine, self.paper, self.notes = machine, paper, notes
         self.calibration: list[kernel.Block] = []
+        self.saved_s = timing.now_s()
         self.instruments = trials[0].host.instruments()
 
     def measure(self, files: Photos | None, folder: Path, listener: Listener, heard: Listener) -> None:
@@ -120,12 +122,13 @@ class Run:
             phases.warm_up(trials, order, listener)
             _warn(self._remarks(), heard)
             phases.measure(trials, rounds, order, listener, after=lambda: self._after_round(folder),
-                           around=self.instruments.around)
+                           around=lambda case: self._around_block(case, folder))
             if self.paper is not None:
                 phases.examine(trials, self.paper, listener, STAGE)
             # Last, because they take memory that the figures of the rounds do not mean.
             phases.crowd(trials, self.options.concurrency, rounds, order, listener)
             phases.walk(trials, files, rounds, order, listener)
+            self._save(folder)
             mlperf_phase.run(trials, self.options, self.paper, order, listener, after=lambda: self._save(folder))
             self.instruments.weigh(trials)
             if self.options.profile_layers:
@@ -140,8 +143,16 @@ class Run:
             self.calibration.append(calibration)
         self._save(folder)
 
+    @contextlib.contextmanager
+    def _around_block(self, case: str, folder: Path) -> Iterator[None]:
+        with self.instruments.around(case):
+            yield
+        if timing.now_s() - self.saved_s > SAVE_EVERY_S:  # a round of many slow cases takes long
+            self._save(folder)
+
     def _save(self, folder: Path) -> None:
         rundir.write_text(folder / rundir.REPORT, report.dumps(self.report(report.PARTIAL)))
+        self.saved_s = timing.now_s()
 
     @contextlib.contextmanager
     def _kept(self, folder: Path) -> Iterator[None]:

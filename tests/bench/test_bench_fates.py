@@ -47,13 +47,13 @@ def killed_in_round(number: int, how: signal.Signals, arguments: list[str]) -> s
 import os, sys
 from edgetl.bench import phases
 measure, rounds = phases.measure, []
-def watched(trials, count, order, listener, after):
+def watched(*those, after, **others):
     def ended():
         after()
         rounds.append(1)
         if len(rounds) == {number}:
             os.kill(os.getpid(), {int(how)})
-    measure(trials, count, order, listener, ended)
+    measure(*those, after=ended, **others)
 phases.measure = watched
 from edgetl.cli.app import main
 sys.exit(main(sys.argv[1:]))
@@ -109,6 +109,21 @@ def test_ctrl_c_within_a_round_keeps_the_unequal_blocks(tmp_path):
         runner.bench(options(tmp_path, bundle, backend=backends, **QUICK), listener=interrupt)
     found = report.read(rundir.partial(tmp_path / "report"))
     assert sorted(row.measurement.rounds for row in found.rows) == [1, 2]
+
+
+def test_a_round_that_takes_long_is_written_down_before_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "SAVE_EVERY_S", -1.0)
+    seen = []
+
+    def look(event):
+        if event.kind == "advance" and event.values.get("case") and (kept / "report.json").exists():
+            seen.append(sorted(row.measurement.rounds for row in report.read(kept).rows))
+
+    kept = rundir.partial(tmp_path / "report")
+    backends = ("benchfakes.fine", "benchfakes.colourblind")
+    bundle = make_tiny(tmp_path / "tiny", *backends)
+    runner.bench(options(tmp_path, bundle, backend=backends, **QUICK), listener=look)
+    assert seen == [[0, 1], [1, 1], [1, 2], [2, 2]]
 
 
 def test_a_case_without_a_block_is_pending_in_a_partial_report(tmp_path):
