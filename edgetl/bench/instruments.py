@@ -10,7 +10,7 @@ from edgetl.bench import energy, sensors
 from edgetl.bench.energy import Clock
 from edgetl.bench.report import Report, Row
 from edgetl.bench.sensors import Found
-from edgetl.bench.tables import MISSING, Table, numbered, significant
+from edgetl.bench.tables import MISSING, Table, megabytes, numbered, significant
 from edgetl.bench.watch import Watch
 
 if TYPE_CHECKING:
@@ -24,11 +24,13 @@ class Instruments:
         watch: reads the machine's state.
         find: finds its sensors of energy.
         clock: of the window.
+        gpu_memory: what the driver says that a process holds on cards.
     """
 
     def __init__(self, watch: Watch | None = None, find: Callable[[], Found] = sensors.find,
-                 clock: Clock | None = None) -> None:
-        self.watch, self._find, self._clock = watch or Watch(), find, clock
+                 clock: Clock | None = None,
+                 gpu_memory: Callable[[int], int | None] = sensors.gpu_memory_bytes) -> None:
+        self.watch, self._find, self._clock, self._gpu_memory = watch or Watch(), find, clock, gpu_memory
         self._energy: dict[str, dict[str, Any]] = {}
 
     @contextlib.contextmanager
@@ -39,12 +41,12 @@ class Instruments:
         self.watch.after_round(case)
 
     def weigh(self, trials: Sequence[Trial]) -> None:
-        """Energy of a window of calls for each case that still runs, or the reason why there is none."""
+        """Energy of a window of calls for each case that still runs, or why there is none; and its GPU memory."""
         found = self._find()
         for trial in trials:
             device = trial.device()
             if device is not None:
-                self._energy[trial.case.name] = self._of(trial, device, found)
+                self._energy[trial.case.name] = {**self._of(trial, device, found), **self._held(trial, device)}
 
     def _of(self, trial: Trial, device: str, found: Found) -> dict[str, Any]:
         chosen = found.of_device(device)
@@ -54,6 +56,11 @@ class Instruments:
         seen, failed = energy.measure(chosen, lambda: trial.spend(calls), batch=trial.case.batch, clock=self._clock)
         told: dict[str, Any] = {"energy": energy.to_json(seen)} if seen else {}
         return told | ({"energy_reason": "; ".join(failed)} if failed else {})
+
+    def _held(self, trial: Trial, device: str) -> dict[str, Any]:
+        pid = trial.pid() if device.startswith("cuda") else None
+        held = None if pid is None else self._gpu_memory(pid)
+        return {} if held is None else {"gpu_memory_bytes": held}
 
     def of(self, case: str) -> dict[str, Any]:
         """All that was read for a case, for `Row.sensors`."""
@@ -67,10 +74,17 @@ def tables(made: Report) -> tuple[Table, ...]:
                   ("#", "case", "sensor", "J/image", "power W", "at rest W", "window s", "of"),
                   tuple(line for number, row in rows for line in _energy_lines(number, row)))
     speeds = Table("Fastest core right after each block, hottest zone, and blocks in which the processor was throttled",
-                   ("#", "case", "least MHz", "greatest MHz", "hottest °C", "throttled blocks"),
+                   ("#", "case", "least MHz", "greatest MHz", "hottest °C", "throttled blocks", "GPU MB by NVML"),
                    tuple((str(number), row.case, *_state(row)) for number, row in rows
-                         if {"frequency_khz", "celsius_after", "throttled"} & set(row.sensors)))
-    return tuple(table for table in (spent, speeds) if table.rows)
+                         if {"frequency_khz", "celsius_after", "throttled", "gpu_memory_bytes"} & set(row.sensors)))
+    return tuple(_told(table) for table in (spent, speeds) if table.rows)
+
+
+def _told(table: Table) -> Table:
+    """The table less the columns in which no row has anything: no machine has all these sensors."""
+    kept = [place for place in range(len(table.columns)) if any(row[place] != MISSING for row in table.rows)]
+    return Table(table.caption, tuple(table.columns[place] for place in kept),
+                 tuple(tuple(row[place] for place in kept) for row in table.rows))
 
 
 def _energy_lines(number: int, row: Row) -> list[tuple[str, ...]]:
@@ -85,7 +99,8 @@ def _state(row: Row) -> tuple[str, ...]:
     blocks = row.sensors.get("throttled")
     return (f"{min(khz) / 1000:.0f}" if khz else MISSING, f"{max(khz) / 1000:.0f}" if khz else MISSING,
             f"{max(hot):.0f}" if hot else MISSING,
-            MISSING if blocks is None else f"{sum(map(bool, blocks))} of {len(blocks)}")
+            MISSING if blocks is None else f"{sum(map(bool, blocks))} of {len(blocks)}",
+            megabytes(row.sensors.get("gpu_memory_bytes")))
 
 
 def remarks(made: Report) -> list[str]:

@@ -47,6 +47,11 @@ class Process:
                                        stdout=subprocess.PIPE, stderr=self._stderr, env=_environment(),
                                        start_new_session=True)
 
+    @property
+    def pid(self) -> int | None:
+        """Its number on this machine; None where it runs on another."""
+        return self._child.pid
+
     def ask(self, request: Mapping[str, Any], *, extra_s: float = 0.0,
             progress: Callable[[int], None] = no_progress) -> Any:
         """The reply to a request; the parent sleeps meanwhile.

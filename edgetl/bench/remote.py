@@ -198,6 +198,11 @@ class RemoteProcess(Process):
         self.ended = False
         self.number = self.connection.start(luggage.WORKER)
 
+    @property
+    def pid(self) -> int | None:
+        """See `Process`."""
+        return None
+
     def ask(self, request: Mapping[str, Any], *, extra_s: float = 0.0,
             progress: Callable[[int], None] = no_progress) -> Any:
         """See `edgetl.bench.process.Process.ask`; graphs are named by their place here.

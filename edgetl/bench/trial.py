@@ -114,6 +114,10 @@ class Trial:
         """What the session runs on; None where none is open or it was never timed."""
         return None if self.process is None or not self.blocks else self.starts[-1]["session"].get("device", "CPU")
 
+    def pid(self) -> int | None:
+        """Number of the worker on this machine; None where there is none."""
+        return None if self.process is None else self.process.pid
+
     def call_s(self) -> float:
         """Median seconds from the begin of a call to the begin of the next."""
         seconds = np.median([second for block in self.blocks for second in block["seconds"]])

@@ -14,7 +14,7 @@ from bench import hand_made
 
 from edgetl import recipe
 from edgetl.backends import _onnxruntime_profile, _openvino_profile
-from edgetl.bench import cases, html, instruments, layers, layers_plot, overview, profiling, report, stats
+from edgetl.bench import cases, html, instruments, layers, layers_plot, overview, profiling, report, runner, stats
 from edgetl.bench.energy import Clock
 from edgetl.bench.process import WorkerFailed
 from edgetl.bench.sensors import Found, Sensor
@@ -221,7 +221,7 @@ def test_the_page_shows_layers_sensors_and_reasons():
                            "joules": 60.0, "images": 1425, "window_s": 4.0, "watts": 15.0, "idle_watts": 5.0,
                            "samples": None}],
                "frequency_khz": [3_500_000, 1_200_000], "celsius_after": [61.0, None],
-               "throttled": [[], ["core_throttle_count grew by 7"]]}
+               "throttled": [[], ["core_throttle_count grew by 7"]], "gpu_memory_bytes": 512_000_000}
     made = profiled(sensors=sensors)
     rows = [dataclasses.replace(made.rows[0], layers_reason="no profiler.",
                                 sensors={"energy_reason": "no energy sensor found (looked for: x)"}), *made.rows[1:]]
@@ -235,7 +235,10 @@ def test_the_page_shows_layers_sensors_and_reasons():
     energy, state = instruments.tables(made)
     assert energy.rows == (("3", "bundle x86-vnni.int8 cpu", "RAPL package-0", "0.0421", "15.0", "5.00", "4.00",
                             "the processor's packages"),)
-    assert state.rows == (("3", "bundle x86-vnni.int8 cpu", "1200", "3500", "61", "1 of 2"),)
+    assert state.rows == (("3", "bundle x86-vnni.int8 cpu", "1200", "3500", "61", "1 of 2", "512"),)
+    cool = dataclasses.replace(made.rows[2], sensors={"frequency_khz": [3_500_000]})
+    [bare] = instruments.tables(dataclasses.replace(made, rows=(cool,)))
+    assert bare.columns == ("#", "case", "least MHz", "greatest MHz")  # no column of dashes
     assert {table.caption for table in (energy, state)} < {table.caption for table in overview.all_tables(made)}
 
 
@@ -263,9 +266,34 @@ class Weighed:
     def call_s(self) -> float:
         return 0.01
 
+    def pid(self) -> int:
+        return 7
+
     def spend(self, calls: int) -> int:
         self.asked.append(calls)
         return calls if self._made is None else self._made
+
+
+def test_gpu_memory_is_asked_of_what_runs_on_a_card():
+    used = instruments.Instruments(find=lambda: Found((), ("NVML: none",)), gpu_memory={7: 300}.get)
+    used.weigh([Weighed("gpu", "cuda:0"), Weighed("cpu", "CPU")])
+    assert used.of("gpu")["gpu_memory_bytes"] == 300 and "gpu_memory_bytes" not in used.of("cpu")
+
+
+def test_a_benchmark_with_profiles_reports_layers_and_why_there_are_none(tmp_path, monkeypatch):
+    here = str(Path(__file__).parent)
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.setenv("PYTHONPATH", here)
+    (tmp_path / "tiny.onnx").write_bytes(make_graph())
+    found = runner.bench(recipe.Bench(
+        cases=(str(tmp_path / "tiny.onnx"),), out=str(tmp_path / "report"), backend=("cpu", "benchfakes.fine"),
+        rounds=1, block=20, starts=1, warmup_s=0.0, photos=0, timeout_s=60.0, profile_layers=True))
+    cpu, fine = found.rows
+    assert cpu.layers and cpu.layers_reason is None and cpu.measured
+    assert fine.measured and fine.layers == () and "has no profiler" in fine.layers_reason
+    assert "energy" in cpu.sensors or "no energy sensor found" in cpu.sensors["energy_reason"]
+    told = (tmp_path / "report" / "report.md").read_text()
+    assert "compute with integers" in told and "no layers" in told
 
 
 def test_every_case_gets_its_energy_or_the_reason():
