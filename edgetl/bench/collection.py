@@ -106,11 +106,19 @@ def read(places: Sequence[str], labels: Sequence[str]) -> tuple[list[Entry], lis
     """
     files = {file.resolve(): (file, root) for root in map(Path, places) for file in _files(root)}
     entries, problems = [], []
+    originals: dict[str, Path] = {}
     for file, root in files.values():
         try:
-            entries.append(_entry(file, root))
+            entry = _entry(file, root)
         except EdgetlError as problem:
             problems.append(problem.message)
+            continue
+        # One measurement that lies in two places is not two.
+        original = originals.setdefault(rundir.sha256(file.read_bytes()), file)
+        if original is file:
+            entries.append(entry)
+        else:
+            problems.append(f"{file} is a copy of {original}.")
     if not entries:
         raise EdgetlError(" ".join(problems) or f"There is no report in {', '.join(places)}.",
                           hint="Give the folders, or the report.json, that `edgetl bench` wrote.")

@@ -8,6 +8,7 @@ import json
 import re
 
 import hand_made
+import page_reader
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -190,6 +191,10 @@ def test_the_page_can_be_read_aloud_and_in_the_dark(page, read):
     assert '<aside aria-label="Warnings"><ul><li>A warning.</li></ul></aside>' in page
     assert "prefers-color-scheme: dark" in page and "currentColor" in page and "#010203" not in page
     assert 'name="viewport"' in page and '<html lang="en">' in page
+
+
+def test_a_screen_reader_finds_its_way(page):
+    page_reader.assert_can_be_read_aloud(page_reader.Reader(page))
 
 
 def test_the_page_escapes_what_others_wrote(page):
