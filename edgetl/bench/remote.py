@@ -118,19 +118,25 @@ class Device:
 
     def _machine(self, backends: Sequence[str]) -> Mapping[str, Any]:
         """What the device is; at least one of the backends can run there."""
-        asked = self.launch(MACHINE_S)
+        process = self.launch(MACHINE_S)
+        found = self._asked(process, backends)
+        known = found["backends"]
+        if not any(one["usable"] for one in known.values()):
+            others = self._asked(process, [name for name in luggage.backends() if name not in known])["backends"]
+            usable = [name for name, one in others.items() if one["usable"]]
+            reasons = "; ".join(f"{name}: {one['reason']}" for name, one in known.items())
+            fixes = dict.fromkeys(one["fix"] for one in known.values() if one["fix"])
+            raise BackendUnavailable(f"{self.connection.address} has no runtime for {' or '.join(known)} ({reasons}); "
+                                     f"backends that can run there: {', '.join(usable) or 'none'}.",
+                                     hint=f"On the device: {'; '.join(fixes)}")
+        process.close()
+        return found
+
+    def _asked(self, process: RemoteProcess, backends: Sequence[str]) -> Mapping[str, Any]:
         try:
-            found: Mapping[str, Any] = asked.ask({"do": "machine", "backends": list(luggage.backends())})
+            found: Mapping[str, Any] = process.ask({"do": "machine", "backends": list(backends)})
         except WorkerFailed as problem:
             raise EdgetlError(f"The worker does not run on {self.connection.address}: {problem.message}.") from problem
-        asked.close()
-        known = found["backends"]
-        if not any(known[name.replace("_", "-")]["usable"] for name in backends):
-            usable = [name for name, one in known.items() if one["usable"]]
-            first = known[backends[0].replace("_", "-")]
-            raise BackendUnavailable(f"{self.connection.address} has no runtime for {' or '.join(backends)}; backends "
-                                     f"that can run there: {', '.join(usable) or 'none'}. {backends[0]}: "
-                                     f"{first['reason']}", hint=f"On the device: {first['fix']}")
         return found
 
     def fingerprint(self) -> dict[str, Any]:
