@@ -14,6 +14,7 @@ import pytest
 
 import edgetl
 from edgetl import errors, plugins, recipe
+from edgetl.recipe_compare import Compare
 from edgetl.recipe_gate import RegressionGate
 from edgetl.recipe_tune import Tune
 
@@ -52,7 +53,7 @@ def test_the_readme_names_every_data_set() -> None:
 
 
 def test_the_readme_uses_flags_that_exist() -> None:
-    known = {name.replace("_", "-") for stage in (*recipe.STAGES.values(), Tune, RegressionGate)
+    known = {name.replace("_", "-") for stage in (*recipe.STAGES.values(), Tune, RegressionGate, Compare)
              for name in recipe.fields_of(stage)}
     known |= {"out"}
     blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", README, re.S | re.M))

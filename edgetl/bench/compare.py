@@ -1,8 +1,9 @@
 """Two reports against each other, case by case: faster, slower, the same, or nobody knows.
 
-What a report knows of noise is what changed from round to round while it was measured. What changed between the two
-reports (an update, another neighbour, the weather) looks like a difference of the cases; a gate that measures both side
-by side, `edgetl gate`, does not have this weakness.
+What a report knows of noise is what changed from round to round while it was measured. What was particular to its
+processes (where memory lay) and what changed between the two reports (an update, another neighbour, the weather) looks
+like a difference of the cases; `edgetl gate`, which measures both side by side in fresh processes, does not have this
+weakness.
 """
 
 from __future__ import annotations

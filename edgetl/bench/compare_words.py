@@ -6,12 +6,23 @@ import json
 from pathlib import Path
 
 from edgetl import rundir
-from edgetl.bench import markdown
-from edgetl.bench.comparison import FALSE_ALARMS, SIGNIFICANCE, Apart, Case, Comparison, change, to_json
+from edgetl.bench import junit, markdown
+from edgetl.bench.comparison import (
+    FAIL,
+    FALSE_ALARMS,
+    INCONCLUSIVE,
+    PASS,
+    SIGNIFICANCE,
+    Apart,
+    Case,
+    Comparison,
+    change,
+    to_json,
+)
 from edgetl.bench.stats import Interval
 from edgetl.bench.tables import MISSING, Table, legible, megabytes, milliseconds
 
-MARKDOWN = "comparison.md"
+MARKDOWN, JUNIT = "comparison.md", "junit.xml"
 
 
 def tables(found: Comparison) -> tuple[Table, ...]:
@@ -64,8 +75,9 @@ def _apart(one: Apart) -> tuple[str, str]:
 def remarks(found: Comparison) -> list[str]:
     """What a reader must know beside the figures."""
     told = [*_machines(found), *found.notes]
-    told.append("The intervals know what changed from round to round within each report, not what changed on the "
-                "machine between the two; 'edgetl gate' measures both side by side.")
+    told.append("The intervals know what changed from round to round within each report, not what was particular to "
+                "its processes or has changed on the machine since; 'edgetl gate' measures both side by side, again "
+                "and again in fresh processes.")
     if found.max_regression is not None:
         told.append(f"The gate fails a case that is slower by more than {100 * found.max_regression:g} % in its whole "
                     f"interval and by a rank test, corrected for the number of cases, at {FALSE_ALARMS:g}; it "
@@ -92,7 +104,7 @@ def line(found: Comparison) -> str:
     told = ", ".join(f"{count} {word}" for word, count in counts.items()) or "nothing could be compared"
     apart = f", {len(found.apart)} not compared" if found.apart else ""
     worst = max(found.cases, key=lambda case: case.ratio.value, default=None)
-    most = "" if worst is None else f"; slowest change: {worst.name}, {change(worst.ratio)}"
+    most = "" if worst is None else f"; highest ratio: {worst.name}, {change(worst.ratio)}"
     gate = "" if found.gate is None else f"{found.gate}: "
     return f"{gate}{told}{apart}{most}"
 
@@ -104,8 +116,23 @@ def page(found: Comparison) -> str:
     return markdown.limited(parts)
 
 
+def suite(found: Comparison) -> str:
+    """JUnit XML with a test a case: as the exit code, it says no only where --max-regression asked.
+
+    What a gate could not decide is an error, for a skipped test would be taken as green.
+    """
+    words = {PASS: junit.PASSED, FAIL: junit.FAILURE, INCONCLUSIVE: junit.ERROR, None: junit.PASSED}
+    tests = [junit.Test(case.name, "edgetl.compare", 0.0, words[case.gate],
+                        None if case.gate in (PASS, None) else f"{case.verdict}: {change(case.ratio)}",
+                        f"{case.verdict}: {change(case.ratio)}") for case in found.cases]
+    gated = found.max_regression is not None
+    tests += [junit.Test(one.name, "edgetl.compare", 0.0, junit.ERROR if gated and one.matters else junit.SKIPPED,
+                         f"not compared: {one.reason}") for one in found.apart]
+    return junit.suite("edgetl compare", tests)
+
+
 def write(found: Comparison, out: Path, *, overwrite: bool) -> None:
-    """comparison.json and comparison.md in the folder `out`.
+    """comparison.json, comparison.md and junit.xml in the folder `out`.
 
     Raises:
         OutputError: `out` exists or cannot be written.
@@ -113,3 +140,4 @@ def write(found: Comparison, out: Path, *, overwrite: bool) -> None:
     with rundir.building(out, overwrite=overwrite) as folder:
         rundir.write_text(folder / rundir.COMPARISON, json.dumps(to_json(found), indent=1, allow_nan=False) + "\n")
         rundir.write_text(folder / MARKDOWN, legible(page(found)))
+        rundir.write_text(folder / JUNIT, suite(found))

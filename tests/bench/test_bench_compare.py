@@ -323,7 +323,7 @@ def test_the_page_holds_verdicts_gate_and_what_is_apart(tmp_path):
     page = (tmp_path / "out" / "comparison.md").read_text()
     assert "| a\\|b | slower | fail | 1.999 | [1.9" in page
     assert "| gone | only in BASE |" in page
-    assert page.startswith("# Comparison\n\nfail: 1 slower, 1 not compared; slowest change: a\\|b, +")
+    assert page.startswith("# Comparison\n\nfail: 1 slower, 1 not compared; highest ratio: a\\|b, +")
     plain = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert (plain["schema"], plain["gate"], plain["cases"][0]["verdict"]) == (1, "fail", "slower")
     compare_words.write(found, tmp_path / "out", overwrite=True)  # edgetl knows its own folder
