@@ -23,5 +23,6 @@ class Compare:
     least_effect: str = opt("3%", "Least change that counts as faster or slower.", form=PERCENTAGE)
     across_machines: bool = opt(
         False, "Compare reports of different machines, roughly, by the kernel that both measured.", given=True)
-    out: str | None = opt(None, "Folder to write comparison.json and comparison.md to (default: none).", given=True)
+    out: str | None = opt(
+        None, "Folder to write comparison.json, comparison.md and junit.xml to (default: none).", given=True)
     overwrite: bool = opt(False, "Replace --out if it exists.", given=True)

@@ -11,10 +11,11 @@ from xml.etree import ElementTree
 
 import hand_made
 import pytest
+from hand_made_pair import make, row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetl.bench import formats, html, junit, markdown, report, stats, tables
+from edgetl.bench import compare, compare_words, formats, html, junit, markdown, report, stats, tables
 
 # What the schemas of Jenkins' xUnit plug-in (junit-10.xsd) allow and demand: attributes, then children.
 SHAPE = {
@@ -85,6 +86,20 @@ def test_junit_tells_a_failure_from_an_error():
     assert [inner.get(name) for name in ("tests", "failures", "errors", "skipped", "time")] == [*"4111", "0.750"]
     assert inner[1].find("failure").get("message") == "5 % slower"
     assert inner[2].find("error").get("message") == "no reason was given"
+
+
+def test_junit_of_a_comparison_says_no_where_the_gate_does(tmp_path):
+    base = make(row("fast", 1, 1), row("slow", 1, 2), row("noisy", 1, 3, between=0.1), row("gone", 1, 4))
+    new = make(row("fast", 1, 5), row("slow", 1.4, 6), row("noisy", 1.05, 7, between=0.1), row("late", 1, 8))
+    for limit, outcomes in ((0.05, ["system-out", "failure", "error", "error", "skipped"]),
+                            (None, ["system-out", "system-out", "system-out", "skipped", "skipped"])):
+        found = compare.of_reports(base, new, max_regression=limit)
+        compare_words.write(found, tmp_path / "out", overwrite=True)
+        inner = read_suite((tmp_path / "out/junit.xml").read_text())
+        assert [case.get("name") for case in inner] == ["fast", "slow", "noisy", "gone", "late"]
+        assert [case[0].tag for case in inner] == outcomes
+        assert inner[1].find("system-out").text.startswith("slower: ")
+    assert inner[3].find("skipped").get("message") == "not compared: only in BASE"
 
 
 @settings(deadline=None, max_examples=200)
