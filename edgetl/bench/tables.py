@@ -56,7 +56,7 @@ def summary(report: Report) -> Table:
     starts = max((len(row.load_s) for row in report.rows), default=0)
     caption = (f"Steady-state latency of one call, {arrivals(report)}{reference}; import, load and first call of a "
                f"fresh process, median of {starts}; size of the graph or weights; peak resident memory of the process")
-    return Table(caption, columns, tuple(rows))
+    return Table(f"{BROKEN_OFF} {caption}" if report.status == PARTIAL else caption, columns, tuple(rows))
 
 
 def numbered(report: Report) -> list[tuple[int, Row]]:
@@ -135,7 +135,8 @@ def throughputs(report: Report) -> Table:
 def _throughput_cells(row: Row, counts: Sequence[int]) -> tuple[str, ...]:
     best, mean = row.best_throughput, figures(row).mean_throughput_ips
     own = {one.concurrency: significant(one.ips, 3) for one in row.throughputs}
-    return (MISSING if best is None else significant(best.ips, 3),
+    ends = "" if best is None or best.low is None else f" {span(best.low, best.high, 1, 3)}"
+    return (MISSING if best is None else significant(best.ips, 3) + ends,
             MISSING if best is None else f"batch {best.batch}, {best.concurrency} at once",
             MISSING if mean is None else significant(mean, 3), *(own.get(count, MISSING) for count in counts))
 

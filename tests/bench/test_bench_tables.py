@@ -58,6 +58,7 @@ def test_throughput_is_shown_where_there_is_a_choice():
         "900", "batch 8, 2 at once", "870")
     paced = dataclasses.replace(plain, measurement=dataclasses.replace(plain.measurement, arrival="paced 5ms"))
     assert len(tables.throughputs(with_rows(plain, paced, asked)).rows) == 2
+    assert line(both, 0)["best images/s"] == "500 [490, 510]"
     assert float(line(both, 1)["mean images/s"]) == pytest.approx(8 / 0.00206, rel=0.02)
 
 
@@ -94,6 +95,7 @@ def test_cases_tell_their_warm_up_and_their_cores():
 def test_a_partial_report_says_first_that_it_is_one():
     found = with_rows(measured(5, 50), status=report.PARTIAL, notes=("A warning.",))
     assert tables.notes(found) == [tables.BROKEN_OFF, "A warning."]
+    assert tables.summary(found).caption.startswith(tables.BROKEN_OFF)  # a terminal shows no notes
     assert tables.BROKEN_OFF in markdown.page(found).replace("\\", "") and tables.BROKEN_OFF in html.page(found, {})
 
 
