@@ -121,6 +121,7 @@ class Row:
     memory_loaded_bytes: int | None = None  # peak resident memory of the process when the session is open
     memory_peak_bytes: int | None = None  # and after the last block
     late_calls: int | None = None  # paced only: calls that began late because the one before took too long
+    waited_s: tuple[float, ...] = ()  # paced only: how long each call was due before it began; in no latency
     session: Mapping[str, Any] = field(default_factory=dict)  # what really ran, from Session.info()
     speedup: Interval | None = None  # time per image of the reference / of this case
     accuracy: Accuracy | None = None

@@ -212,9 +212,20 @@ def warn_if_busy(load: float | None, threads: int, listener: Listener, stage: st
 
 
 def late_calls(rows: Sequence[Row]) -> list[str]:
-    """A sentence for each paced case that did not keep up with the clock."""
+    """A sentence for each paced case that did not keep up with the clock, and one on what its latencies leave out."""
     return [f"{row.case}: {row.late_calls} of {len(row.measurement.seconds)} calls began late, since the call before "
-            f"had not ended; it does not keep up with {row.measurement.arrival}." for row in rows if row.late_calls]
+            f"had not ended; it does not keep up with {row.measurement.arrival}.{_waits(row)}"
+            for row in rows if row.late_calls]
+
+
+def _waits(row: Row) -> str:
+    if len(row.waited_s) != len(row.measurement.seconds):
+        return ""
+    since_due = np.add(row.measurement.seconds, row.waited_s)
+    longest, middle, greatest = (tables.milliseconds(float(one)) for one in
+                                 (max(row.waited_s), np.median(since_due), since_due.max()))
+    return (f" They had been due for up to {longest} ms, which is in no latency: from when calls were due, the median "
+            f"is {middle} ms and the greatest {greatest} ms.")
 
 
 def _show(found: Report, paper: Exam | None, out: Path) -> None:

@@ -205,6 +205,7 @@ class Trial:
         subject, last = self.case.subject, self.blocks[-1] if self.blocks else {}
         opened = self.starts[-1] if self.starts else {}
         late = [block["late_calls"] for block in self.blocks if block["late_calls"] is not None]
+        waited = tuple(second for block in self.blocks for second in block.get("waited_s") or ()) if self.alive else ()
         return report.Row(
             measurement=self.measurement(), source=str(subject.source), kind=subject.kind, backend=subject.backend,
             threads=self.case.threads, batch=self.case.batch, variant=subject.variant, precision=subject.precision,
@@ -212,6 +213,7 @@ class Trial:
             load_s=self._starts("load_s"), first_s=self._starts("first_s"),
             memory_loaded_bytes=_median([start["memory_loaded_bytes"] for start in self.starts]),
             memory_peak_bytes=last.get("memory_peak_bytes"), late_calls=sum(late) if late else None,
+            waited_s=waited,
             session=opened.get("session", {}), accuracy_reason=self.no_answers, files=self.files,
             decode_s=self._walks("decode_s"), preprocess_s=self._walks("preprocess_s"),
             end_to_end_s=self._walks("end_to_end_s"), throughputs=self._throughputs(),

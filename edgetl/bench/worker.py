@@ -119,8 +119,8 @@ class Worker:
         """Times `n` calls, back to back or paced, and leaves out the first `drop`."""
         run, feeds = self._opened().run, self.feeds
         found = block(lambda call: run(feeds[call % len(feeds)]), n, dropped=drop, interval_s=interval_s)
-        return {"seconds": found.seconds, "late_calls": found.late_calls, "memory_peak_bytes": peak_memory_bytes(),
-                "gpu_memory_bytes": gpu_memory_bytes()}
+        return {"seconds": found.seconds, "late_calls": found.late_calls, "waited_s": found.waited_s,
+                "memory_peak_bytes": peak_memory_bytes(), "gpu_memory_bytes": gpu_memory_bytes()}
 
     def crowd(self, threads: int, window_s: float) -> Mapping[str, Any]:
         """Calls a second that so many threads get out of the session together."""
