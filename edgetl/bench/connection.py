@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from edgetl.bench import agent, ssh
+from edgetl.bench.tables import printable
 from edgetl.errors import EdgetlError
 from edgetl.timing import now_s
 
@@ -293,7 +294,8 @@ class Connection(contextlib.AbstractContextManager["Connection"]):
 
     def _said(self) -> list[str]:
         self._stderr.seek(0)
-        return [line.strip() for line in self._stderr.read().decode(errors="replace").splitlines() if line.strip()]
+        lines = self._stderr.read().decode(errors="replace").splitlines()
+        return [printable(line.strip()) for line in lines if line.strip()]
 
     def _wait(self, timeout_s: float) -> int | None:
         try:

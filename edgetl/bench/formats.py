@@ -11,7 +11,7 @@ from typing import Any
 
 from edgetl.bench import junit, markdown, stats
 from edgetl.bench.report import MARKDOWN, Report, Row, figures
-from edgetl.bench.tables import legible, local, printable
+from edgetl.bench.tables import legible, local, machine_name, printable
 
 JUNIT, CSV, ACTION = "junit.xml", "report.csv", "github-action-benchmark.json"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is a formula to a spreadsheet
@@ -73,7 +73,7 @@ def _entries(row: Row, report: Report) -> list[dict[str, Any]]:
               ("peak memory", "MB", _times(found.memory_peak_bytes, 1e-6), None),
               ("wrong answers", "%", wrong, wrong_half))
     extra = (f"{len(row.measurement.seconds)} calls in {row.measurement.rounds} rounds, {row.measurement.arrival}, "
-             f"batch {row.batch}, on {report.environment.get('cpu') or report.environment.get('machine')}")
+             f"batch {row.batch}, on {machine_name(report)}")
     return [_entry(f"{row.case}: {name}", unit, value, spread, extra) for name, unit, value, spread in values
             if value is not None]
 

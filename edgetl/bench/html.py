@@ -71,7 +71,7 @@ def _sections(report: Report, pictures: Mapping[str, bytes]) -> list[tuple[str, 
         (f"What {focus.case} confuses" if focus else "", _matrix(graded, report)),
         (f"Worst mistakes of {focus.case}" if focus else "", _mistakes(graded, pictures)),
         ("How this was measured", _method(report)),
-        ("Machine and versions", markup.definitions(report.environment)),
+        ("Machine and versions", markup.definitions(tables.machine(report))),
         ("Notes", bullets(overview.all_remarks(report))),
     ]
 
@@ -89,8 +89,8 @@ def _focus(report: Report) -> Row | None:
 def _lead(report: Report) -> str:
     """The result in a sentence or two, and what may be wrong with it."""
     measured = sum(row.measured for row in report.rows)
-    machine = report.environment.get("cpu") or report.environment.get("machine")
-    parts = [f"{measured} of {len(report.rows)} cases measured on {escape(str(machine))}."]
+    machine = escape(tables.machine_name(report))
+    parts = [f"{measured} of {len(report.rows)} cases measured on {machine}."]
     focus = _focus(report)
     if focus is not None and focus.accuracy is not None:
         speed = _speed(focus, report.reference)

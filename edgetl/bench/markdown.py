@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from edgetl.bench import overview
 from edgetl.bench.report import Report
-from edgetl.bench.tables import Table, notes, printable, shown
+from edgetl.bench.tables import Table, machine, notes, printable, shown
 
 LIMIT_BYTES = 1_000_000  # GitHub refuses a step's summary of more than 1 MiB (1,048,576 bytes); others may add to it
 # What begins emphasis, code, a link or a picture. An underscore within a word is only an underscore, and an interval
@@ -20,8 +20,8 @@ BLOCK = re.compile(r"^(?=[#+\-=])|(?<=^[0-9])(?=[.)])")  # what makes a line a h
 def page(report: Report) -> str:
     """The whole report; of one that is too long for a job's summary, whole sections from the first, and a remark."""
     parts = ["# Benchmark", *map(table, overview.all_tables(report))]
-    machine = [f"{name}: {shown(value)}" for name, value in report.environment.items()]
-    for title, lines in (("Notes", [*notes(report), *overview.all_remarks(report)]), ("Machine", machine)):
+    known = [f"{name}: {shown(value)}" for name, value in machine(report).items()]
+    for title, lines in (("Notes", [*notes(report), *overview.all_remarks(report)]), ("Machine", known)):
         if lines:
             parts.append(f"## {title}\n\n{bullets(lines)}")
     return limited(parts)

@@ -28,6 +28,7 @@ from edgetl.bench.instruments import Instruments
 from edgetl.bench.process import Process, WorkerFailed, no_progress
 from edgetl.bench.remote_worker import array, array_to_json
 from edgetl.bench.sensors import Found
+from edgetl.bench.tables import printable
 from edgetl.bench.watch import State, Watch
 from edgetl.errors import BackendUnavailable, EdgetlError
 from edgetl.events import Event, Listener, ignore
@@ -93,7 +94,7 @@ class Device:
 
     def __init__(self, connection: Connection, listener: Listener) -> None:
         self.connection, self.listener = connection, listener
-        self.name: str | None = connection.greeting["name"]
+        self.name: str | None = printable(connection.greeting["name"]) or "unnamed"
         self.machine: Mapping[str, Any] = {}
         self.leader: RemoteProcess | None = None  # does on the device what the command's own process does on this one
         self.graphs: dict[tuple[str, tuple[int, int] | None], str] = {}

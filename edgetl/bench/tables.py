@@ -211,6 +211,17 @@ def notes(report: Report) -> list[str]:
     return broken_off + [local(text, report) for text in report.notes]
 
 
+def machine(report: Report) -> dict[str, Any]:
+    """What is known of the machine that measured; a device that was reached over ssh is named first."""
+    return {**({} if report.device is None else {"device": report.device}), **report.environment}
+
+
+def machine_name(report: Report) -> str:
+    """The machine in a word or two: its processor, and the name of a device that was reached over ssh."""
+    processor = str(report.environment.get("cpu") or report.environment.get("machine"))
+    return processor if report.device is None else f"{report.device} ({processor})"
+
+
 def local(text: str, report: Report) -> str:
     """Text in which the folders and files that the command named are cut to their last names.
 

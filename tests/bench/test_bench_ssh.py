@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import edgetl
-from edgetl.bench import luggage, ssh
+from edgetl import recipe
+from edgetl.bench import cases, formats, html, luggage, markdown, remote, ssh, tables
 from edgetl.errors import EdgetlError
+from tests.bench import hand_made
 from tests.tiny_bundle import make_bundle
-
-ROOT = Path(edgetl.__file__).parents[1]
 
 
 @pytest.mark.parametrize(("text", "host", "user", "port"), [
@@ -111,6 +110,15 @@ def test_failures_of_the_devices_own_commands_are_not_ssh_s():
     assert ssh.refusal(ssh.parse("ssh://board"), 127, ["sh: python3: not found"]) is None
 
 
+def test_every_form_of_a_report_names_the_device():
+    made = dataclasses.replace(hand_made.make_report(), device="board <7>", data=None)
+    made = dataclasses.replace(made, rows=tuple(dataclasses.replace(row, accuracy=None) for row in made.rows))
+    assert "board <7> (AMD EPYC)" in formats.action(made)
+    assert "cases measured on board &lt;7&gt; (AMD EPYC)." in html.page(made, {})
+    assert "- device: board &lt;7&gt;" in markdown.page(made)
+    assert tables.machine(hand_made.make_report()) == hand_made.make_report().environment
+
+
 # ------------------------------------------------------------------------------------------------------- the luggage
 
 
@@ -156,14 +164,9 @@ def test_every_module_of_it_can_be_imported_with_nothing_but_numpy(tmp_path):
 
 
 def test_runs_and_modules_of_ones_own_are_refused(tmp_path):
-    from edgetl import recipe
-    from edgetl.bench import cases, remote
-
     bundle = make_bundle(tmp_path / "tiny")
     (case,) = cases.find(recipe.Bench(cases=(str(bundle),), out="", backend=("cpu",)))
     remote.check([case])
-    import dataclasses
-
     run = dataclasses.replace(case, subject=dataclasses.replace(case.subject, kind="run", backend="torch"))
     with pytest.raises(EdgetlError, match="needs PyTorch, which --device does not take along") as caught:
         remote.check([case, run])
