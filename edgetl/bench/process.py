@@ -26,6 +26,10 @@ class WorkerFailed(EdgetlError):
     """A worker that crashed, hung, or answered with a failure."""
 
 
+class Refused(WorkerFailed):
+    """A worker that answered with a failure, and goes on."""
+
+
 def no_progress(done: int) -> None:
     """The listener of requests that answer at once."""
 
@@ -62,13 +66,14 @@ class Process:
             progress: hears how many images were answered since the last time; each also resets the timeout.
 
         Raises:
-            WorkerFailed: the worker crashed, hung or answered with a failure; says which, with what it last wrote.
+            WorkerFailed: the worker crashed or hung; says which, with what it last wrote.
+            Refused: it answered with a failure, and waits for the next request.
         """
         self._send(request)
         while True:
             reply = json.loads(self._line(self.timeout_s + extra_s))
             if "error" in reply:
-                raise WorkerFailed(reply["error"])
+                raise Refused(reply["error"])
             if "progress" not in reply:
                 return reply
             progress(reply["progress"])

@@ -66,7 +66,7 @@ def bench(options: recipe.Bench, *, listener: Listener = ignore) -> Report:
     with remote.host(options, chosen, heard) as host:
         _warn(cases.warnings(chosen, host.missing), heard)
         paper = exam.prepare(options, chosen, heard)
-        files = photos.choose(options, paper)
+        files = photos.choose(options, paper if host.name is None else None)  # test images do not leave this machine
         if options.pin is not None:
             affinity.require(cases.cores(options.pin) or (), host.cores())
         machine = {**host.fingerprint(), **provenance.record()}

@@ -14,7 +14,7 @@ from edgetl.bench import layers, report, stats
 from edgetl.bench.cases import Case, cores, spec_to_json
 from edgetl.bench.host import HERE, Host
 from edgetl.bench.photos import Photos
-from edgetl.bench.process import Process, WorkerFailed
+from edgetl.bench.process import Process, Refused, WorkerFailed
 from edgetl.bench.report import Throughput
 from edgetl.bench.warmup import WarmUp, warm_up
 from edgetl.evaluate import Evaluation
@@ -45,6 +45,7 @@ class Trial:
         self.rates: dict[int, list[float]] = {}  # images a second by concurrency, one a round
         self.walks: list[dict[str, Any]] = []
         self.files: str | None = None
+        self.way_ended = False
         self.remarks: list[str] = []  # what could not be measured besides, and why
         self.answers: Evaluation | None = None
         self.reason: str | None = None
@@ -143,15 +144,15 @@ class Trial:
             return
         request = {"do": "take", "files": photos.encoded, "preprocess": preprocess.to_dict(subject.preprocess),
                    "labels": subject.labels, "embeds": subject.embeds_preprocess, "spec": spec_to_json(subject.spec)}
-        with self._besides(WAY):
+        with self._on_the_way():
             self.process.ask(request)
             self.files = photos.described
 
     def walk(self) -> None:
         """Every file once from its bytes to its label, in parts and whole; whatever happens, the latencies stay."""
-        if self.process is None or self.files is None:
+        if self.process is None or self.files is None or self.way_ended:
             return
-        with self._besides(WAY):
+        with self._on_the_way():
             self.walks.append(self.process.ask({"do": "walk", "interval_s": self.interval_s}))
 
     def evaluate(self, data: str, keys: Path, out: Path, progress: Callable[[int], None]) -> bool:
@@ -185,6 +186,16 @@ class Trial:
         except WorkerFailed as problem:
             self.remarks.append(f"{self.case.name}: no {what}: {problem.message}")
             self.close(at_once=True)
+
+    @contextlib.contextmanager
+    def _on_the_way(self) -> Iterator[None]:
+        """As `_besides`, but a worker that cannot read a file, or has no Pillow, is asked for other things later."""
+        with self._besides(WAY):
+            try:
+                yield
+            except Refused as problem:
+                self.way_ended = True
+                self.remarks.append(f"{self.case.name}: no {WAY}: {problem.message}")
 
     def close(self, *, at_once: bool = False) -> None:
         """Ends the process, if there is one."""

@@ -12,7 +12,7 @@ import pytest
 from bench.test_bench_runner import LABELS, fakes_on_the_path, make_photos, make_tiny, options  # noqa: F401
 
 from edgetl import runtime, timing
-from edgetl.bench import affinity, assemble, cases, exam, photos, report, runner, walk, worker
+from edgetl.bench import affinity, assemble, cases, exam, photos, process, report, runner, walk, worker
 from edgetl.bench.trial import Trial
 from edgetl.errors import EdgetlError
 from edgetl.events import ignore
@@ -204,6 +204,28 @@ def test_bundles_are_timed_from_file_to_label_and_others_are_not(tmp_path):
     assert own.files.startswith("3 drawn JPEG files of 40 x 30 pixels, ")
     assert rows["bundle", FINE, 2].decode_s == () == rows["onnx", "cpu", 1].decode_s
     assert rows["onnx", "cpu", 1].files is None and report.figures(own).end_to_end_s > 0
+
+
+class Refusing(Clockwork):
+    """A worker that answers each request for image files with this."""
+
+    problem = process.Refused("Pillow is not installed.")
+
+    def ask(self, request, **more):
+        self.asked.append(request)
+        raise self.problem
+
+
+def test_a_worker_that_cannot_read_files_is_asked_for_other_things(tmp_path):
+    trial = clockwork_trial(tmp_path, lambda call: 1e-3)
+    trial.process = refusing = Refusing(None)
+    trial.take(photos.choose(trial.options, None))
+    trial.walk()
+    assert trial.process is refusing and len(refusing.asked) == 1 and trial.row().files is None
+    assert trial.remarks == [f"{trial.case.name}: no times from the file to the label: Pillow is not installed."]
+    refusing.problem = process.WorkerFailed("it is no more")
+    trial.throughput(2)
+    assert trial.process is None and trial.remarks[1].endswith("no throughput: it is no more")
 
 
 def test_drawn_photos_are_the_same_every_time_and_within_the_limits(tmp_path):
