@@ -80,7 +80,7 @@ def _sentence(parts: list[str]) -> str:
 
 def size(new: int, base: int, limit: str) -> str:
     """NEW's size beside BASE's, and the limit as it was given."""
-    return f"NEW's graph has {new / 1e6:.2f} MB (BASE's {base / 1e6:.2f}), limit {limit}"
+    return f"NEW's graph has {amount(new)} (BASE's {amount(base)}), limit {limit}"
 
 
 def accuracy(new: evaluate.Evaluation, least: float | None) -> str:
@@ -115,6 +115,11 @@ def differences(sides: Sides) -> list[str]:
 def percent(share: float) -> str:
     """Of a share: `0.6 %`."""
     return f"{100 * share:.1f} %"
+
+
+def amount(size_bytes: int) -> str:
+    """`1.40 MB`, or `3.2 kB` of what is small."""
+    return f"{size_bytes / 1e6:.2f} MB" if size_bytes >= 100_000 else f"{size_bytes / 1e3:.1f} kB"
 
 
 def duration(seconds: float) -> str:

@@ -190,7 +190,7 @@ def test_size_is_asked_first_and_a_no_ends_it(tmp_path, two, workers):
     base, new = ((one / "fp32.onnx").stat().st_size for one in (two[0], grown))
     found = gate.gate(options((two[0], grown), max_size="+10%"))
     assert (found.verdict, found.latency, workers.begun) == ("fail", None, 0)
-    assert found.line == f"fail: NEW's graph has {new / 1e6:.2f} MB (BASE's {base / 1e6:.2f}), limit +10%"
+    assert found.line == f"fail: NEW's graph has {new / 1e3:.1f} kB (BASE's {base / 1e3:.1f} kB), limit +10%"
     assert gate_verdict.from_json(json.loads(json.dumps(gate_verdict.to_json(found))), where="x") == found
     found = gate.gate(options((two[0], grown), max_size=f"{new}B"))
     assert [(one.name, one.verdict) for one in found.conditions] == [("size", "pass"), ("latency", "pass")]
@@ -331,6 +331,14 @@ def test_the_verdict_is_written_with_all_latencies(tmp_path, two, workers):
     assert "<failure" in (out / "junit.xml").read_text()
 
 
+def test_the_page_names_every_field():
+    page = (Path(__file__).parents[2] / "docs/gate.md").read_text()
+    for kind, prefix in ((Verdict, ""), (gate_verdict.Condition, ""), (gate_verdict.Side, ""), (Outcome, "latency."),
+                         (sequential.Look, ""), (pairs.Pattern, "")):
+        for one in dataclasses.fields(kind):
+            assert any(f"`{prefix}{one.name}{end}`" in page for end in ("", "[]")), (kind, one.name)
+
+
 def test_undecided_is_never_green_in_ci(two, monkeypatch):
     Workers(monkeypatch, noise=0.6)
     assert 'errors="1"' in gate_verdict.suite(gate.gate(options(two)))
@@ -372,6 +380,7 @@ def test_what_helps_an_undecided_gate():
         "Give a budget of about 510 s, allow a wider margin, or measure on a quieter machine.")
     assert gate_words.what_helps(dataclasses.replace(found, looks=(), hopeless="noise", floor=(0.9, 0.9)), 0.05,
                                  60.0) == "Allow a wider margin, or measure on a quieter machine."
+    assert gate_words.amount(1_400_000) == "1.40 MB"
     assert gate_words.duration(0.34) == "0.3 s" and gate_words.duration(900) == "15 min"
     with pytest.raises(ValueError, match="without latencies"):
         gate_words.what_helps(None, 0.05, 60.0)
