@@ -1,21 +1,23 @@
-"""Layers of an eager module from PyTorch's profiler: every leaf module is one range of its trace.
+"""Layers of an eager module from PyTorch's profiler: every innermost module is one range of its trace.
 
-What runs outside leaf modules (an addition in a forward method) belongs to no layer, so the layers are less than the
-call. docs.pytorch.org/docs/stable/profiler.html
+What runs outside of them (an addition in a forward method) belongs to no layer, so the layers are less than the call.
+docs.pytorch.org/docs/stable/profiler.html
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from numpy.typing import NDArray
 
 from edgetl.runtime import layers
-from edgetl.runtime.layers import FLOAT, Layer, Node
+from edgetl.runtime.layers import FLOAT, MOVING, Layer, Node
 from edgetl.runtime.session import Session
 
 MARK = "edgetl layer "
+IDLE = frozenset({"Identity", "Dropout", "Dropout2d", "Dropout3d", "DropPath", "StochasticDepth"})
+MOVERS = frozenset({"Flatten", "Unflatten", "ChannelShuffle", "PixelShuffle", "PixelUnshuffle", "ZeroPad2d"})
 
 
 class Profiled:
@@ -31,7 +33,7 @@ class Profiled:
         from torch.profiler import ProfilerActivity, profile
 
         self._session, self._count = session, 0
-        self._leaves = {name: leaf for name, leaf in module.named_modules() if not any(leaf.children())}
+        self._leaves = dict(innermost("", module))
         self._handles = [handle for name, leaf in self._leaves.items() for handle in _mark(name, leaf)]
         self._cuda = cuda
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
@@ -59,7 +61,8 @@ class Profiled:
     def _node(self, name: str, event: Any) -> Node:
         op = type(self._leaves[name]).__name__
         microseconds = event.device_time_total if self._cuda else event.cpu_time_total
-        return Node(name, name or op, op, _kernel(event), FLOAT, microseconds / 1e6)
+        kind = MOVING if op in MOVERS else FLOAT
+        return Node(name, name or op, op, _kernel(event), kind, microseconds / 1e6)
 
     def _stop(self) -> Any:
         profiler, self._profiler = self._profiler, None
@@ -73,6 +76,22 @@ class Profiled:
         if self._profiler is not None:
             self._stop()
         self._session.close()
+
+
+def innermost(name: str, module: Any) -> Iterator[tuple[str, Any]]:
+    """Modules with their dotted names: those that hold no other, and those that alone hold the weights below them.
+
+    The latter are norms with an activation inside, as timm has them. What does nothing in evaluation is left out.
+    """
+    if type(module).__name__ in IDLE:
+        return
+    children = list(module.named_children())
+    weights_below = any(True for _, child in children for _ in child.parameters())
+    if not children or (not weights_below and any(True for _ in module.parameters(recurse=False))):
+        yield name, module
+        return
+    for part, child in children:
+        yield from innermost(f"{name}.{part}" if name else part, child)
 
 
 def _mark(name: str, leaf: Any) -> tuple[Any, Any]:
@@ -92,12 +111,12 @@ def _mark(name: str, leaf: Any) -> tuple[Any, Any]:
 
 
 def _kernel(event: Any) -> str:
-    """The innermost operation that takes most of the range, e.g. aten::mkldnn_convolution."""
-    name = "nothing"
-    while event.cpu_children:
-        event = max(event.cpu_children, key=lambda child: child.cpu_time_total)
-        name = event.name
-    return name
+    """The operation in the range that itself takes most of it, e.g. aten::mkldnn_convolution."""
+    inner, open_ends = [], list(event.cpu_children)
+    while open_ends:
+        inner.append(open_ends.pop())
+        open_ends += inner[-1].cpu_children
+    return max(inner, key=lambda one: one.self_cpu_time_total).name if inner else "nothing"
 
 
 __all__ = ["Profiled"]

@@ -349,6 +349,25 @@ class TestTorch(BackendContract):
         with pytest.raises(EdgetlError, match="expected cpu, cuda"):
             open_session("torch", graph, spec, options={"device": "gpu"})
 
+    def test_what_is_a_layer_of_a_module(self):
+        from torch import nn
+
+        from edgetl.backends._torch_profile import innermost
+
+        norm = nn.BatchNorm2d(4)
+        norm.act = nn.ReLU()  # as timm's norms hold their activation
+        whole = nn.Sequential(nn.Conv2d(3, 4, 1), norm, nn.Dropout(), nn.Sequential(nn.Identity(), nn.Flatten()))
+        whole.token = nn.Parameter(nn.Linear(1, 1).weight)  # weights of its own beside those of its parts
+        assert [name for name, _ in innermost("", whole)] == ["0", "1", "3.1"]
+        assert [name for name, _ in innermost("", nn.ReLU())] == [""]
+
+    def test_the_kernel_of_a_convolution_is_told(self, graph, spec):
+        profiled = open_profiled(self.backend, graph, spec, threads=1)
+        profiled.run({spec.inputs[0].name: self.images(1)})
+        kernels = {one.executed_as for one in profiled.layers(0) if one.op.startswith("Conv2d")}
+        profiled.close()
+        assert any("conv" in kernel for kernel in kernels)
+
     def test_fp32_only(self, graph, spec):
         half = GraphSpec(inputs=spec.inputs, outputs=spec.outputs, precision="fp16", extra=spec.extra)
         with pytest.raises(BundleError, match="fp16"):
