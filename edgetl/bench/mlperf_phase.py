@@ -41,8 +41,8 @@ def run(trials: Sequence[Trial], options: recipe.Bench, paper: Exam | None, orde
     names = list(dict.fromkeys(options.scenario))
     if options.mode != "mlperf" or not asked:
         return
-    with _keys(paper) as keys, phases.told(listener, phases.STAGE, "MLPerf's scenarios", len(names) * len(asked),
-                                           "scenario") as step:
+    what = f"MLPerf's scenarios, {options.min_duration_s:g} s or longer each"
+    with _keys(paper) as keys, phases.told(listener, phases.STAGE, what, len(names) * len(asked), "scenario") as step:
         for name in names:
             for trial in phases.shuffled(asked, order):
                 found = scenario(trial, name, options, paper, keys)
