@@ -66,7 +66,7 @@ def test_every_word_of_the_sensors_is_described():
     seen = watch.Watch(lambda: next(states))
     seen.before_round()
     seen.after_round("a")
-    assert fields("sensors") == ["energy", "energy_reason", *seen.of("a")]
+    assert fields("sensors") == ["energy", "energy_reason", "gpu_memory_bytes", *seen.of("a")]
 
 
 def test_the_file_has_what_the_page_says():
