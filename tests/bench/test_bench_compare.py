@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import pathlib
 
 import hand_made
 import numpy as np
@@ -336,3 +337,12 @@ def test_reports_are_read_from_files_and_folders(tmp_path):
     found = compare.compare(Compare(base=str(tmp_path / "old"), new=str(tmp_path / "new" / "report.json"),
                                     max_regression="10%", least_effect="50 %"))
     assert (only(found).verdict, found.gate, found.least_effect, found.max_regression) == ("same", "fail", 0.5, 0.1)
+
+
+def test_the_documentation_names_every_field():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "comparison.md").read_text()
+    for one in (comparison.Comparison, comparison.Case, comparison.Apart, machines.Factor, Interval):
+        for field in dataclasses.fields(one):
+            assert f"`{field.name}`" in page, field.name
+    for constant in (comparison.SIGNIFICANCE, comparison.FALSE_ALARMS):
+        assert f"at most {constant}" in page or f"at {constant} over" in page
