@@ -8,6 +8,7 @@ figure, and a peer is compared by the ratio of its median over the rounds with e
 
 edgetl           a case of `edgetl bench`: warm-up, then a block of so many calls, the first 10 dropped
 bare loop        `session.run` of ONNX Runtime, or `infer` of an OpenVINO request, between two readings of the clock
+LoadGen          MLPerf's, single-stream, on the bare session: the median of its log; back to back only
 onnxruntime_test the test tool of ONNX Runtime's package, made to take one thread: the mean of all its calls, held
                  against edgetl's mean; it cannot pace its calls
 benchmark_app    OpenVINO's own (-api sync -nstreams 1 -inference_only false): its median before it is rounded, which is
@@ -49,6 +50,23 @@ BACK_TO_BACK = "back-to-back"
 # What `edgetl.allocator.set_allocator` sets in edgetl's own workers.
 GLIBC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 
+OPENING = {"cpu": """
+import onnxruntime
+settings = onnxruntime.SessionOptions()
+settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+session = onnxruntime.InferenceSession(asked["graph"], settings, providers=["CPUExecutionProvider"])
+name = session.get_inputs()[0].name
+""", "openvino": """
+import openvino
+core = openvino.Core()
+model = core.read_model(asked["graph"])
+model.reshape({model.inputs[0]: list(inputs[0].shape)})
+compiled = core.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1",
+                                             "INFERENCE_NUM_THREADS": "1", "INFERENCE_PRECISION_HINT": "f32"})
+request, ports = compiled.create_infer_request(), compiled.outputs
+"""}
+CALL = {"cpu": "session.run(None, {name: array})",
+        "openvino": "results = request.infer({0: array}); [results[port] for port in ports]"}
 LOOP = """
 import json, statistics, sys, time
 import numpy as np
@@ -67,22 +85,32 @@ for number in range(asked["calls"] + asked["dropped"]):
     seconds.append(time.perf_counter() - begin)
 print(json.dumps(statistics.median(seconds[asked["dropped"]:])))
 """
-ONNXRUNTIME = LOOP.format(call="session.run(None, {name: array})", opening="""
-import onnxruntime
-settings = onnxruntime.SessionOptions()
-settings.intra_op_num_threads = settings.inter_op_num_threads = 1
-session = onnxruntime.InferenceSession(asked["graph"], settings, providers=["CPUExecutionProvider"])
-name = session.get_inputs()[0].name
-""")
-OPENVINO = LOOP.format(call="results = request.infer({0: array}); [results[port] for port in ports]", opening="""
-import openvino
-core = openvino.Core()
-model = core.read_model(asked["graph"])
-model.reshape({model.inputs[0]: list(inputs[0].shape)})
-compiled = core.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1",
-                                             "INFERENCE_NUM_THREADS": "1", "INFERENCE_PRECISION_HINT": "f32"})
-request, ports = compiled.create_infer_request(), compiled.outputs
-""")
+# Single-stream; the median of all queries, in nanoseconds, from its detailed log.
+LOADGEN = """
+import json, pathlib, sys, tempfile
+import mlperf_loadgen as loadgen
+import numpy as np
+asked = json.loads(sys.argv[1])
+inputs = [np.load(file) for file in asked["inputs"]]
+{opening}
+def issue(samples):
+    for one in samples:
+        array = inputs[one.index]
+        {call}
+        loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(one.id, 0, 0)])
+for array in inputs * 3:
+    {call}
+settings, logs, outputs = loadgen.TestSettings(), loadgen.LogSettings(), loadgen.LogOutputSettings()
+settings.scenario, settings.mode = loadgen.TestScenario.SingleStream, loadgen.TestMode.PerformanceOnly
+settings.min_duration_ms, settings.min_query_count = 0, asked["calls"]
+with tempfile.TemporaryDirectory() as folder:
+    outputs.outdir, outputs.copy_summary_to_stdout, logs.log_output = folder, False, outputs
+    loadgen.StartTestWithLogSettings(loadgen.ConstructSUT(issue, lambda: None), loadgen.ConstructQSL(
+        len(inputs), len(inputs), lambda samples: None, lambda samples: None), settings, logs)
+    lines = pathlib.Path(folder, "mlperf_log_detail.txt").read_text().splitlines()
+said = [json.loads(line.removeprefix(":::MLLOG ")) for line in lines if '"result_50.00_percentile_latency_ns"' in line]
+print(json.dumps(said[0]["value"] / 1e9))
+"""
 # It has no option for threads, and takes as many as the processor has cores. Its package would import PyTorch.
 ONNXRUNTIME_TEST = """
 import pathlib, runpy, sys
@@ -149,12 +177,24 @@ def edgetl(job: Job) -> Mapping[str, float]:
     return {"median_s": float(np.median(seconds)), "mean_s": float(np.mean(seconds))}
 
 
-def bare_loop(job: Job) -> Mapping[str, float]:
+def bare_loop(job: Job, code: str = LOOP) -> Mapping[str, float]:
     """Median of a loop as one writes it without edgetl."""
     asked = {"graph": str(job.graph), "inputs": [str(one) for one in job.inputs], "calls": job.calls,
              "dropped": DROPPED, "interval_s": job.interval_s}
-    code = {"cpu": ONNXRUNTIME, "openvino": OPENVINO}[job.case.subject.backend]
-    return {"median_s": float(json.loads(child("-c", code, json.dumps(asked))))}
+    return {"median_s": float(json.loads(child("-c", filled(code, job), json.dumps(asked))))}
+
+
+def filled(code: str, job: Job) -> str:
+    """A program with the opening and the call of the job's backend."""
+    backend = job.case.subject.backend
+    for name, part in (("{opening}", OPENING[backend]), ("{call}", CALL[backend])):
+        code = code.replace(name, part)
+    return code
+
+
+def mlperf_loadgen(job: Job) -> Mapping[str, float]:
+    """Median by the clock of MLPerf's LoadGen, which asks the bare session."""
+    return bare_loop(job, LOADGEN)
 
 
 def onnxruntime_test(job: Job) -> Mapping[str, float]:
@@ -191,6 +231,12 @@ def sides(job: Job) -> tuple[dict[str, Side], dict[str, str]]:
     """Who can measure a job, edgetl first, and who cannot and why."""
     found: dict[str, Side] = {"edgetl": edgetl, "bare loop": bare_loop}
     absent = {}
+    if job.arrival != BACK_TO_BACK:
+        absent["LoadGen"] = "its single-stream scenario cannot pace its queries"
+    elif importlib.util.find_spec("mlperf_loadgen") is None:
+        absent["LoadGen"] = "mlcommons-loadgen is not installed"
+    else:
+        found["LoadGen"] = mlperf_loadgen
     if job.case.subject.backend == "openvino":
         if importlib.util.find_spec("openvino.tools.benchmark") is None:
             absent["benchmark_app"] = "this openvino has none"

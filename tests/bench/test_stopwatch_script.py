@@ -38,8 +38,8 @@ def test_every_side_gets_the_same_graph_and_the_inputs_of_the_worker(tmp_path):
     assert all(np.array_equal(array, feeds["image"]) for array, feeds in zip(arrays, wanted, strict=True))
     sides, absent = stopwatch.sides(job)
     assert list(sides) == ["edgetl", "bare loop"] and "pace" in absent["onnxruntime_test"]
-    assert list(stopwatch.sides(stopwatch.jobs([bundle], "back-to-back", 50, folder, "cpu")[0])[0])[2:] == [
-        "onnxruntime_test"]
+    unpaced = stopwatch.sides(stopwatch.jobs([bundle], "back-to-back", 50, folder, "cpu")[0])
+    assert {"edgetl", "bare loop", "onnxruntime_test"} <= set(unpaced[0]) and "LoadGen" in {**unpaced[0], **unpaced[1]}
 
 
 def test_the_sides_of_onnx_runtime_measure(tmp_path, monkeypatch):
@@ -48,6 +48,7 @@ def test_the_sides_of_onnx_runtime_measure(tmp_path, monkeypatch):
     folder.mkdir()
     (job,) = stopwatch.jobs([bundle], "back-to-back", 50, folder, "cpu")
     found = {name: side(job) for name, side in stopwatch.sides(job)[0].items()}
+    assert all(set(found[name]) == {"median_s"} for name in found if name == "LoadGen")
     assert set(found["edgetl"]) == {"median_s", "mean_s"} and set(found["bare loop"]) == {"median_s"}
     assert set(found["onnxruntime_test"]) == {"mean_s"}
     assert all(value > 0 for one in found.values() for value in one.values())
