@@ -56,6 +56,7 @@ def _share(found: Sequence[LayerTime]) -> float:
 
 def _cell(axes: Any, left: float, width: float, level: int, words: str, kind: str) -> None:
     color, hatch = LOOKS[kind]
+    hatch = hatch if level else ""  # in the thin cells of layers it would be all there is to see
     axes.barh(level + 0.45, width, left=left, height=0.9, color=color, hatch=hatch, edgecolor=plots.INK, linewidth=0.3)
     if len(words) <= width * LETTERS:  # a name of which the half is missing names nothing; the table has it
         # The pattern does not run through the letters.

@@ -149,10 +149,13 @@ def nvml_cards(nvml: Any = None) -> list[Sensor] | str:
     nvml = load_nvml() if nvml is None else nvml
     if isinstance(nvml, str):
         return nvml
+    try:
+        cards = [(handle, f"NVML GPU {index} {_words(nvml.nvmlDeviceGetName(handle))}")
+                 for index, handle in enumerate(_handles(nvml))]
+    except nvml.NVMLError as problem:
+        return f"NVML: {problem}"
     found, problems = [], ["NVML: the driver knows no card"]
-    for index in range(nvml.nvmlDeviceGetCount()):
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        title = f"NVML GPU {index} {_words(nvml.nvmlDeviceGetName(handle))}"
+    for handle, title in cards:
         one = Sensor(title, "the card, its memory included", True, _card_reader(nvml, handle, title))
         try:
             one.read()
@@ -174,17 +177,23 @@ def _card_reader(nvml: Any, handle: Any, title: str) -> Callable[[], float]:
 
 
 def gpu_memory_bytes(pid: int, nvml: Any = None) -> int | None:
-    """Memory of all cards that a process holds; None where no card knows the process.
+    """Memory of all cards that a process holds; None where the driver does not tell it.
 
     In a container the driver counts processes by the host's numbers, and so knows none of ours.
     """
     nvml = load_nvml() if nvml is None else nvml
     if isinstance(nvml, str):
         return None
-    handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-    held = [one.usedGpuMemory for handle in handles for one in nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-            if one.pid == pid and one.usedGpuMemory is not None]
+    try:
+        known = [one for handle in _handles(nvml) for one in nvml.nvmlDeviceGetComputeRunningProcesses(handle)]
+    except nvml.NVMLError:
+        return None  # cards that are split up, or shared under Windows, do not count by process
+    held = [one.usedGpuMemory for one in known if one.pid == pid and one.usedGpuMemory is not None]
     return sum(held) if held else None
+
+
+def _handles(nvml: Any) -> list[Any]:
+    return [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
 
 
 def _words(name: str | bytes) -> str:

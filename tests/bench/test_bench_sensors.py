@@ -145,6 +145,16 @@ def test_the_driver_is_opened_or_the_reason_is_said(monkeypatch):
         assert (found if isinstance(found, str) else "opened") == expected
 
 
+def test_a_driver_that_refuses_is_a_reason_and_no_traceback():
+    def refuse(*_: object) -> None:
+        raise NVMLError("Insufficient Permissions")
+
+    closed = driver()
+    closed.nvmlDeviceGetCount = closed.nvmlDeviceGetComputeRunningProcesses = refuse
+    assert sensors.nvml_cards(closed) == "NVML: Insufficient Permissions"
+    assert sensors.gpu_memory_bytes(7, closed) is None
+
+
 def test_gpu_memory_of_a_process():
     held = [types.SimpleNamespace(pid=7, usedGpuMemory=300), types.SimpleNamespace(pid=8, usedGpuMemory=5),
             types.SimpleNamespace(pid=9, usedGpuMemory=None)]
