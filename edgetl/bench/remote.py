@@ -96,6 +96,7 @@ class Device:
         self.connection, self.listener = connection, listener
         self.name: str | None = printable(connection.greeting["name"]) or "unnamed"
         self.machine: Mapping[str, Any] = {}
+        self.said = False
         self.leader: RemoteProcess | None = None  # does on the device what the command's own process does on this one
         self.graphs: dict[tuple[str, tuple[int, int] | None], str] = {}
 
@@ -187,6 +188,13 @@ class Device:
         """See `edgetl.bench.host.Host`."""
         return RemoteProcess(self, timeout_s)
 
+    def say_where_images_are(self) -> None:
+        """Has the report say once what of the accuracy is not the device's own work."""
+        if not self.said:
+            self.said = True
+            self._tell("warning", f"The test images were decoded and resized on this machine; {self.name} was sent "
+                                  "their pixels, and answered them in the sessions that were timed.")
+
     def _tell(self, kind: str, text: str) -> None:
         self.listener(Event(STAGE, kind, {"text": text}))
 
@@ -233,6 +241,7 @@ class RemoteProcess(Process):
             request = {"do": "run", "pixels": array_to_json(pixels), "spec": spec, "preprocess": preprocess}
             return {name: array(one) for name, one in self.ask(request).items()}
 
+        self.device.say_where_images_are()
         opened = datasets.open_data(data)
         by_key = {item.key: item for item in opened.items}
         items = [by_key[key] for key in json.loads(Path(keys).read_text())]

@@ -85,7 +85,7 @@ def refused(wanted: recipe.Bench) -> EdgetlError:
 
 def empty_at_last(device: sshd.Device) -> bool:
     """Whether its temporary folder gets empty; the device needs a moment where nobody waits for it."""
-    for _ in range(100):
+    for _ in range(300):
         if not device.left():
             return True
         time.sleep(0.1)
@@ -135,6 +135,7 @@ def test_the_report_of_a_device_is_that_of_this_machine_but_for_the_device(tmp_p
     assert row.measured and len(row.measurement.seconds) == 2 * (20 - 10) and row.end_to_end_s and row.throughputs
     assert row.source == str(bundle) and row.size_bytes == own.size_bytes
     assert (row.accuracy.n, row.accuracy.confusion) == (9, own.accuracy.confusion)
+    assert any("The test images were decoded and resized on this machine" in note for note in there.notes)
     assert there.calibration is not None and len(there.calibration.blocks) == 2
     assert report.read(tmp_path / "report").rows == there.rows
     assert loopback.left() == []
@@ -172,9 +173,10 @@ def test_workers_that_die_or_hang_are_failed_rows_and_the_others_go_on(tmp_path,
     wanted = options(tmp_path, board, bundle)
     with opened(wanted) as (host, trial):
         patient = Trial(trial.case, wanted, host=host)
-        hasty = Trial(trial.case, options(tmp_path, board, bundle, "python3", timeout_s=1.0), host=host)
+        hasty = Trial(trial.case, wanted, host=host)
         for one in (patient, trial, hasty):
             one.start(keep=True)
+        hasty.process.timeout_s = 1.0
         workers = sorted((one for one in psutil.Process().children(recursive=True)
                           if "edgetl.bench.remote_worker" in one.cmdline()), key=lambda one: one.create_time())
         os.kill(workers[-2].pid, signal.SIGKILL)
