@@ -57,7 +57,7 @@ def record(options: argparse.Namespace) -> tuple[list[pairs.Pair], dict]:
     chosen = gate_cases.find(asked)
     order, begun_s = np.random.default_rng(options.seed), timing.now_s()
     found: list[pairs.Pair] = []
-    plan = pairs.probe(chosen.base, chosen.options)  # before the neighbour moves in: the same blocks as in the quiet
+    plan = pairs.probe([chosen.base], chosen.options)  # before the neighbour moves in: the same blocks as in the quiet
     with neighbour(options.noisy, options.seed):
         while timing.now_s() - begun_s < 60 * options.minutes:
             found.append(pairs.measure((chosen.base, chosen.base), chosen.options, plan, order, origin_s=begun_s))

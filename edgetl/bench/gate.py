@@ -137,7 +137,7 @@ class _Gate:
         order, budget_s = np.random.default_rng(self.options.seed), seconds(self.options.budget)
         with phases.told(self.heard, STAGE, "measuring", None, "pair") as step:
             begun_s = timing.now_s()
-            plan = pairs.probe(base, self.sides.options)
+            plan = pairs.probe((base, new), self.sides.options, from_pixels=self.sides.from_pixels)
 
             def measure(same: bool) -> float:
                 sides = (base, base) if same else (base, new)

@@ -89,19 +89,21 @@ def log_ratio(seconds: NDArray[Any], share: float = LOWER) -> float:
     return float(np.log(new / base))
 
 
-def probe(case: Case, options: recipe.Bench) -> Pattern:
-    """The pattern that suits a case, from a few calls in a process of its own.
+def probe(sides: Sequence[Case], options: recipe.Bench, *, from_pixels: bool = False) -> Pattern:
+    """The pattern that suits the slowest of the cases, from a few calls of each in a process of its own.
 
     Raises:
-        EdgetlError: the case cannot be measured.
+        EdgetlError: a case cannot be measured.
     """
-    trial = Trial(case, options)
+    return pattern(max(_call_s(Trial(case, options, from_pixels=from_pixels)) for case in sides))
+
+
+def _call_s(trial: Trial) -> float:
     try:
         _start(trial)
-        call_s = max(min(_block(trial, PROBE, 3)), trial.interval_s or 0.0)
+        return max(min(_block(trial, PROBE, 3)), trial.interval_s or 0.0)
     finally:
         trial.close(at_once=True)
-    return pattern(call_s)
 
 
 def pattern(call_s: float) -> Pattern:

@@ -98,7 +98,7 @@ def test_equals_pass_in_one_line(two, workers):
     latency = found.latency
     assert f"{len(latency.log_ratios)} pairs in {latency.elapsed_s:.0f} s; noise floor {100 * latency.noise:.1f} %" \
         in found.line
-    assert workers.open == 0 and workers.begun == 1 + 2 * (4 + len(latency.log_ratios))
+    assert workers.open == 0 and workers.begun == 2 + 2 * (4 + len(latency.log_ratios))
     assert latency.elapsed_s < 60
     assert len(found.floor_pairs) == 4 and len(found.pairs) == len(latency.log_ratios)
     assert [pairs.Pair.from_json(one).log_ratio for one in found.pairs] == pytest.approx(latency.log_ratios, abs=1e-5)
@@ -121,7 +121,7 @@ def test_a_slower_one_fails_and_a_faster_one_passes(two, workers):
 
 
 def test_noise_beyond_the_margin_is_no_verdict(two, monkeypatch):
-    workers = Workers(monkeypatch, noise=0.6)
+    workers = Workers(monkeypatch, noise=1.2)
     found = gate.gate(options(two))
     assert found.verdict == "inconclusive" and found.latency.hopeless == "noise"
     assert found.line.startswith("inconclusive: two processes of BASE differ by ")
@@ -153,7 +153,7 @@ def test_the_budget_is_kept(two, monkeypatch, budget):
 
 
 def test_a_death_is_no_verdict(two, workers):
-    workers.dies_at = 13
+    workers.dies_at = 14
     with pytest.raises(EdgetlError, match="cannot be measured, so nothing can be compared") as caught:
         gate.gate(options(two))
     assert caught.value.exit_code == 1 and "SIGKILL" in caught.value.message and workers.open == 0
@@ -179,7 +179,7 @@ def test_it_tells_what_it_does(two, workers):
     assert [one.kind for one in heard if one.kind in ("begin", "end")] == ["begin", "end"]
     notes = [one.values["text"] for one in heard if one.kind == "note"]
     assert all("not clear after" in text for text in notes)
-    assert sum(one.kind == "advance" for one in heard) * 2 + 1 == workers.begun
+    assert sum(one.kind == "advance" for one in heard) * 2 + 2 == workers.begun
 
 
 # ----------------------------------------------------------------------------------------------- cheaper conditions
@@ -223,7 +223,7 @@ def canned(monkeypatch):
     ratio = sequential.Look(7, 0.5, Interval(1.0, None, 1.02, 0.94), "pass")
     outcome = Outcome("pass", (0.01, -0.01), (0.0,) * 7, (ratio,), 20.0, 2.0)
     monkeypatch.setattr(gate.sequential, "conduct", lambda *_, **__: outcome)
-    monkeypatch.setattr(gate.pairs, "probe", lambda *_: pairs.Pattern(3, 1, 2))
+    monkeypatch.setattr(gate.pairs, "probe", lambda *_, **__: pairs.Pattern(3, 1, 2))
 
 
 @pytest.mark.parametrize(("limits", "verdict", "told"), [
@@ -340,7 +340,7 @@ def test_the_page_names_every_field():
 
 
 def test_undecided_is_never_green_in_ci(two, monkeypatch):
-    Workers(monkeypatch, noise=0.6)
+    Workers(monkeypatch, noise=1.2)
     assert 'errors="1"' in gate_verdict.suite(gate.gate(options(two)))
 
 

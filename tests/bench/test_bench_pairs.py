@@ -111,5 +111,9 @@ def test_what_the_clock_cannot_see_has_no_ratio(tmp_path, monkeypatch):
 
 def test_the_probe_finds_the_length_of_the_calls(tmp_path, monkeypatch):
     case = case_of(tmp_path / "tiny", "benchfakes.fine")
-    monkeypatch.setattr(pairs, "_block", lambda trial, calls, dropped: [0.2, 0.1, 0.3])
-    assert pairs.probe(case, NO_OPTIONS) == pairs.pattern(0.1)
+    monkeypatch.setattr(pairs, "_start", lambda trial: None)
+    monkeypatch.setattr(pairs, "_block", lambda trial, calls, dropped: [0.2, trial.case.threads / 10, 0.3])
+    assert pairs.probe([case], NO_OPTIONS) == pairs.pattern(0.1)
+    assert pairs.probe([case, dataclasses.replace(case, threads=2)], NO_OPTIONS) == pairs.pattern(0.2)
+    paced = dataclasses.replace(case, interval="500ms")
+    assert pairs.probe([paced], NO_OPTIONS) == pairs.pattern(0.5)

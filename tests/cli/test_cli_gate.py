@@ -58,7 +58,7 @@ def test_one_line_and_the_exit_code(
 ) -> None:
     found, line, told = CASES[code]
     monkeypatch.setattr(sequential, "conduct", lambda *_, **__: found)
-    monkeypatch.setattr(gate.pairs, "probe", lambda *_: pairs.Pattern(3, 1, 2))
+    monkeypatch.setattr(gate.pairs, "probe", lambda *_, **__: pairs.Pattern(3, 1, 2))
     argv = ("gate", bundle, bundle, "--backend", "cpu")
     shown = said(capsys, *argv)
     assert shown[:2] == (code, line) and told in shown[2]
@@ -105,7 +105,7 @@ def test_ctrl_c_leaves_no_worker(bundle: str, tmp_path: Path) -> None:
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert (running.returncode, out) == (app.INTERRUPTED, "") and "Interrupted." in err and "Traceback" not in err
-    assert not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in workers)
+    assert not psutil.wait_procs(workers, timeout=20)[1]
     assert not (tmp_path / "out").exists()
 
 
