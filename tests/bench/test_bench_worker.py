@@ -20,11 +20,10 @@ def spec_of(dtype: str = "float32", role: str = "logits") -> GraphSpec:
 
 
 def test_paced_calls_keep_the_clock_and_tell_when_they_cannot():
-    starts = []
+    starts, origin = [], timing.now_s()
     found = timing.block(lambda call: starts.append(timing.now_s()), 6, dropped=0, interval_s=0.02)
-    gaps = np.diff(starts)
-    assert len(found.seconds) == 6 and starts[-1] - starts[0] >= 0.1 - 0.001
-    assert gaps.min() > 0.005 or found.late_calls
+    # A busy machine may wake a sleeper late, but no call begins before its moment.
+    assert len(found.seconds) == 6 and (np.subtract(starts, origin) >= np.arange(6) * 0.02 - 0.001).all()
 
     def slow(call):
         timing.sleep_until(timing.now_s() + 0.01)
