@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from bench.test_bench_runner import fakes_on_the_path, make_tiny, options  # noqa: F401
 
 from edgetl import rundir
-from edgetl.bench import process, report, runner, tables
+from edgetl.bench import cases, phases, process, report, runner, tables
+from edgetl.bench.trial import Trial
 from edgetl.errors import OutputError
+from edgetl.events import ignore
 
 QUICK = {"warmup_s": 0.0, "photos": 0}
 
@@ -21,15 +25,28 @@ def test_every_kind_of_death_is_a_failed_row_with_its_reason(tmp_path):
     told = {"segfault": "the worker was ended by SIGSEGV",
             "aborts": "the worker was ended by SIGABRT; it last wrote: terminate called after throwing an instance of "
                       "'std::bad_alloc'",
-            "limited": "out of memory", "stuck": "no answer within 3 s (--timeout-s allows more)"}
+            "limited": "out of memory"}
     backends = ("benchfakes.fine", *(f"benchfakes.{name}" for name in told))
     bundle = make_tiny(tmp_path / "tiny", *backends)
-    found = runner.bench(options(tmp_path, bundle, backend=backends, timeout_s=3.0, rounds=3, **QUICK))
+    found = runner.bench(options(tmp_path, bundle, backend=backends, rounds=3, **QUICK))
     rows = {row.backend.rpartition(".")[2]: row for row in found.rows}
     assert {name: rows[name].measurement.reason for name in told} == told
     assert rows["fine"].measured and rows["fine"].measurement.rounds == 3
     assert found.status == report.COMPLETE and len(found.calibration.blocks) == 3
     assert len(tables.failures(found).rows) == len(told)
+
+
+def test_the_others_go_on_after_one_hangs(tmp_path):
+    backends = ("benchfakes.stuck", "benchfakes.fine")
+    chosen = options(tmp_path, make_tiny(tmp_path / "tiny", *backends), backend=backends, **QUICK)
+    stuck, fine = (Trial(case, dataclasses.replace(chosen, timeout_s=seconds))
+                   for case, seconds in zip(cases.find(chosen), (2.0, 60.0), strict=True))
+    order = np.random.default_rng(0)
+    with phases.closing((stuck, fine)):
+        phases.start((stuck, fine), 1, order, ignore)
+        phases.measure((stuck, fine), 3, order, ignore)
+    assert stuck.row().measurement.reason == "no answer within 2 s (--timeout-s allows more)"
+    assert fine.row().measured and fine.row().measurement.rounds == 3
 
 
 def test_a_death_after_the_rounds_costs_no_latency(tmp_path):
