@@ -9,6 +9,7 @@ weakness.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,8 +87,10 @@ def of_reports(base: Report, new: Report, *, names: tuple[str, str] = ("BASE", "
     cases = [_compared(*pair, factor, least_effect, names, _accuracy_reason(base, new)) for pair in pairs]
     if max_regression is not None:
         cases = _gated(cases, pairs, factor, max_regression)
+    notes = [*_notes(base, new, names), *([] if differing else _drift(base, new, least_effect)),
+             *_too_few(pairs, max_regression is not None)]
     return Comparison(SCHEMA, *names, least_effect, max_regression, tuple(cases), tuple(apart), differing, factor,
-                      tuple(_notes(base, new, names, pairs, [] if differing else _drift(base, new, least_effect))))
+                      tuple(notes))
 
 
 # ------------------------------------------------------------------------------------------------------ which cases
@@ -227,22 +230,32 @@ def _accuracy(base: Accuracy | None, new: Accuracy | None) -> tuple[Interval | N
 # ------------------------------------------------------------------------------------------------------------- notes
 
 
-def _notes(base: Report, new: Report, names: tuple[str, str], pairs: list[tuple[Row, Row]],
-           drift: list[str]) -> list[str]:
+def _notes(base: Report, new: Report, names: tuple[str, str]) -> list[str]:
     notes = [f"{name} was broken off; it holds the rounds until then." for one, name in zip((base, new), names,
              strict=True) if one.status == report.PARTIAL]
     changed = environment.changed_conditions(base.environment, new.environment)
     if changed:
         notes.append(f"Between the two these have changed: {', '.join(_told(name, base, new) for name in changed)}.")
-    notes += drift
-    least = min((min(row.measurement.rounds for row in pair) for pair in pairs), default=LEAST_ROUNDS)
-    if least < LEAST_ROUNDS:
-        notes.append(f"With {least} rounds a rank test cannot say faster or slower; it takes {LEAST_ROUNDS}.")
     return notes
 
 
-# Two sides of so many rounds can be ordered in so many ways that the extreme ones are significant.
-LEAST_ROUNDS = next(n for n in range(1, 99) if 2 / math.comb(2 * n, n) <= SIGNIFICANCE)
+def _too_few(pairs: list[tuple[Row, Row]], gated: bool) -> list[str]:
+    """What the rank test cannot say of so few rounds, whatever was measured."""
+    rounds = min((row.measurement.rounds for pair in pairs for row in pair), default=LEAST_ROUNDS)
+    told = []
+    if rounds < LEAST_ROUNDS:
+        told.append(f"With {rounds} rounds a rank test cannot say faster or slower; it takes {LEAST_ROUNDS}.")
+    if gated and pairs and rounds < (needed := least_rounds(FALSE_ALARMS / len(pairs))):
+        told.append(f"With {rounds} rounds the gate cannot say no to one of {len(pairs)} cases; it takes {needed}.")
+    return told
+
+
+def least_rounds(level: float) -> int:
+    """Rounds a side whose orders are so many that the extreme one has at most this probability."""
+    return next(n for n in itertools.count(1) if 1 / math.comb(2 * n, n) <= level)
+
+
+LEAST_ROUNDS = least_rounds(SIGNIFICANCE / 2)  # of a two-sided test
 
 
 def _told(name: str, base: Report, new: Report) -> str:

@@ -73,6 +73,19 @@ def test_the_least_rounds_are_those_that_can_be_significant():
     assert compare.LEAST_ROUNDS == 5
     assert only(of(1.0, 2.0, rounds=4)).verdict == "inconclusive"
     assert only(of(1.0, 2.0, rounds=5)).verdict == "slower"
+    assert [compare.least_rounds(level) for level in (0.5, 0.05, 1 / 252, 0.0039)] == [1, 3, 5, 6]
+
+
+@pytest.mark.parametrize(("rounds", "gate"), [(3, "inconclusive"), (4, "fail")])
+def test_a_gate_that_cannot_say_no_says_so(rounds, gate):
+    """Three rounds a side have 20 orders, which is enough for one case and not for two."""
+    base, new = (make(*(row(name, level, seed, rounds=rounds) for name, seed in (("a", 1), ("b", 2))))
+                 for level in (1.0, 3.0))
+    found = of_reports(base, new, max_regression=0.05)
+    assert found.gate == gate
+    assert any(note == "With 3 rounds the gate cannot say no to one of 2 cases; it takes 4."
+               for note in found.notes) == (rounds == 3)
+    assert only(of(1.0, 3.0, rounds=3, max_regression=0.05)).gate == "fail"
 
 
 @settings(deadline=None, max_examples=8)
