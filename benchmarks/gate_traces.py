@@ -4,7 +4,7 @@ python benchmarks/gate_traces.py BUNDLE --minutes 40 [--noisy] --out benchmarks/
 
 With --noisy another process computes as fast as it can for a while, rests for a while, and so on at random. The file
 holds, for every pair, latencies in units of 0.1 us [pairs, 2, blocks, calls], what the pair cost in wall-clock time,
-when it began, and in which order the blocks came; and, as JSON, the machine and what was measured.
+when it began, and in which order the blocks came; and, as JSON, the machine and what was measured. Ctrl-C ends the recording and keeps what there is.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from edgetl.bench import environment, gate_cases, pairs
 from edgetl.recipe_gate import RegressionGate
 
 UNIT_S = 1e-7
-# Works for 0.5 to 8 s and rests for 1 to 12 s: a third of the time one core has a second tenant.
+# Works for 0.5 to 8 s and rests for 1 to 12 s, on one thread: two fifths of the time one core has another tenant.
 NEIGHBOUR = """
 import sys, time
 import numpy as np
@@ -41,7 +42,8 @@ while True:
 @contextlib.contextmanager
 def neighbour(wanted: bool, seed: int) -> Iterator[None]:
     """A process that comes and goes, for the time of the block."""
-    child = subprocess.Popen([sys.executable, "-c", NEIGHBOUR, str(seed)]) if wanted else None
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    child = subprocess.Popen([sys.executable, "-c", NEIGHBOUR, str(seed)], env=one_thread) if wanted else None
     try:
         yield
     finally:
@@ -58,7 +60,7 @@ def record(options: argparse.Namespace) -> tuple[list[pairs.Pair], dict]:
     order, begun_s = np.random.default_rng(options.seed), timing.now_s()
     found: list[pairs.Pair] = []
     plan = pairs.probe([chosen.base], chosen.options)  # before the neighbour moves in: the same blocks as in the quiet
-    with neighbour(options.noisy, options.seed):
+    with neighbour(options.noisy, options.seed), contextlib.suppress(KeyboardInterrupt):
         while timing.now_s() - begun_s < 60 * options.minutes:
             found.append(pairs.measure((chosen.base, chosen.base), chosen.options, plan, order, origin_s=begun_s))
             if len(found) % 20 == 0:
