@@ -4,7 +4,8 @@ python benchmarks/gate_traces.py BUNDLE --minutes 40 [--noisy] --out benchmarks/
 
 With --noisy another process computes as fast as it can for a while, rests for a while, and so on at random. The file
 holds, for every pair, latencies in units of 0.1 us [pairs, 2, blocks, calls], what the pair cost in wall-clock time,
-when it began, and in which order the blocks came; and, as JSON, the machine and what was measured. Ctrl-C ends the recording and keeps what there is.
+when it began, and in which order the blocks came; and, as JSON, the machine and what was measured. Ctrl-C ends the
+recording early and keeps what there is.
 """
 
 from __future__ import annotations
