@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -131,8 +132,11 @@ def read(places: Sequence[str], labels: Sequence[str]) -> tuple[list[Entry], lis
 
 def local(text: str, places: Sequence[str]) -> str:
     """Text in which the places that the command named are cut to their last names."""
-    for place in sorted(places, key=len, reverse=True):
-        text = text.replace(place, Path(place).absolute().name)
+    for place in sorted(map(Path, places), key=lambda one: len(str(one)), reverse=True):
+        if place != Path():  # paths below the current folder do not name it
+            # As a whole: the place "a" is no part of "data", nor is the folder ".." of "...".
+            pattern = rf"(?<![\w./-]){re.escape(str(place))}(?![\w.-])"
+            text = place.absolute().name.join(re.split(pattern, text))
     return text
 
 

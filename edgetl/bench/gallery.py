@@ -19,8 +19,8 @@ from edgetl.recipe_report import Report as Gallery
 STAGE = "report"
 MOST_DRAWN = 30  # cases of one figure; the tables have all
 FRONT = ("Left and up is better. The area of a marker grows with the size of the graph or weights, from one that still "
-         "holds its number. A rim marks the front: no other is as fast, as right and as small. The dashed line is "
-         "the most accuracy to be had up to each latency.")
+         "holds its number. A thick rim marks the front: no other is as fast, as right and as small. The dashed line "
+         "is the most accuracy to be had up to each latency.")
 BARS = "Bars are medians, the line at the end of each is its 95 % interval."
 STRIPS = ("A dot is one call, relative to the median of its case; the box holds the middle half, its thick line is "
           "the median, and the whiskers reach the least and the greatest call.")
@@ -49,10 +49,7 @@ def write(options: Gallery, *, listener: Listener = ignore) -> Page:
     """
     extras.require("matplotlib", extra="cli", purpose="A page over reports")
     out = Path(options.out)
-    if out.is_dir():
-        raise OutputError(f"{out} is a folder; --out names an html file.", hint=f"Write --out {out / 'index.html'}")
-    if out.exists() and not options.overwrite:
-        raise OutputError(f"{out} exists already.", hint="Choose another --out, or give --overwrite to replace it.")
+    _require_place(out, options.overwrite)
     entries, problems = collection.read(options.reports, options.label)
     for problem in problems:
         listener(Event(STAGE, "warning", {"text": f"Left out: {problem}"}))
@@ -63,6 +60,16 @@ def write(options: Gallery, *, listener: Listener = ignore) -> Page:
         out.parent.mkdir(parents=True, exist_ok=True)
     rundir.write_text(out, text)
     return Page(out, tuple(problems))
+
+
+def _require_place(out: Path, overwrite: bool) -> None:
+    if out.is_dir():
+        raise OutputError(f"{out} is a folder; --out names an html file.", hint=f"Write --out {out / 'index.html'}")
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists already.", hint="Choose another --out, or give --overwrite to replace it.")
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise OutputError(f"{out} cannot be written: {above} is a file.", hint="Choose another --out.")
 
 
 def page(entries: Sequence[Entry], problems: Sequence[str], *, title: str) -> str:

@@ -28,7 +28,7 @@ def on_front(points: Sequence[tuple[float, float, float | None]]) -> list[bool]:
 
 
 def front(found: Numbered, name: str, backends: Sequence[str]) -> str:
-    """A scatter of latency and accuracy with the size as area of the marker; those on the front have a dark rim.
+    """A scatter of latency and accuracy with the size as area of the marker; those on the front have a thick rim.
 
     Args:
         found: rows with accuracy, on the same images, with the number that the table gives them.
@@ -69,7 +69,7 @@ def middle(one: Found) -> stats.Interval:
 
 def _marker(axes: Any, number: int, x: float, y: float, area: float, on: bool, color: str) -> None:
     axes.scatter([x], [y], s=max(LEAST_AREA, area), color=color, zorder=2,
-                 edgecolors=INK if on else "none", linewidths=2)
+                 edgecolors=INK, linewidths=2.2 if on else 0.5)
     axes.annotate(str(number), (x, y), ha="center", va="center", color=ON_COLOR, fontsize=8, fontweight="bold",
                   zorder=4)
 
@@ -96,7 +96,9 @@ def bars(found: Numbered, name: str, backends: Sequence[str]) -> str:
         axes = figure.add_subplot()
         for place, (number, one) in enumerate(found):
             median = middle(one)
-            axes.barh(-place, median.value * 1000, height=0.32, color=plots.color(backends, one.row.backend))
+            # The rim keeps light colours apart from the paper.
+            axes.barh(-place, median.value * 1000, height=0.32, color=plots.color(backends, one.row.backend),
+                      edgecolor=INK, linewidth=0.5)
             if median.low is not None and median.high is not None:
                 axes.plot([median.low * 1000, median.high * 1000], [-place] * 2, color=INK, linewidth=2)
             axes.annotate(f"{number}  {brief(one.row.case)}: {milliseconds(median.value)} ms", (0, -place + 0.26),

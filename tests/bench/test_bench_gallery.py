@@ -236,9 +236,22 @@ def test_wrong_flags_are_wrong_usage(root, tmp_path, capsys):
     assert app.main(["report", "--out", str(tmp_path / "p.html")]) == 2
 
 
-def test_a_folder_is_no_page(root, tmp_path):
-    with pytest.raises(OutputError, match="is a folder"):
-        gallery.write(Gallery(reports=(str(root),), out=str(tmp_path)))
+@pytest.mark.parametrize(("out", "told"), [
+    ("", "is a folder; --out names an html file"), ("day-0/report.json/page.html", "report.json is a file"),
+    ("day-0/report.json/a/page.html", "report.json is a file"), ("day-0/report.json", "exists already")])
+def test_a_place_where_no_page_can_be_is_told_before_anything_is_drawn(root, out, told, monkeypatch):
+    monkeypatch.setattr(gallery, "page", None)
+    with pytest.raises(OutputError, match=told):
+        gallery.write(Gallery(reports=(str(root),), out=str(root / out)))
+
+
+@pytest.mark.parametrize(("text", "places", "shown"), [
+    ("/home/me/r/a/report.json is cut", ["/home/me/r"], "r/a/report.json is cut"),
+    ("/home/me/r is cut", ["/home/me", "/home/me/r"], "r is cut"),
+    ("a.b/report.json is cut.", ["."], "a.b/report.json is cut."),
+    ("a/report.json: the data is a list.", ["a/"], "a/report.json: the data is a list.")])
+def test_a_page_names_no_folder_of_the_machine(text, places, shown):
+    assert collection.local(text, places) == shown
 
 
 def test_a_report_of_a_newer_schema_is_left_out_and_named(root, tmp_path):
