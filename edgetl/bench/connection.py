@@ -288,8 +288,9 @@ class Connection(contextlib.AbstractContextManager["Connection"]):
         if old is not None:
             return EdgetlError(f"{self.python} on {self.address} is Python {old[1]}; expected 3.11 or newer.",
                                hint=INSTALL)
-        if code in (126, 127) or "ommand not found" in last:
-            return EdgetlError(f"{self.address} has no {self.python}: {last:.300}", hint=INSTALL)
+        # 127 is every shell's word for it but csh's, which ends with 1.
+        if code == 127 or "Command not found" in last:
+            return EdgetlError(f"{self.address} has no program {self.python}.", hint=INSTALL)
         return EdgetlError(f"{self.python} does not run on {self.address}: {last:.300}", hint=INSTALL)
 
     def _said(self) -> list[str]:

@@ -252,7 +252,7 @@ def test_what_a_device_lacks_is_told_in_one_sentence(tmp_path, board, bundle, la
 
 def test_a_device_without_python_is_told(tmp_path, board, bundle):
     found = refused(options(tmp_path, board, bundle, "python-of-nobody"))
-    assert "ssh://pi@board has no python-of-nobody" in found.message and "Install Python 3.11" in found.hint
+    assert found.message == "ssh://pi@board has no program python-of-nobody." and "Install Python 3.11" in found.hint
 
 
 def test_a_login_that_never_stops_printing_is_told(tmp_path, bundle, monkeypatch):
