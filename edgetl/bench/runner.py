@@ -57,6 +57,7 @@ def bench(options: recipe.Bench, *, listener: Listener = ignore) -> Report:
         OutputError: `options.out` exists or cannot be written.
     """
     extras.require("matplotlib", extra="cli", purpose="The html report of a benchmark")
+    extras.require("scipy", extra="cli", purpose="The intervals of a benchmark")
     out = Path(options.out)
     rundir.claim(out, resume=None, overwrite=options.overwrite)
     chosen = cases.find(options)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetl import __version__, evaluate, plugins, recipe, rundir, timing
+from edgetl import __version__, evaluate, extras, plugins, recipe, rundir, timing
 from edgetl.bench import cases, environment, exam, phases, runner, selection
 from edgetl.bench.cases import Case
 from edgetl.bench.exam import Exam
@@ -86,6 +86,7 @@ def tune(options: Tune, *, listener: Listener = ignore) -> Tuning:
     """
     if options.bundle is None:
         raise RecipeError(["'bundle' is missing: the bundle to tune"], where="edgetl tune")
+    extras.require("scipy", extra="cli", purpose="Choosing by a rank test")
     begun_s = timing.now_s()
     bundle = open_bundle(options.bundle)
     where = tuned.machine()

@@ -14,7 +14,7 @@ import edgetl
 from edgetl.bench import cases, tune
 from edgetl.bench.trial import Trial
 from edgetl.bench.worker import FromPixels, Worker
-from edgetl.errors import BundleError, DataError, EdgetlError, OutputError, RecipeError, UnknownName
+from edgetl.errors import BundleError, DataError, EdgetlError, MissingDependency, OutputError, RecipeError, UnknownName
 from edgetl.events import ignore
 from edgetl.recipe_tune import Tune
 from edgetl.runtime import choice, tuned
@@ -262,3 +262,12 @@ def test_the_order_of_preference_is_the_manifests(tmp_path):
         f"{pair} {count}" for pair in ("fp32 cpu", "fp32 openvino", "other openvino", "other cpu")
         for count in ("1 thread", "2 threads")]
     assert all(case.subject.graph.parent == tmp_path for case in found)
+
+
+def test_without_scipy_nothing_is_begun(monkeypatch):
+    def missing(package, **told):
+        raise MissingDependency(package, **told)
+
+    monkeypatch.setattr(tune.extras, "require", missing)
+    with pytest.raises(MissingDependency, match="Choosing by a rank test needs the package 'scipy'"):
+        tune.tune(Tune(bundle="nowhere"))
