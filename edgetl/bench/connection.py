@@ -226,10 +226,13 @@ class Connection(contextlib.AbstractContextManager["Connection"]):
 
     def _stay_alive(self) -> None:
         """Says now and then that somebody is here, so that the agent can tell when nobody is."""
+        assert self._ssh.stdin is not None
         # A connection that is lost is told to whoever uses it next.
         with contextlib.suppress(BrokenPipeError):
             while not self._leaving.wait(ALIVE_S):
-                self._write(b"\n")
+                with self._sending:  # between two messages
+                    if not self._leaving.is_set():
+                        os.write(self._ssh.stdin.fileno(), b"\n")
 
     def _line(self, deadline_s: float) -> bytes | None:
         """A line of the agent, or None at the deadline."""
