@@ -201,7 +201,7 @@ class Bench(DataFields):
         form=THREAD_COUNTS)
     batch: tuple[str, ...] = opt(
         ("1",), "Images a call.", split=True, form=("0*[1-9][0-9]*", "whole numbers above 0"))
-    rounds: int = opt(5, "Rounds; in each, every case is measured once, in random order.", low=1)
+    rounds: int = opt(10, "Rounds; in each, every case is measured once, in random order.", low=1)
     block: int = opt(60, "Calls of one case in one round; the first 10 are dropped.", low=50)
     interval: tuple[str, ...] | None = opt(
         (), "Pace the calls, e.g. 10ms; 'none' is back to back; each of several is a case (default: back to back).",

@@ -306,7 +306,7 @@ def test_without_typer_it_says_what_to_install(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert __main__.main() == 1
     shown = capsys.readouterr()
-    assert "pip install typer rich matplotlib (on a device" in shown.err
+    assert "pip install typer rich matplotlib scipy (on a device" in shown.err
     assert shown.out == ""
 
 
@@ -317,7 +317,7 @@ def test_without_torch_it_names_the_extra(capsys: pytest.CaptureFixture[str], mo
     assert err == (
         "error: Fine-tuning needs the package 'torch', which is not installed.\n"
         "hint: Install what is missing with: pip install torch torchvision timm torch-pruning safetensors onnx "
-        "onnxscript tensorboard pillow\n"
+        "onnxscript tensorboard pillow scipy\n"
     )
 
 
