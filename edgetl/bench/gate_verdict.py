@@ -12,7 +12,7 @@ from typing import Any
 from edgetl import rundir
 from edgetl.bench import gate_words, junit, markdown
 from edgetl.bench.pairs import Pattern
-from edgetl.bench.report import rebuild
+from edgetl.bench.report import rebuild, require_schema
 from edgetl.bench.sequential import FAIL, INCONCLUSIVE, PASS, Outcome
 from edgetl.bench.tables import legible
 from edgetl.errors import EdgetlError, GateFailed, GateUndecided
@@ -102,15 +102,8 @@ def from_json(values: Any, *, where: str) -> Verdict:
     Raises:
         EdgetlError: the schema is too old or too new (two sentences), or a field is missing or of a wrong type.
     """
-    if not isinstance(values, Mapping) or not isinstance(values.get("schema"), int):
-        raise EdgetlError(f"{where} is not the verdict of a gate: expected an object with a whole number 'schema'.",
-                          hint="Give the gate.json that `edgetl gate --out` wrote.")
-    if values["schema"] > SCHEMA:
-        raise EdgetlError(f"{where} has schema {values['schema']}; this version of edgetl reads up to {SCHEMA}.",
-                          hint="Update edgetl on this machine.")
-    if values["schema"] < SCHEMA:
-        raise EdgetlError(f"{where} has schema {values['schema']}, which this version of edgetl no longer reads.",
-                          hint="Hold the gate again with `edgetl gate`.")
+    require_schema(values, SCHEMA, where, "the verdict of a gate", "Give the gate.json that `edgetl gate --out` wrote.",
+                   again="Hold the gate again with `edgetl gate`.")
     try:
         found: Verdict = rebuild(Verdict, values, "verdict")
     except ValueError as problem:

@@ -256,20 +256,37 @@ def from_json(values: Any, *, where: str) -> Report:
     Raises:
         EdgetlError: the schema is too old or too new (two sentences), or a field is missing or of a wrong type.
     """
-    if not isinstance(values, Mapping) or not isinstance(values.get("schema"), int):
-        raise EdgetlError(f"{where} is not a benchmark report: expected an object with a whole number 'schema'.",
-                          hint="Give the report.json that `edgetl bench` wrote.")
-    if values["schema"] > SCHEMA:
-        raise EdgetlError(f"{where} has schema {values['schema']}; this version of edgetl reads up to {SCHEMA}.",
-                          hint="Update edgetl on this machine.")
-    if values["schema"] < SCHEMA:
-        raise EdgetlError(f"{where} has schema {values['schema']}, which this version of edgetl no longer reads.",
-                          hint="Measure again with `edgetl bench`.")
+    require_schema(values, SCHEMA, where, "a benchmark report", "Give the report.json that `edgetl bench` wrote.",
+                   again="Measure again with `edgetl bench`.")
     try:
         report: Report = rebuild(Report, values, "report")
     except ValueError as problem:
         raise EdgetlError(f"{where}: {problem}.", hint="The file was changed or cut; measure again.") from problem
     return report
+
+
+def require_schema(values: Any, schema: int, where: str, what: str, hint: str, *, again: str) -> None:
+    """Returns where a record has the schema that this version reads.
+
+    Args:
+        values: the record, of which nothing is known.
+        schema: the one that is read.
+        where: what sentences call the record.
+        what: what it was expected to be.
+        hint: what to give in place of something else.
+        again: how to make anew what is too old.
+
+    Raises:
+        EdgetlError: no record at all, or one of another schema, too new or too old.
+    """
+    if not isinstance(values, Mapping) or not isinstance(values.get("schema"), int):
+        raise EdgetlError(f"{where} is not {what}: expected an object with a whole number 'schema'.", hint=hint)
+    if values["schema"] > schema:
+        raise EdgetlError(f"{where} has schema {values['schema']}; this version of edgetl reads up to {schema}.",
+                          hint="Update edgetl on this machine.")
+    if values["schema"] < schema:
+        raise EdgetlError(f"{where} has schema {values['schema']}, which this version of edgetl no longer reads.",
+                          hint=again)
 
 
 def read(path: Path) -> Report:
