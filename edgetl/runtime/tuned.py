@@ -134,8 +134,10 @@ def find(manifest_sha256: str) -> Found:
 def _listed(folder: str) -> list[str]:
     try:
         return os.listdir(folder)
-    except OSError:  # most machines have tuned nothing; a folder that cannot be read helps no more than none
+    except (FileNotFoundError, NotADirectoryError):  # most machines have tuned nothing
         return []
+    except OSError as problem:
+        raise EdgetlError(f"{folder} cannot be listed: {problem.strerror}.") from problem
 
 
 def read(path: Path) -> Entry:

@@ -221,3 +221,13 @@ def test_without_a_home_bundles_load_and_say_why_nothing_was_looked_up(bundle, m
 def test_a_file_that_is_gone_is_told(tmp_path):
     with pytest.raises(BundleError, match="is missing"):
         tuned.read(tmp_path / "gone.json")
+
+
+def test_a_cache_that_may_not_be_listed_is_said_in_the_note(bundle, monkeypatch, tmp_path):
+    """Root may list everything, so the refusal is planted."""
+    def refuse(_folder):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tuned.os, "listdir", refuse)
+    found = tuned.find(bundle.digest)
+    assert found.entry is None and "cannot be listed: Permission denied" in found.note
