@@ -34,6 +34,7 @@ OPTIMIZATIONS = {"all": "ORT_ENABLE_ALL", "extended": "ORT_ENABLE_EXTENDED", "ba
                  "off": "ORT_DISABLE_ALL"}
 OPTIONS = {"graph_optimization": tuple(OPTIMIZATIONS), "spin": ("on", "off")}
 INSTALL = install_hint("cpu")
+REFUSES_DAMAGE = True  # benchmarks/fuzz_bundles.py --graphs 2000: neither an abort nor a hang
 
 
 def probe() -> Availability:

@@ -22,7 +22,7 @@ from edgetl.runtime.handle import Handle
 from edgetl.runtime.manifest import Manifest
 from edgetl.runtime.prediction import Answers, Prediction, softmax
 from edgetl.runtime.preprocess import EXACT
-from edgetl.runtime.session import GraphSpec, Session, open_session
+from edgetl.runtime.session import GraphSpec, Session, open_session, refuses_damage
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -75,9 +75,15 @@ def open_variant(bundle: Bundle, choice: Choice, *, threads: int = 0, options: M
     """A session of the chosen variant, opened from the bytes whose digest was compared; raises what `load` raises."""
     variant = choice.variant
     check_classifier(bundle.manifest, variant)
-    graph = bundle.read(variant.file, variant.sha256, variant.size_bytes)
     spec = GraphSpec(variant.inputs, variant.outputs, variant.precision)
-    return open_session(choice.backend, graph, spec, threads=threads, options=options, cache_dir=_folder(cache_dir))
+    described = variant.file, variant.sha256, variant.size_bytes
+
+    def make(graph: bytes) -> Session:
+        return open_session(choice.backend, graph, spec, threads=threads, options=options, cache_dir=_folder(cache_dir))
+
+    if bundle.seal is None and refuses_damage(choice.backend):
+        return bundle.open_beside(*described, make)
+    return make(bundle.read(*described))
 
 
 def _folder(path: str | os.PathLike[str] | None) -> Path | None:

@@ -47,6 +47,9 @@ class Table:
 
     def text(self, name: str, default: str | None = None, *, choices: tuple[str, ...] = ()) -> str:
         """A string of at most TEXT characters, one of `choices` where there are some."""
+        given: Any = self.values.get(name)
+        if is_text(given) and (not choices or given in choices):
+            return str(given)  # nearly always; the sentences below take longer to write than to look
         long = isinstance(found := self.values.get(name), str) and len(found) > TEXT
         expected = f"one of {', '.join(choices)}" if choices else f"at most {TEXT} characters" if long else "a text"
 
@@ -57,6 +60,9 @@ class Table:
 
     def whole(self, name: str, default: int | None = None, *, low: int = 0, high: int = 2**63) -> int:
         """An integer within `low` and `high`."""
+        given: Any = self.values.get(name)
+        if is_whole(given) and low <= given <= high:
+            return int(given)
         limits = f"a whole number from {low}" + (f" to {high}" if high < 2**63 else " up")
         value: int = self.get(name, lambda found: is_whole(found) and low <= found <= high, limits, default)
         return value
@@ -64,6 +70,9 @@ class Table:
     def number(self, name: str, default: float | None = None, *, low: float = -math.inf, above: float = -math.inf,
                high: float = math.inf) -> float:
         """A finite number of at least `low`, above `above`, at most `high`."""
+        given: Any = self.values.get(name)
+        if is_number(given) and low <= given <= high and given > above:
+            return float(given)
         limits = [f"of at least {low:g}"] if low > -math.inf else []
         limits += [f"above {above:g}"] if above > -math.inf else []
         limits += [f"of at most {high:g}"] if high < math.inf else []

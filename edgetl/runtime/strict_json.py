@@ -8,6 +8,8 @@ from typing import Any
 
 from edgetl.runtime.limits import DEPTH
 
+HOLDERS = frozenset({dict, list})  # what `json` makes of tables and lists; it makes no subclasses of them
+
 
 def parse(text: str) -> Any:
     """The value in a JSON text.
@@ -48,10 +50,10 @@ def _finite(digits: str) -> float:
 
 def _check_depth(value: Any) -> None:
     """Level by level, not by recursion; of every level only what can hold another."""
-    level = [value]
+    level = [value] if type(value) in HOLDERS else []
     for _ in range(DEPTH):
-        level = [inner for outer in level if isinstance(outer, dict | list)
-                 for inner in (outer.values() if isinstance(outer, dict) else outer) if isinstance(inner, dict | list)]
+        level = [inner for outer in level for inner in (outer.values() if type(outer) is dict else outer)
+                 if type(inner) in HOLDERS]
         if not level:
             return
     raise ValueError(f"it is nested more than {DEPTH} deep")

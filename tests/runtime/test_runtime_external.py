@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 
 import numpy as np
+import onnx
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -14,7 +16,7 @@ from tiny_bundle import edit_manifest, make_bundle, make_graph, parameters
 
 from edgetl.errors import BundleError, EdgetlError
 from edgetl.runtime import load
-from edgetl.runtime.external import refuse_external_data
+from edgetl.runtime.external import _says_location, refuse_external_data
 
 SECRET = np.arange(4, dtype=np.float32)
 
@@ -112,6 +114,49 @@ def _length(data: bytes) -> bytes:
     return out + bytes([size])
 
 
+def test_the_numbers_of_large_weights_are_not_searched():
+    numbers = np.frombuffer(b"location" * 1000, np.float32)
+    made = model(initializers=[numpy_helper.from_array(numbers, "w")]).SerializeToString()
+    assert b"location" in made and not _says_location(made)
+    assert _says_location(model(initializers=[numpy_helper.from_array(numbers[:20], "w")]).SerializeToString())
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("before", [True, False])
+def test_nothing_hides_behind_large_weights(place, before):
+    made, large = PLACES[place], numpy_helper.from_array(np.zeros(5000, np.float32), "large")
+    changed = onnx.ModelProto.FromString(made.SerializeToString())
+    kept = list(changed.graph.initializer)
+    del changed.graph.initializer[:]
+    changed.graph.initializer.extend([large, *kept] if before else [*kept, large])
+    with pytest.raises(BundleError, match="'hidden' in another file"):
+        refuse_external_data(changed.SerializeToString())
+
+
+def test_a_large_external_tensor_is_found():
+    tensor = external("hidden", "secret.bin", checksum="0" * 5000)
+    with pytest.raises(BundleError, match="'hidden' in another file"):
+        refuse_external_data(model(initializers=[tensor]).SerializeToString())
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.binary(max_size=60), st.integers(0, 30000), st.integers(0, 30000))
+def test_damage_never_makes_an_engine_see_more(noise, at, then):
+    """What protobuf's own parser reads as an external tensor is refused, whatever was done to the bytes."""
+    weights = [numpy_helper.from_array(np.arange(2000, dtype=np.float32), name) for name in "ab"]
+    data = bytearray(model(initializers=[weights[0], TENSOR, weights[1]]).SerializeToString())
+    data[at % len(data):at % len(data) + len(noise)] = noise
+    data[then % len(data)] ^= 0x7F
+    try:
+        made = onnx.ModelProto.FromString(bytes(data))
+    except DecodeError:
+        return
+    if any(one.data_location == TensorProto.EXTERNAL and one.external_data for one in made.graph.initializer) \
+            and any(entry.key == "location" for one in made.graph.initializer for entry in one.external_data):
+        with pytest.raises(BundleError):
+            refuse_external_data(bytes(data))
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=200), st.integers(0, 200))
 def test_any_bytes_are_a_sentence_or_fine(data, place):
@@ -123,8 +168,6 @@ def test_any_bytes_are_a_sentence_or_fine(data, place):
 @pytest.mark.parametrize("location", ["fc_w.bin", "../fc_w.bin", "{folder}/fc_w.bin", "fc_link.bin"])
 def test_no_backend_fetches_them(tmp_path, monkeypatch, backend, location):
     """The file is there, where the process stands, above it and at its absolute path; still it is not read."""
-    import onnx
-
     cwd = tmp_path / "cwd"
     cwd.mkdir()
     for folder in (tmp_path, cwd):
