@@ -73,11 +73,16 @@ def _says_location(graph: bytes) -> bool:
 
 def _weights(data: bytes, place: int, end: int, path: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     """Where the large messages begin and end in data[place:end] to which these fields lead; raises as `_external`."""
+    wanted = path[0] << 3 | BYTES
     while place < end:
+        tag, size = data[place], data[place + 1]
+        if tag < 0x80 and size < 0x80 and tag & 5 == 0:  # VARINT or BYTES; most are short, and not worth a call
+            place += 2 + size if tag & 7 else 2
+            continue
         field, kind, value, place = _field(data, place)
         if place > end:
             raise IndexError("a field reaches beyond its message")
-        if field == path[0] and kind == BYTES and place - value >= LARGE:
+        if field << 3 | kind == wanted and place - value >= LARGE:
             if path[1:]:
                 yield from _weights(data, value, place, path[1:])
             else:
