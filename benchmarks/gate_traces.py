@@ -4,8 +4,8 @@ python benchmarks/gate_traces.py BUNDLE --minutes 40 [--noisy] --out benchmarks/
 
 With --noisy another process computes as fast as it can for a while, rests for a while, and so on at random. The file
 holds, for every pair, latencies in units of 0.1 us [pairs, 2, blocks, calls], what the pair cost in wall-clock time,
-when it began, and in which order the blocks came; and, as JSON, the machine and what was measured. Ctrl-C ends the
-recording early and keeps what there is.
+when it began, on which cores, and in which order the blocks came; and, as JSON, the machine and what was measured.
+Ctrl-C ends the recording early and keeps what there is.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def write(path: Path, found: list[pairs.Pair], about: dict) -> None:
             file, ticks=np.stack([np.round(one.seconds / UNIT_S) for one in found]).astype(np.uint32),
             begun_s=[one.begun_s for one in found], elapsed_s=[one.elapsed_s for one in found],
             started_first=np.array([one.started_first for one in found], np.uint8),
-            turns=np.array([one.turns for one in found], np.uint8), about=json.dumps(about))
+            turns=np.array([one.turns for one in found], np.uint8),
+            cores=np.array([one.cores for one in found], np.uint16), about=json.dumps(about))
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ Rigorous Benchmarking in Reasonable Time, ISMM 2013 (repeat at the level that va
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl import recipe
+from edgetl.bench import affinity
 from edgetl.bench.cases import Case
 from edgetl.bench.process import WorkerFailed
 from edgetl.bench.trial import Trial
@@ -55,6 +57,7 @@ class Pair:
     elapsed_s: float  # starts and all
     started_first: int  # which of the two
     turns: tuple[int, ...]  # which side's block came when
+    cores: tuple[int, ...] = ()  # that both sides were tied to; () is none
 
     @property
     def log_ratio(self) -> float:
@@ -64,13 +67,13 @@ class Pair:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; latencies to the nanosecond."""
         return {"seconds": np.round(self.seconds, 9).tolist(), "begun_s": self.begun_s, "elapsed_s": self.elapsed_s,
-                "started_first": self.started_first, "turns": list(self.turns)}
+                "started_first": self.started_first, "turns": list(self.turns), "cores": list(self.cores)}
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> Pair:
         """The pair that `to_json` made plain."""
         return Pair(np.asarray(values["seconds"], dtype=np.float64), values["begun_s"], values["elapsed_s"],
-                    values["started_first"], tuple(values["turns"]))
+                    values["started_first"], tuple(values["turns"]), tuple(values.get("cores", ())))
 
 
 def log_ratio(seconds: NDArray[Any], share: float = LOWER) -> float:
@@ -123,11 +126,12 @@ def measure(sides: Sequence[Case], options: recipe.Bench, plan: Pattern, order: 
     """A pair: fresh processes of both sides, blocks in turns, and no process left behind.
 
     Which side is started first is drawn, and so is who begins each four blocks, ABBA or BAAB: whatever drifts, or
-    favours whoever comes second, favours both sides alike.
+    favours whoever comes second, favours both sides alike. Both are tied to the same cores, drawn anew for every pair
+    where `options.pin` names none: a core may be slower than another for minutes, because of who else computes there.
 
     Args:
         sides: BASE and NEW; the same case twice measures the noise.
-        options: the timeout and the interval are used.
+        options: the timeout, the interval, and pin and spin are used.
         plan: calls and blocks.
         order: the source of the draws.
         origin_s: when the measuring began, on the clock of `timing.now_s`.
@@ -139,6 +143,9 @@ def measure(sides: Sequence[Case], options: recipe.Bench, plan: Pattern, order: 
     begun_s = now_s()
     first = int(order.integers(2))
     turns = _turns(plan.blocks, order)
+    tied = _cores(sides, options, order)
+    if tied:
+        options = dataclasses.replace(options, pin=",".join(map(str, tied)))
     trials = [Trial(case, options, from_pixels=from_pixels) for case in sides]
     try:
         for side in (first, 1 - first):
@@ -154,7 +161,15 @@ def measure(sides: Sequence[Case], options: recipe.Bench, plan: Pattern, order: 
     seconds = np.asarray(found, dtype=np.float64)
     if not seconds.min() > 0:
         raise EdgetlError(f"Calls of {sides[0].name} take less than the clock can tell, so there is no ratio.")
-    return Pair(seconds, begun_s - origin_s, now_s() - begun_s, first, turns)
+    return Pair(seconds, begun_s - origin_s, now_s() - begun_s, first, turns, tied)
+
+
+def _cores(sides: Sequence[Case], options: recipe.Bench, order: np.random.Generator) -> tuple[int, ...]:
+    """As many cores of this process as the sides have threads; () where they use all, or were told theirs."""
+    own, threads = affinity.allowed(), max(case.threads for case in sides)
+    if options.pin is not None or min(case.threads for case in sides) == 0 or threads >= len(own):
+        return ()
+    return tuple(sorted(map(int, order.choice(own, size=threads, replace=False))))
 
 
 def _turns(blocks: int, order: np.random.Generator) -> tuple[int, ...]:

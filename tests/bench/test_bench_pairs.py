@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetl import recipe
-from edgetl.bench import cases, pairs, trial
+from edgetl.bench import affinity, cases, pairs, trial
 from edgetl.bench.pairs import Pair, Pattern
 from edgetl.errors import EdgetlError
 
@@ -36,6 +36,38 @@ def test_a_pair_of_a_case_with_itself(tmp_path):
     again = Pair.from_json(pair.to_json())
     np.testing.assert_allclose(again.seconds, pair.seconds, atol=1e-9)
     assert dataclasses.replace(again, seconds=pair.seconds).to_json() == pair.to_json()
+
+
+def sides_of(folder: Path, threads: int) -> list[cases.Case]:
+    case = dataclasses.replace(case_of(folder, "benchfakes.fine"), threads=threads)
+    return [case, case]
+
+
+@pytest.mark.parametrize(("threads", "own", "pin", "expected"), [
+    (1, range(4), None, 1), (3, range(4), None, 3), (4, range(4), None, 0), (8, range(4), None, 0),
+    (0, range(4), None, 0), (1, range(4), "2", 0), (1, (), None, 0), (1, (5,), None, 0)])
+def test_both_sides_share_cores_where_some_are_left_over(tmp_path, monkeypatch, threads, own, pin, expected):
+    monkeypatch.setattr(affinity, "allowed", lambda: tuple(own))
+    options = dataclasses.replace(NO_OPTIONS, pin=pin)
+    found = pairs._cores(sides_of(tmp_path / "tiny", threads), options, np.random.default_rng(0))
+    assert len(found) == expected and set(found) <= set(own)
+
+
+def test_no_core_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(affinity, "allowed", lambda: (0, 3, 4))
+    sides, order = sides_of(tmp_path / "tiny", 2), np.random.default_rng(0)
+    drawn = [pairs._cores(sides, NO_OPTIONS, order) for _ in range(60)]
+    assert {(0, 3), (0, 4), (3, 4)} == set(drawn)
+
+
+@pytest.mark.skipif(len(affinity.allowed()) < 2, reason="one core: there is nothing to choose")
+def test_the_workers_really_run_on_the_cores(tmp_path, monkeypatch):
+    ran, close = [], trial.Trial.close
+    monkeypatch.setattr(trial.Trial, "close", lambda self, **how: (ran.append(os.sched_getaffinity(self.pid())),
+                                                                   close(self, **how))[1])
+    pair = pairs.measure(sides_of(tmp_path / "tiny", 1), NO_OPTIONS, Pattern(2, 1, 2), np.random.default_rng(0))
+    assert len(pair.cores) == 1 and ran == [set(pair.cores)] * 2
+    assert Pair.from_json(pair.to_json()).cores == pair.cores
 
 
 def test_no_side_is_always_first_nor_ever_far_ahead():
