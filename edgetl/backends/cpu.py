@@ -97,13 +97,16 @@ def _native(graph: bytes, spec: GraphSpec, threads: int, options: Mapping[str, s
         settings.enable_profiling = True
         settings.profile_file_prefix = f"{trace_folder}/trace"
     try:
-        session = onnxruntime.InferenceSession(graph, sess_options=settings, providers=[PROVIDER])
+        # Without the fallback, by which it would tell of a damaged graph on stdout, and try it again.
+        session = onnxruntime.InferenceSession(graph, sess_options=settings, providers=[PROVIDER], enable_fallback=0)
+        # Here, since names that are no UTF-8 are found out only when they are asked for.
+        inputs, outputs = ([one.name for one in ports] for ports in (session.get_inputs(), session.get_outputs()))
     except Exception as problem:  # ONNX Runtime's own exceptions share no base class
         raise BundleError(f"ONNX Runtime {onnxruntime.__version__} cannot open the graph: {first_line(problem)}",
                           hint="The file is no ONNX graph, is damaged, or needs a newer ONNX Runtime.") from problem
     session.disable_fallback()
     insist(session.get_providers())
-    check_graph("cpu", [one.name for one in session.get_inputs()], [one.name for one in session.get_outputs()], spec)
+    check_graph("cpu", inputs, outputs, spec)
     return session, str(onnxruntime.__version__)
 
 

@@ -113,11 +113,12 @@ def _open(graph: bytes, spec: GraphSpec, threads: int, cache_dir: Path | None, o
     free_batch = all(one.shape[:1] == ("N",) for one in spec.inputs)
     try:
         compiled = compiled_for(1 if free_batch else None)
+        # Here, since names that are no UTF-8 are found out only when they are asked for.
+        inputs = [_name_of(port, [one.name for one in spec.inputs]) for port in compiled.inputs]
+        outputs = [_name_of(port, [one.name for one in spec.outputs]) for port in compiled.outputs]
     except Exception as problem:  # openvino raises RuntimeError, and others from its ONNX reader
         raise BundleError(f"OpenVINO {openvino.__version__} cannot open the graph: {last_line(problem)}",
                           hint="The file is no ONNX graph, is damaged, or needs a newer OpenVINO.") from problem
-    inputs = [_name_of(port, [one.name for one in spec.inputs]) for port in compiled.inputs]
-    outputs = [_name_of(port, [one.name for one in spec.outputs]) for port in compiled.outputs]
     check_graph("openvino", inputs, outputs, spec)
     insist(compiled, precision)
     version = str(openvino.__version__).split("-")[0]
