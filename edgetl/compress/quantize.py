@@ -1,4 +1,4 @@
-"""INT8 graphs: calibrated and written by ONNX Runtime's Q/DQ quantizer, then checked for what the engine makes of them.
+"""INT8 graphs: written by ONNX Runtime's Q/DQ quantizer with our ranges, then checked for what an engine makes of them.
 
 A Q/DQ graph says where values may be rounded; whether integer kernels run is the engine's decision. A graph that is not
 fused is slower than float, so `fused` reads the graph that the engine really runs.
@@ -10,19 +10,30 @@ import contextlib
 import io
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgetl.compress import rounding
+from edgetl.compress import ranges, rounding
 from edgetl.compress.calibrate import Reader
+from edgetl.compress.observe import Observed, observe
 from edgetl.compress.surgery import drop_unused, keep_outputs_float, shape_arithmetic
-from edgetl.errors import MissingDependency, RecipeError
+from edgetl.errors import MissingDependency
 from edgetl.runtime import layers, telemetry
 from edgetl.runtime.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class Source:
+    """A float32 graph, what calibration images showed of it, and so all that INT8 graphs are made from."""
+
+    graph: bytes  # as it was given
+    ready: Any  # ModelProto: simplified, with types and shapes
+    sizes: tuple[str, ...]  # nodes that compute with sizes
+    seen: Observed
 
 
 @dataclass(frozen=True)
@@ -35,60 +46,115 @@ class Quantized:
 
 def quantize(graph: bytes, scheme: Mapping[str, Any], reader: Reader, *, method: str,
              known: Mapping[str, tuple[float, int]] | None = None) -> Quantized:
-    """The INT8 graph of a float32 one: same inputs, outputs and metadata.
+    """`study` and `write` in one."""
+    ranges.parse(method)
+    return write(study(graph, reader), scheme, method=method, known=known)
+
+
+def study(graph: bytes, reader: Reader) -> Source:
+    """Looks at a float32 graph while it answers the calibration images.
 
     Args:
         graph: float32 ONNX file.
-        scheme: `Target.quantize`; its "rounding" of weights is "nearest" or "compensated" (see `compress.rounding`).
         reader: training images.
-        method: how the range of an activation is chosen: "min-max", or "percentile-P", which cuts off the share
-            1 - P/100 of the values on each side.
-        known: scale and zero point of activations, by name, that need no calibration.
 
     Raises:
-        RecipeError: no such method.
-        MissingDependency: onnxruntime is absent.
+        MissingDependency: onnxruntime or onnx is absent.
+        EdgetlError: an activation has values that are no numbers.
     """
     telemetry.off()
     try:
         import onnx
-        from onnxruntime import quantization
+        from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
         from onnxruntime.quantization.shape_inference import quant_pre_process
     except ModuleNotFoundError as problem:
         raise MissingDependency(problem.name or "onnxruntime", extra="cpu", purpose="Quantization") from problem
-    calibration, options = _calibration(method)
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        # ONNX Runtime's histograms print what they do; stdout is for results.
-        given, prepared, written = (Path(folder) / f"{name}.onnx" for name in ("fp32", "prepared", "int8"))
+    with tempfile.TemporaryDirectory() as folder:
+        given, prepared = (Path(folder) / f"{name}.onnx" for name in ("fp32", "prepared"))
         given.write_bytes(graph)
         quant_pre_process(given, prepared, skip_symbolic_shape=True)
-        sizes = shape_arithmetic(ready := onnx.load(prepared))
-        onnx.save(ready, prepared)  # now every node has the name by which it can be left out
-        quantization.quantize_static(
-            prepared, written, reader, quant_format=quantization.QuantFormat.QDQ, calibrate_method=calibration,
-            activation_type=_type(scheme["activations"]), weight_type=_type(scheme["weights"]),
-            per_channel=scheme["per_channel"], reduce_range=scheme["reduce_range"],
-            nodes_to_exclude=sizes,
-            # One batch at a time: a histogram of all activations of all images does not fit into memory.
-            extra_options={**options, "CalibStridedMinMax": 1, "TensorQuantOverrides": _overrides(known or {}, scheme)})
-        model = onnx.load(written)
+        sizes = shape_arithmetic(model := onnx.load(prepared))
+        onnx.save(model, prepared)  # now every node has the name by which it can be left out
+        ready = load_model_with_shape_infer(prepared)
+    return Source(graph, ready, tuple(sizes), observe(ready, reader, _activations(ready)))
+
+
+def _activations(model: Any) -> list[str]:
+    """The float values that go into or come out of the kinds of nodes that ONNX Runtime quantizes."""
+    from onnx import TensorProto
+
+    typed = [*model.graph.value_info, *model.graph.output, *model.graph.input]
+    floats = {one.name for one in typed if one.type.tensor_type.elem_type == TensorProto.FLOAT}
+    floats -= {one.name for one in model.graph.initializer}
+    kinds = set(_quantized_kinds())
+    touched = {name for node in model.graph.node if node.op_type in kinds for name in (*node.input, *node.output)}
+    return sorted(floats & touched)
+
+
+def _quantized_kinds() -> list[str]:
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    return sorted({*QDQRegistry, *QLinearOpsRegistry})
+
+
+def nodes_of(source: Source) -> list[str]:
+    """Names of the nodes that may be quantized."""
+    kinds, sizes = set(_quantized_kinds()), set(source.sizes)
+    return [node.name for node in source.ready.graph.node if node.op_type in kinds and node.name not in sizes]
+
+
+def layers_of(source: Source) -> list[str]:
+    """Names of those that have weights."""
+    constants, allowed = {one.name for one in source.ready.graph.initializer}, set(nodes_of(source))
+    return [node.name for node in source.ready.graph.node if node.op_type in rounding.KINDS and node.name in allowed
+            and node.input[1] in constants]
+
+
+def write(source: Source, scheme: Mapping[str, Any], *, method: str,
+          known: Mapping[str, tuple[float, int]] | None = None, floats: Sequence[str] = ()) -> Quantized:
+    """The INT8 graph of a float32 one: same inputs, outputs and metadata.
+
+    Args:
+        source: see `study`.
+        scheme: `Target.quantize`; its "rounding" of weights is "nearest" or "compensated" (see `compress.rounding`).
+        method: how the range of an activation is chosen, see `compress.ranges`.
+        known: scale and zero point of activations, by name, that need no range.
+        floats: nodes that stay in float.
+
+    Raises:
+        RecipeError: no such method.
+    """
+    model = _written(source, scheme, method, known or {}, floats)
     rounded: dict[str, Any] = {"method": scheme["rounding"]}
     if scheme["rounding"] == "compensated":
-        rounded |= rounding.compensate(ready, model, reader)
-    return Quantized(_finished(model, onnx.load_from_string(graph)), rounded)
+        greatest = rounding.GREATEST_REDUCED if scheme["reduce_range"] else rounding.GREATEST
+        rounded |= rounding.compensate(source.ready, model, source.seen.moments, greatest=greatest)
+    import onnx
+
+    return Quantized(_finished(model, onnx.load_from_string(source.graph)), rounded)
 
 
-def _calibration(method: str) -> tuple[Any, dict[str, Any]]:
-    telemetry.off()
+def _written(source: Source, scheme: Mapping[str, Any], method: str, known: Mapping[str, tuple[float, int]],
+             floats: Sequence[str] = ()) -> Any:
+    """What ONNX Runtime's quantizer makes of the graph with our ranges, which `quantize_static` would calibrate."""
+    import onnx
     from onnxruntime.quantization import CalibrationMethod
+    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    name, _, share = method.partition("-")
-    if method == "min-max":
-        return CalibrationMethod.MinMax, {}
-    if name == "percentile" and share.replace(".", "", 1).isdigit() and 50 < float(share) < 100:
-        return CalibrationMethod.Percentile, {"CalibPercentile": float(share), "CalibTensorRangeSymmetric": False}
-    raise RecipeError([f"'{method}' is no calibration method; expected 'min-max' or 'percentile-P', 50 < P < 100"],
-                      where="the quantization scheme")
+    chosen = {name: tuple(map(np.float32, ranges.choose(histogram, method)))
+              for name, histogram in source.seen.histograms.items()}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(source.ready)
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # stdout is for results
+        quantizer = QDQQuantizer(
+            copy, scheme["per_channel"], scheme["reduce_range"], _type(scheme["weights"]), _type(scheme["activations"]),
+            TensorsData(CalibrationMethod.MinMax, chosen), [], [*source.sizes, *floats], _quantized_kinds(),
+            {"TensorQuantOverrides": _overrides(known, scheme)})
+        quantizer.quantize_model()
+        path = Path(folder) / "int8.onnx"
+        quantizer.model.save_model_to_file(str(path))
+        return onnx.load(path)
 
 
 def _overrides(known: Mapping[str, tuple[float, int]], scheme: Mapping[str, Any]) -> dict[str, Any]:

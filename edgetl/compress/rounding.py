@@ -17,53 +17,54 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.compress.calibrate import Reader
-from edgetl.runtime import telemetry
-
 POSITIONS = 64  # output pixels of an image that are looked at, for each layer: neighbours tell the same
 WIDEST = 4096  # inputs of one output channel; H of wider layers takes too much memory, they keep the nearest step
 DAMPING = 0.01  # of H's mean diagonal, added to it: directions that the images do not show must not blow up
 GREATEST = 127  # of a symmetric int8
+KINDS = ("Conv", "Gemm", "MatMul")
+INT8 = "_quantized"  # what ONNX Runtime's quantizer appends to the name of a weight
+GREATEST_REDUCED = 64  # of the 7 bits that ONNX Runtime's `reduce_range` leaves
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution or linear layer in the float graph, with the names of its weights in both graphs."""
+    """A convolution or linear layer of a float graph."""
 
-    source: str  # the layer's input
+    source: str  # its input
     weight: str
-    int8: str  # initializers of the INT8 graph
-    scale: str
     groups: int
     strides: tuple[int, int]
     pads: tuple[int, int, int, int]  # top, left, bottom, right
     dilations: tuple[int, int]
 
 
-def compensate(fp32: Any, int8: Any, reader: Reader) -> dict[str, int]:
+def compensate(fp32: Any, int8: Any, moments: Mapping[str, NDArray[np.float64]], *,
+               greatest: int = GREATEST) -> dict[str, int]:
     """Rounds the int8 weights of a Q/DQ graph again, in place; tells how many layers were and were not.
 
     Args:
-        fp32: the float graph that was quantized; its layers' inputs are observed.
+        fp32: the float graph that was quantized.
         int8: the Q/DQ graph made of it.
-        reader: training images.
+        moments: H of each layer's inputs by the name of its weights, see `moment_of`.
+        greatest: step of either sign.
     """
     from onnx import numpy_helper
 
-    layers, left = find_layers(fp32, int8)
-    moments = observe(fp32, layers, reader)
     floats = {tensor.name: tensor for tensor in fp32.graph.initializer}
     ints = {tensor.name: tensor for tensor in int8.graph.initializer}
-    for layer in layers:
-        weight, scale = (numpy_helper.to_array(tensors[name]).astype(np.float64) for tensors, name
-                         in ((floats, layer.weight), (ints, layer.scale)))
-        rounded = round_layer(weight, np.broadcast_to(scale.ravel(), weight.shape[:1]), moments[layer.weight])
-        ints[layer.int8].CopyFrom(numpy_helper.from_array(rounded, layer.int8))
-    return {"layers": len(layers), "layers_left": left}
+    scales = {node.input[0]: node.input[1] for node in int8.graph.node if node.op_type == "DequantizeLinear"}
+    weights = [node.input[1] for node in fp32.graph.node if node.op_type in KINDS and f"{node.input[1]}{INT8}" in ints]
+    chosen = [name for name in weights if name in moments]
+    for name in chosen:
+        steps = f"{name}{INT8}"
+        weight, scale = (numpy_helper.to_array(one).astype(np.float64) for one in (floats[name], ints[scales[steps]]))
+        rounded = round_layer(weight, np.broadcast_to(scale.ravel(), weight.shape[:1]), moments[name], greatest)
+        ints[steps].CopyFrom(numpy_helper.from_array(rounded, steps))
+    return {"layers": len(chosen), "layers_left": len(weights) - len(chosen)}
 
 
-def round_layer(weight: NDArray[np.float64], scale: NDArray[np.float64],
-                moment: NDArray[np.float64]) -> NDArray[np.int8]:
+def round_layer(weight: NDArray[np.float64], scale: NDArray[np.float64], moment: NDArray[np.float64],
+                greatest: int = GREATEST) -> NDArray[np.int8]:
     """int8 steps of `weight` [O, ...] with one `scale` [O] an output channel, given H = `moment` [G, D, D]."""
     groups, width, _ = moment.shape
     remaining = weight.reshape(groups, -1, width).copy()  # [G, O / G, D]
@@ -72,7 +73,7 @@ def round_layer(weight: NDArray[np.float64], scale: NDArray[np.float64],
     upper = _inverse_factor(moment)
     for place in range(width):
         current = remaining[:, :, place]
-        steps[:, :, place] = np.clip(np.rint(current / step), -GREATEST, GREATEST)
+        steps[:, :, place] = np.clip(np.rint(current / step), -greatest, greatest)
         error = (current - steps[:, :, place] * step) / upper[:, None, place, place]
         remaining[:, :, place + 1:] -= error[:, :, None] * upper[:, None, place, place + 1:]
     return steps.reshape(weight.shape).astype(np.int8)
@@ -87,24 +88,15 @@ def _inverse_factor(moment: NDArray[np.float64]) -> NDArray[np.float64]:
     return factor
 
 
-def find_layers(fp32: Any, int8: Any) -> tuple[list[Layer], int]:
-    """The layers whose weights can be rounded again, and how many others have int8 weights."""
+def find_layers(fp32: Any) -> list[Layer]:
+    """The layers whose weights can be rounded so."""
     weights = {tensor.name: tuple(tensor.dims) for tensor in fp32.graph.initializer}
-    ints = {tensor.name for tensor in int8.graph.initializer}
-    scales = {node.input[0]: node.input[1] for node in int8.graph.node if node.op_type == "DequantizeLinear"}
-    found, left = [], 0
-    for node in fp32.graph.node:
-        name = node.input[1] if node.op_type in ("Conv", "Gemm", "MatMul") else ""
-        quantized = f"{name}_quantized"
-        if name not in weights or quantized not in ints:
-            continue
-        layer = _layer(node, weights[name], quantized, scales[quantized])
-        left += layer is None
-        found += [] if layer is None else [layer]
-    return found, left
+    found = (_layer(node, weights[node.input[1]]) for node in fp32.graph.node
+             if node.op_type in KINDS and node.input[1] in weights)
+    return [layer for layer in found if layer is not None]
 
 
-def _layer(node: Any, shape: tuple[int, ...], int8: str, scale: str) -> Layer | None:
+def _layer(node: Any, shape: tuple[int, ...]) -> Layer | None:
     from onnx import helper
 
     given: Mapping[str, Any] = {one.name: helper.get_attribute_value(one) for one in node.attribute}
@@ -112,37 +104,23 @@ def _layer(node: Any, shape: tuple[int, ...], int8: str, scale: str) -> Layer | 
     convolution = node.op_type == "Conv" and len(shape) == 4 and given.get("auto_pad", b"NOTSET") == b"NOTSET"
     if not (linear or convolution) or int(np.prod(shape[1:])) > WIDEST:
         return None
-    return Layer(node.input[0], node.input[1], int8, scale, given.get("group", 1),
-                 tuple(given.get("strides", (1, 1))), tuple(given.get("pads", (0, 0, 0, 0))),
-                 tuple(given.get("dilations", (1, 1))))
+    return Layer(node.input[0], node.input[1], given.get("group", 1), tuple(given.get("strides", (1, 1))),
+                 tuple(given.get("pads", (0, 0, 0, 0))), tuple(given.get("dilations", (1, 1))))
 
 
-def observe(fp32: Any, layers: list[Layer], reader: Reader) -> dict[str, NDArray[np.float64]]:
-    """H = sum of x x^T [G, D, D] by the name of the weights, over sampled positions of all images."""
-    telemetry.off()
-    import onnx
-    import onnxruntime
+def moment_of(values: NDArray[np.float32], shape: tuple[int, ...], layer: Layer,
+              chance: np.random.Generator) -> NDArray[np.float64]:
+    """H = sum of x x^T [G, D, D] over sampled positions of a batch of a layer's inputs.
 
-    sizes = {tensor.name: tuple(tensor.dims) for tensor in fp32.graph.initializer}
-    watched = onnx.ModelProto()
-    watched.CopyFrom(fp32)
-    images = fp32.graph.input[0].name
-    names = sorted({layer.source for layer in layers} - {images})
-    del watched.graph.output[:]
-    watched.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    chance = np.random.default_rng(0)
-    sums: dict[str, NDArray[np.float64]] = {}
-    reader.set_range(0, len(reader))
-    while (batch := reader.get_next()) is not None:
-        values = {**batch, **dict(zip(names, session.run(names, batch), strict=True))}
-        for layer in layers:
-            inputs = sampled(values[layer.source], sizes[layer.weight], layer, chance)
-            products = np.matmul(inputs.transpose(0, 2, 1), inputs).astype(np.float64)
-            sums[layer.weight] = products + sums.get(layer.weight, 0.0)
-    return sums
+    Args:
+        values: the layer's input.
+        shape: of its weights.
+        layer: which.
+        chance: draws the positions.
+    """
+    inputs = sampled(values, shape, layer, chance)
+    products: NDArray[np.float32] = np.matmul(inputs.transpose(0, 2, 1), inputs)
+    return products.astype(np.float64)
 
 
 def sampled(values: NDArray[np.float32], shape: tuple[int, ...], layer: Layer,

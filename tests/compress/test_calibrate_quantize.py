@@ -194,7 +194,7 @@ def test_what_the_engine_does_not_fuse_is_counted() -> None:
     assert kernels["float_nodes"] >= 4 and sum(kernels["float_kernels"].values()) == kernels["float_nodes"]
 
 
-@pytest.mark.parametrize("method", ["entropy", "percentile", "percentile-12", "percentile-x", ""])
+@pytest.mark.parametrize("method", ["minmax", "percentile", "percentile-12", "percentile-x", ""])
 def test_an_unknown_method_is_refused(method: str) -> None:
     with pytest.raises(RecipeError, match="no calibration method"):
         quantize.quantize(cnn(), TARGET.quantize, reader(), method=method)
@@ -241,7 +241,7 @@ def test_sampled_inputs_are_what_a_convolution_sees(groups, strides, pads, dilat
     chance = np.random.default_rng(0)
     values = chance.normal(size=(2, 4, 7, 6)).astype(np.float32)
     weight = chance.normal(size=(8, 4 // groups, 3, 3)).astype(np.float32)
-    layer = rounding.Layer("x", "w", "i", "s", groups, strides, pads, dilations)
+    layer = rounding.Layer("x", "w", groups, strides, pads, dilations)
     seen = rounding.sampled(values, weight.shape, layer, chance)
     found = np.matmul(seen, weight.reshape(groups, 8 // groups, -1).transpose(0, 2, 1))  # [G, samples, O / G]
     top, left, bottom, right = pads
