@@ -11,9 +11,10 @@ from typing import Any
 from edgetl import datasets, metrics, rundir, splits, weights
 from edgetl.errors import DataError, EdgetlError, GateFailed
 from edgetl.events import Event, Listener, ignore
-from edgetl.export import card, embed, golden, graph, private, rejection, variants
+from edgetl.export import card, embed, golden, graph, ladder, private, rejection, variants
+from edgetl.export.ladder import Rejected
 from edgetl.export.rejection import Threshold
-from edgetl.export.variants import Built, Rejected, Stock
+from edgetl.export.variants import Built, Stock
 from edgetl.recipe import Export, to_toml
 from edgetl.runtime import drift
 from edgetl.runtime import manifest as manifests
@@ -127,7 +128,7 @@ def build(stock: Stock, targets: Sequence[Target]) -> Made:
     if "int8" in stock.options.precision and not wanted:
         stock.warn("No target with INT8 fits this machine; only fp32 is exported. Name one with --target.")
     for target in wanted:
-        one = variants.build_int8(stock, target, built[0])
+        one = ladder.build_int8(stock, target, built[0])
         if isinstance(one, Rejected):
             rejected.append(one)
             stock.warn(f"{one.sentence}. It is left out.")

@@ -51,10 +51,11 @@ def _variants(manifest: Manifest) -> str:
 def _row(variant: Variant, found: Mapping[str, Any]) -> str:
     agreement = found.get("agreement")
     same = "-" if agreement is None else f"{100 * agreement:.2f} %"
+    latency = "not measured" if found["latency_s"] is None else f"{1e3 * found['latency_s']:.2f} ms"
     return (f"| {variant.name} | {variant.precision} | {', '.join(variant.backends)} "
             f"| {variant.size_bytes / 1e6:.2f} MB | {found['split']} | {found['n']} | {100 * found['accuracy']:.2f} % "
             f"| {100 * found['accuracy_low']:.2f} to {100 * found['accuracy_high']:.2f} | {same} "
-            f"| {1e3 * found['latency_s']:.2f} ms |")
+            f"| {latency} |")
 
 
 def _preprocessing(manifest: Manifest) -> str:

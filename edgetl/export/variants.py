@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl import evaluate, plugins, rundir
-from edgetl.compress import calibrate, quantize
 from edgetl.datasets import DataSet
-from edgetl.errors import BackendUnavailable, DataError, RecipeError
+from edgetl.errors import BackendUnavailable, RecipeError
 from edgetl.evaluate import Comparison, Evaluation
 from edgetl.events import Event, Listener
 from edgetl.export.golden import Golden
@@ -67,17 +66,8 @@ class Built:
     spec: GraphSpec
     val: Evaluation | None  # None where the data has no validation images
     against_fp32: Comparison | None = None
-    latency_s: float | None = None
+    latency_s: float | None = None  # None: this processor is not the one it is made for
     test: Evaluation | None = None  # None until every choice has been made, or where the data has no test images
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A variant that no rung of its target's ladder brought through the gate."""
-
-    name: str
-    rungs: tuple[dict[str, Any], ...]
-    sentence: str
 
 
 def choose_targets(options: Export) -> tuple[Target, ...]:
@@ -96,17 +86,53 @@ def choose_targets(options: Export) -> tuple[Target, ...]:
         raise RecipeError([f"'precision': found '{one}', expected one of {', '.join(sorted(known))}" for one in wrong],
                           where="export")
     for target in chosen:
-        missing = processor.missing(target.requires.get("int8", ()))
-        if "int8" in options.precision and missing:
-            raise BackendUnavailable(
-                f"An INT8 graph for {target.name} cannot be judged here: this processor has no {', '.join(missing)}.",
-                hint="Export on such a machine, or give --precision fp32.")
+        if "int8" in options.precision:
+            _require_judge(target, "Export on such a machine, or give --precision fp32.")
     return chosen
 
 
+def one_target(name: str | None) -> Target:
+    """The target of that name; None stands for the one that suits this processor best.
+
+    Raises:
+        UnknownName: no such target.
+        BackendUnavailable: INT8 cannot be judged on this processor, or none suits it.
+    """
+    if name is not None:
+        target: Target = plugins.load("targets", name).TARGET
+        _require_judge(target, "Run this on such a machine.")
+        return target
+    suited = [one for one in (plugins.load("targets", each).TARGET for each in plugins.names("targets"))
+              if _runs_here(one)]
+    if not suited:
+        raise BackendUnavailable("No target with INT8 fits this processor.", hint="Name one with --target.")
+    found: Target = suited[0]
+    return found
+
+
+def _require_judge(target: Target, hint: str) -> None:
+    lacking = _lacking_judge(target)
+    if lacking:
+        raise BackendUnavailable(f"An INT8 graph for {target.name} cannot be judged here: this processor has no "
+                                 f"{lacking}.", hint=hint)
+
+
 def _runs_here(target: Target) -> bool:
+    """Whether this processor runs the target's INT8 graphs, and no other target's would be better for it."""
     needs = target.requires.get("int8", ())
-    return bool(needs) and not processor.missing(needs)
+    return bool(needs) and not processor.missing(needs) and not _outdone(target)
+
+
+def _outdone(target: Target) -> bool:
+    return len(processor.missing(target.better)) < len(target.better)
+
+
+def _lacking_judge(target: Target) -> str:
+    """What this processor would need so that an INT8 graph answers here as it does on its target; "" for nothing."""
+    if not target.judges:
+        return ", ".join(processor.missing(target.requires.get("int8", ())))
+    missing = processor.missing(target.judges)
+    return " or ".join(missing) if len(missing) == len(target.judges) else ""
 
 
 def build_fp32(stock: Stock) -> Built:
@@ -114,101 +140,48 @@ def build_fp32(stock: Stock) -> Built:
     exported = stock.exported
     # Ten times what was measured, and no less than a ten-thousandth of the greatest value: another processor adds in
     # another order, while a wrong channel or size moves logits by tenths.
-    tolerances = _tolerances(stock, exported.graph, exported.spec,
-                             lambda difference, reach: max(10 * difference, 1e-4 * reach))
-    variant = _variant("fp32", PORTABLE, "fp32", PORTABLE_BACKENDS, exported.graph, exported.spec, exported.opset)
+    allowed = tolerances(stock, exported.graph, exported.spec,
+                         lambda difference, reach: max(10 * difference, 1e-4 * reach))
+    variant = variant_of("fp32", PORTABLE, "fp32", PORTABLE_BACKENDS, exported.graph, exported.spec, exported.opset)
     val = evaluation(stock, exported.graph, exported.spec, "val")
-    built = Built(dataclasses.replace(variant, **tolerances), exported.graph, exported.spec, val)
+    built = Built(dataclasses.replace(variant, **allowed), exported.graph, exported.spec, val)
     if val is not None:
         stock.note(f"fp32: {_share(val)} on {val.n} validation images.")
     return built
-
-
-def build_int8(stock: Stock, target: Target, fp32: Built) -> Built | Rejected:
-    """The target's INT8 variant, by the first calibration method that passes the gate on the validation split.
-
-    Raises:
-        DataError: there are no validation images to hold the gate with.
-    """
-    if fp32.val is None:
-        raise DataError("There are no validation images, so the accuracy of INT8 cannot be held against its limit.",
-                        hint="Give data with a val split, or train with --val-fraction above 0.")
-    name = f"{target.name}.int8"
-    items = calibrate.choose(stock.splits.train, stock.options.calibration_images, stock.options.seed)
-    spec = dataclasses.replace(fp32.spec, precision="int8")
-    known = _known_steps(stock, spec, target)
-    rungs: list[dict[str, Any]] = []
-    for method in target.quantize["methods"]:
-        reader = calibrate.Reader(items, stock.data.read, stock.network.preprocess, name=spec.inputs[0].name)
-        made = quantize.quantize(fp32.graph, target.quantize, reader, method=method, known=known)
-        val = evaluate.with_reference(_of_split(stock, made.graph, spec, "val"), fp32.val)
-        found = evaluate.compare(val, fp32.val)
-        passed = _passes(found, stock.options)
-        rungs.append({"method": method, "passed": passed, **dataclasses.asdict(found)})
-        stock.note(f"{name}, {method}: {found.sentence()}; {'passed' if passed else 'outside the limits'}.")
-        if passed:
-            return _accepted(stock, target, made, spec, val, found, rungs, len(items))
-    return Rejected(name, tuple(rungs), _refusal(name, rungs, stock.options))
-
-
-def _known_steps(stock: Stock, spec: GraphSpec, target: Target) -> dict[str, tuple[float, int]]:
-    """The rounding of the image where it can be chosen so that a graph which takes pixels need not round them."""
-    steps = quantize.pixel_steps(stock.network.preprocess)
-    wanted = stock.options.embed_normalize and target.quantize["activations"] == "uint8"
-    return {spec.inputs[0].name: steps} if wanted and steps is not None else {}
-
-
-def _refusal(name: str, rungs: Sequence[Mapping[str, Any]], options: Export) -> str:
-    best = max(rungs, key=lambda rung: (rung["drop_points"] <= options.max_drop, rung["agreement"]))
-    return (f"{name} is outside the limits: against fp32 it loses {best['drop_points']:.2f} points of validation "
-            f"accuracy (95 %: {best['drop_low']:.2f} to {best['drop_high']:.2f}) with {100 * best['agreement']:.2f} % "
-            f"agreement at best ({best['method']}, {best['n']} images); allowed are {options.max_drop:g} points and at "
-            f"least {options.min_agreement:g} %")
-
-
-def _accepted(stock: Stock, target: Target, made: quantize.Quantized, spec: GraphSpec, val: Evaluation,
-              found: Comparison, rungs: list[dict[str, Any]], images: int) -> Built:
-    graph = made.graph
-    kernels = quantize.fused(graph)
-    if kernels["float_nodes"]:
-        stock.warn(f"{target.name}.int8: {kernels['float_nodes']} kernels stay in float: {kernels['float_kernels']}.")
-    calibration = {"method": rungs[-1]["method"], "images": images, "split": "train", "seed": stock.options.seed,
-                   "rounding": dict(made.rounding), "rungs": rungs, "fused": kernels}
-    # The difference to torch is the rounding itself, the same everywhere. Twice that and a fiftieth of the greatest
-    # value leave room for a value that another processor rounds to the neighbouring step.
-    tolerances = _tolerances(stock, graph, spec, lambda difference, reach: 2 * difference + 0.02 * reach)
-    variant = _variant(f"{target.name}.int8", target.name, "int8", target.backends, graph, spec, target.opset)
-    variant = dataclasses.replace(variant, requires=target.requires.get("int8", ()), calibration=calibration,
-                                  **tolerances)
-    return Built(variant, graph, spec, val, found)
-
-
-def _passes(found: Comparison, options: Export) -> bool:
-    # The tiny allowance is for the division only: a limit that is met exactly is met.
-    drop_ok = found.drop_points <= options.max_drop + 1e-9
-    return drop_ok and 100 * found.agreement >= options.min_agreement - 1e-9
 
 
 def ordered(stock: Stock, built: Sequence[Built]) -> tuple[Built, ...]:
     """The variants in the order of preference, with their latencies; `built[0]` is fp32.
 
     The order is by latency here, one thread, one image, interleaved blocks; what is not clearly faster than fp32 comes
-    after it.
+    after it, what is made for lesser processors after what is made for this one, and what this processor is not made
+    for is last and stays untimed.
     """
-    latency_s = latencies_of(stock, built)
+    timed = [one for one in built if not processor.missing(one.variant.requires)]
+    latency_s = latencies_of(stock, timed)
     reference = latency_s[built[0].variant.name]
 
-    def preference(one: Built) -> tuple[bool, float]:
+    def preference(one: Built) -> tuple[int, bool, float]:
         own = latency_s[one.variant.name]
-        return (one.variant.precision != "fp32" and own >= FASTER * reference, own)
+        group = 1 if one.variant.precision == "fp32" else 2 if own >= FASTER * reference else 0
+        return (group, _is_second_choice(one.variant), own)
 
-    order = sorted(built, key=preference)
+    order = sorted(timed, key=preference)
     for one in order:
-        if preference(one)[0]:
+        if preference(one)[0] == 2:
             own_ms = 1e3 * latency_s[one.variant.name]
             stock.warn(f"{one.variant.name} is not faster than fp32 here ({own_ms:.2f} against "
                        f"{1e3 * reference:.2f} ms), so it is not preferred.")
-    return tuple(dataclasses.replace(one, latency_s=latency_s[one.variant.name]) for one in order)
+    untimed = [one for one in built if one not in timed]
+    for one in untimed:
+        stock.note(f"{one.variant.name} is for processors with {', '.join(one.variant.requires)}: its accuracy was "
+                   "judged here, its latency was not measured. `edgetl tune` does it on the device.")
+    return (*(dataclasses.replace(one, latency_s=latency_s[one.variant.name]) for one in order), *untimed)
+
+
+def _is_second_choice(variant: Variant) -> bool:
+    """Whether this processor has what makes another target's graph the better one."""
+    return variant.target != PORTABLE and _outdone(plugins.load("targets", variant.target).TARGET)
 
 
 def evaluated(stock: Stock, order: Sequence[Built]) -> tuple[Built, ...]:
@@ -235,21 +208,23 @@ def latencies_of(stock: Stock, built: Sequence[Built]) -> dict[str, float]:
 def _with_evaluations(stock: Stock, one: Built, fp32_test: Evaluation | None) -> Built:
     test = fp32_test
     if fp32_test is not None and one.variant.precision != "fp32":
-        test = evaluate.with_reference(_of_split(stock, one.graph, one.spec, "test"), fp32_test)
+        test = evaluate.with_reference(_on_split(stock, one.graph, one.spec, "test"), fp32_test)
         stock.note(f"{one.variant.name} on test: {evaluate.compare(test, fp32_test).sentence()}.")
     rows = tuple({"backend": BACKEND, "split": split, **found.to_json(), "latency_s": one.latency_s,
                   "latency_arrival": "back-to-back", "latency_threads": 1, "machine": rundir.cpu_model()}
                  for split, found in (("val", one.val), ("test", test)) if found is not None)
+    status = "not-measured" if one.latency_s is None else "measured"
     return dataclasses.replace(one, test=test, variant=dataclasses.replace(one.variant, evaluations=rows,
-                                                                           status="measured"))
+                                                                           status=status))
 
 
 def evaluation(stock: Stock, graph: bytes, spec: GraphSpec, split: str) -> Evaluation | None:
     """What the graph answers on a split; None where the data has no such split."""
-    return _of_split(stock, graph, spec, split) if stock.splits.of(split) else None
+    return _on_split(stock, graph, spec, split) if stock.splits.of(split) else None
 
 
-def _of_split(stock: Stock, graph: bytes, spec: GraphSpec, split: str) -> Evaluation:
+def _on_split(stock: Stock, graph: bytes, spec: GraphSpec, split: str) -> Evaluation:
+    """What the graph answers on a split that has images."""
     session = open_session(BACKEND, graph, spec, threads=stock.options.threads)
     try:
         predict = evaluate.session_predict(session, image=spec.inputs[0].name, logits=spec.outputs[0].name)
@@ -259,8 +234,8 @@ def _of_split(stock: Stock, graph: bytes, spec: GraphSpec, split: str) -> Evalua
         session.close()
 
 
-def _tolerances(stock: Stock, graph: bytes, spec: GraphSpec,
-                allowed: Callable[[float, float], float]) -> dict[str, Any]:
+def tolerances(stock: Stock, graph: bytes, spec: GraphSpec,
+               allowed: Callable[[float, float], float]) -> dict[str, Any]:
     """The tolerances: `allowed` of the greatest difference to torch on the golden images and torch's greatest value."""
     found = outputs_on_golden(stock, graph, spec)
     return {TOLERANCES[role]: allowed(greatest_difference(expected, found[role]),
@@ -287,8 +262,9 @@ def _takes_pixels(spec: GraphSpec) -> bool:
     return spec.inputs[0].dtype == "uint8"
 
 
-def _variant(name: str, target: str, precision: str, backends: tuple[str, ...], graph: bytes, spec: GraphSpec,
-             opset: int) -> Variant:
+def variant_of(name: str, target: str, precision: str, backends: tuple[str, ...], graph: bytes, spec: GraphSpec,
+               opset: int) -> Variant:
+    """The manifest's entry of a graph, before anything was measured."""
     return Variant(name=name, file=f"{name}.onnx", target=target, precision=precision, opset=opset,
                    sha256=rundir.sha256(graph), size_bytes=len(graph), inputs=spec.inputs, outputs=spec.outputs,
                    backends=backends)

@@ -11,9 +11,13 @@ from typing import Any
 class Target:
     """What a runtime wants of a graph."""
 
-    name: str
+    name: str  # its first word is the architecture where it is made for a processor: x86-vnni, arm
     precisions: tuple[str, ...]
     backends: tuple[str, ...]  # which backends run its graphs
     opset: int
     requires: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # precision -> CPU features
     quantize: Mapping[str, Any] = field(default_factory=dict)  # the INT8 scheme, read by compress.quantize
+    # CPU features of which one is enough for a machine to compute the INT8 graph's answers as the target does, and so
+    # to judge its accuracy, although it may not be the machine that the graph is made for; () is those of `requires`.
+    judges: tuple[str, ...] = ()
+    better: tuple[str, ...] = ()  # CPU features with which another target is: there this one is made when asked for

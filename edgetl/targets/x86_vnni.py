@@ -22,6 +22,6 @@ TARGET = Target(
         # EfficientNet-Lite0: rounding the weights costs twice as much as rounding the activations, unless compensated.
         "rounding": "compensated",
         # Tried in this order until one passes the gate on the validation split.
-        "methods": ("min-max", "percentile-99.999", "percentile-99.99"),
+        "methods": ("min-max", "percentile-99.999", "percentile-99.99", "mse", "entropy"),
     },
 )

@@ -1,0 +1,256 @@
+"""The ladder to an INT8 variant: each rung is tried only where those before it lost too much on the validation split.
+
+1. The target's calibration methods, in their order, see `compress.ranges`.
+2. The layers that lose most go back to float, as few of them as will do, see `compress.mixed`.
+
+A rung is passed where both the loss of accuracy and the disagreement with float32 are within the limits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl import evaluate
+from edgetl.compress import calibrate, mixed, quantize
+from edgetl.datasets import Item
+from edgetl.errors import DataError
+from edgetl.evaluate import Comparison, Evaluation
+from edgetl.export import variants
+from edgetl.export.variants import BACKEND, Built, Stock
+from edgetl.runtime import processor
+from edgetl.runtime.preprocess import Preprocess
+from edgetl.runtime.session import GraphSpec, open_session
+from edgetl.targets import Target
+
+MIXED = "mixed"
+RANKED_IMAGES = 32  # calibration images that tell the layers apart
+MOST_FLOAT = 0.5  # share of the layers that may stay in float: with more, little is left to gain
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What INT8 may lose against float32 on the validation images."""
+
+    max_drop: float | None  # percentage points of accuracy; None where the labels are not known
+    min_agreement: float  # percent
+
+    def hold(self, found: Comparison) -> bool:
+        """Whether what was found is within them."""
+        # The tiny allowance is for the division only: a limit that is met exactly is met.
+        drop_ok = self.max_drop is None or found.drop_points <= self.max_drop + 1e-9
+        return drop_ok and 100 * found.agreement >= self.min_agreement - 1e-9
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A float32 classifier, the images that calibrate and judge it, and the limits."""
+
+    graph: bytes
+    spec: GraphSpec
+    preprocess: Preprocess
+    train: Sequence[Item]
+    val: Sequence[Item]
+    read: Callable[[Item], bytes]
+    reference: Evaluation  # of the float32 graph on `val`
+    limits: Limits
+    calibration_images: int
+    seed: int
+    threads: int
+    note: Callable[[str], None]
+    known: Mapping[str, tuple[float, int]] = dataclasses.field(default_factory=dict)  # see `quantize.write`
+
+    @property
+    def batch(self) -> int:
+        """Images that a call of the graph takes, at most."""
+        size = self.spec.inputs[0].shape[0]
+        return calibrate.BATCH if isinstance(size, str) else size
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An INT8 graph with its answers on the validation images."""
+
+    made: quantize.Quantized
+    val: Evaluation
+    found: Comparison
+    floats: tuple[str, ...]  # layers left in float
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A variant that no rung of its target's ladder brought through the gate."""
+
+    name: str
+    rungs: tuple[dict[str, Any], ...]
+    sentence: str
+
+
+class Ladder:
+    """A ladder for a target; `rungs` tells of all that were tried.
+
+    Args:
+        name: of the variant.
+        target: whose INT8 scheme is used.
+        subject: what is quantized.
+    """
+
+    def __init__(self, name: str, target: Target, subject: Subject) -> None:
+        self.name, self.scheme, self.methods = name, target.quantize, target.quantize["methods"]
+        self.subject, self.requires = subject, target.requires.get("int8", ())
+        self.spec = dataclasses.replace(subject.spec, precision="int8")
+        self.items = calibrate.choose(subject.train, subject.calibration_images, subject.seed)
+        self.reader = calibrate.Reader(self.items, subject.read, subject.preprocess, name=self.spec.inputs[0].name,
+                                       batch=subject.batch)
+        self.source = quantize.study(subject.graph, self.reader)
+        self.rungs: list[dict[str, Any]] = []
+
+    def climbed(self) -> Attempt | None:
+        """The first attempt that passed; None where none did."""
+        for method in self.methods:
+            attempt = self._attempt(method)
+            if self.rungs[-1]["passed"]:
+                return attempt
+        return self._mixture(self._best()["method"])
+
+    def _attempt(self, method: str, floats: Sequence[str] = ()) -> Attempt:
+        """The graph by a method, with some layers left in float; adds a rung."""
+        subject = self.subject
+        made = quantize.write(self.source, self.scheme, method=method, known=subject.known, floats=floats)
+        answered = judged(made.graph, self.spec, subject.val, subject.read, subject.preprocess, subject.threads)
+        val = evaluate.with_reference(answered, subject.reference)
+        found = evaluate.compare(val, subject.reference)
+        passed = subject.limits.hold(found)
+        told = f"{MIXED} ({method}, {len(floats)} layers in float)" if floats else method
+        self.rungs.append({"method": told, "passed": passed, "float_layers": list(floats), **dataclasses.asdict(found)})
+        subject.note(f"{self.name}, {told}: {self._sentence(found)}; {'passed' if passed else 'outside the limits'}.")
+        return Attempt(made, val, found, tuple(floats))
+
+    def _sentence(self, found: Comparison) -> str:
+        if self.subject.limits.max_drop is not None:
+            return found.sentence()
+        return f"agreement {100 * found.agreement:.2f} % of {found.n} images; one image is {found.image_points:.2f} points"
+
+    def _mixture(self, method: str) -> Attempt | None:
+        """The attempt with the fewest layers in float that passes; None where even `MOST_FLOAT` of them do not."""
+        names = self._ranked(method)
+        most = int(MOST_FLOAT * len(names))
+        failed, count, passed = 0, 1, None
+        while count <= most and passed is None:
+            attempt = self._attempt(method, names[:count])
+            if self.rungs[-1]["passed"]:
+                passed = attempt
+            else:
+                failed, count = count, max(count + 1, min(2 * count, most))
+        while passed is not None and len(passed.floats) - failed > 1:
+            middle = (failed + len(passed.floats)) // 2
+            attempt = self._attempt(method, names[:middle])
+            if self.rungs[-1]["passed"]:
+                passed = attempt
+            else:
+                failed = middle
+        return passed
+
+    def _ranked(self, method: str) -> list[str]:
+        """The layers, the most sensitive first."""
+        self.reader.set_range(0, -(-RANKED_IMAGES // self.subject.batch))
+        batches = list(iter(self.reader.get_next, None))
+
+        def answers(graph: bytes) -> NDArray[Any]:
+            session = open_session(BACKEND, graph, self.spec, threads=self.subject.threads)
+            try:
+                return np.concatenate([session.run(batch)[self.spec.outputs[0].name] for batch in batches])
+            finally:
+                session.close()
+
+        ranking = mixed.ranked(self.source, self.scheme, method, answers, known=self.subject.known)
+        return [one.node for one in ranking]
+
+    def _best(self) -> Mapping[str, Any]:
+        most = self.subject.limits.max_drop
+        return max(self.rungs, key=lambda rung: (most is None or rung["drop_points"] <= most, rung["agreement"]))
+
+    def calibration(self, accepted: Attempt) -> dict[str, Any]:
+        """How the INT8 graph was made, for the manifest: {method, images, split, seed, rounding, rungs, fused, ...}.
+
+        `fused` says what ONNX Runtime makes of it, on a processor of the target's kind; None on another.
+        """
+        last = next(rung for rung in reversed(self.rungs) if rung["passed"])
+        ours = not processor.missing(self.requires)  # another processor's engine fuses other kernels
+        return {"method": last["method"], "images": len(self.items), "split": "train", "seed": self.subject.seed,
+                "rounding": dict(accepted.made.rounding), "float_layers": list(accepted.floats), "rungs": self.rungs,
+                "fused": quantize.fused(accepted.made.graph) if ours else None}
+
+    def refusal(self) -> str:
+        """Why nothing was accepted."""
+        best, limits = self._best(), self.subject.limits
+        at_best = f"with {100 * best['agreement']:.2f} % agreement at best ({best['method']}, {best['n']} images)"
+        if limits.max_drop is None:
+            return (f"{self.name} is outside the limits: it agrees with fp32 on {100 * best['agreement']:.2f} % of "
+                    f"{best['n']} validation images at best ({best['method']}); at least {limits.min_agreement:g} % "
+                    "are asked for")
+        return (f"{self.name} is outside the limits: against fp32 it loses {best['drop_points']:.2f} points of "
+                f"validation accuracy (95 %: {best['drop_low']:.2f} to {best['drop_high']:.2f}) {at_best}; allowed are "
+                f"{limits.max_drop:g} points and at least {limits.min_agreement:g} %")
+
+
+def judged(graph: bytes, spec: GraphSpec, items: Sequence[Item], read: Callable[[Item], bytes],
+           preprocess: Preprocess, threads: int) -> Evaluation:
+    """What a graph answers on some images, as many at a time as it takes."""
+    session = open_session(BACKEND, graph, spec, threads=threads)
+    size = spec.inputs[0].shape[0]
+    try:
+        predict = evaluate.session_predict(session, image=spec.inputs[0].name, logits=spec.outputs[0].name)
+        return evaluate.evaluate(predict, items, read, preprocess, classes=int(spec.outputs[0].shape[1]),
+                                 batch=evaluate.BATCH if isinstance(size, str) else size)
+    finally:
+        session.close()
+
+
+# ----------------------------------------------------------------------------------------------- for a bundle's variant
+
+
+def build_int8(stock: Stock, target: Target, fp32: Built) -> Built | Rejected:
+    """The target's INT8 variant, by the first rung that passes the gate on the validation split.
+
+    Raises:
+        DataError: there are no validation images to hold the gate with.
+    """
+    if fp32.val is None:
+        raise DataError("There are no validation images, so the accuracy of INT8 cannot be held against its limit.",
+                        hint="Give data with a val split, or train with --val-fraction above 0.")
+    options = stock.options
+    subject = Subject(fp32.graph, fp32.spec, stock.network.preprocess, stock.splits.train, stock.splits.val,
+                      stock.data.read, fp32.val, Limits(options.max_drop, options.min_agreement),
+                      options.calibration_images, options.seed, options.threads, stock.note,
+                      _known_steps(stock, fp32.spec, target))
+    ladder = Ladder(f"{target.name}.int8", target, subject)
+    attempt = ladder.climbed()
+    if attempt is None:
+        return Rejected(ladder.name, tuple(ladder.rungs), ladder.refusal())
+    return _built(stock, target, ladder, attempt)
+
+
+def _known_steps(stock: Stock, spec: GraphSpec, target: Target) -> dict[str, tuple[float, int]]:
+    """The rounding of the image where it can be chosen so that a graph which takes pixels need not round them."""
+    steps = quantize.pixel_steps(stock.network.preprocess)
+    wanted = stock.options.embed_normalize and target.quantize["activations"] == "uint8"
+    return {spec.inputs[0].name: steps} if wanted and steps is not None else {}
+
+
+def _built(stock: Stock, target: Target, ladder: Ladder, attempt: Attempt) -> Built:
+    graph, calibration = attempt.made.graph, ladder.calibration(attempt)
+    kernels = calibration["fused"]
+    if kernels is not None and kernels["float_nodes"]:
+        stock.warn(f"{ladder.name}: {kernels['float_nodes']} kernels stay in float: {kernels['float_kernels']}.")
+    # The difference to torch is the rounding itself, the same everywhere. Twice that and a fiftieth of the greatest
+    # value leave room for a value that another processor rounds to the neighbouring step.
+    allowed = variants.tolerances(stock, graph, ladder.spec, lambda difference, reach: 2 * difference + 0.02 * reach)
+    variant = variants.variant_of(ladder.name, target.name, "int8", target.backends, graph, ladder.spec, target.opset)
+    variant = dataclasses.replace(variant, requires=target.requires.get("int8", ()), calibration=calibration, **allowed)
+    return Built(variant, graph, ladder.spec, attempt.val, attempt.found)
