@@ -16,10 +16,11 @@ from edgetl.errors import EdgetlError, GateFailed, OutputError
 from edgetl.events import Event, Listener, ignore
 from edgetl.ledger import CHANGED, FINISHED, INTERRUPTED, NEW, Ledger, digest
 from edgetl.plan import FOLDERS, preflight, require_model, resolve, to_toml
-from edgetl.recipe import Bench, Distill, Export, Finetune, Gate, Recipe, decisive, fields_of
+from edgetl.recipe import Bench, Distill, Export, Finetune, Recipe, decisive, fields_of
 from edgetl.recipe_compare import Compare
 from edgetl.recipe_file import parse_recipe, read_recipe
 from edgetl.recipe_gate import RegressionGate
+from edgetl.recipe_quantize import Quantize
 from edgetl.recipe_report import Report as Gallery
 from edgetl.recipe_tune import Tune
 from edgetl.signatures import built, shows
@@ -28,12 +29,11 @@ if TYPE_CHECKING:
     from edgetl.bench.comparison import Comparison
     from edgetl.bench.gallery import Page
     from edgetl.bench.gate_verdict import Verdict
-    from edgetl.bench.report import Report, Row
+    from edgetl.bench.report import Report
     from edgetl.bench.tune import Tuning
+    from edgetl.export.quantizing import Outcome as Quantized
 
 Stage = TypeVar("Stage", Finetune, Distill, Export, Bench)
-
-ROUNDING = 1e-6  # points; the difference of two percentages carries that much of no meaning
 
 
 @shows(Finetune)
@@ -57,6 +57,12 @@ def distill(*, listener: Listener = ignore, **fields: Any) -> Path:
 def export(*, listener: Listener = ignore, **fields: Any) -> Path:
     """Folder of the bundle; `fields` are those of `recipe.Export`; errors as in `finetune`."""
     return export_with(built(Export, fields, "export"), listener)
+
+
+@shows(Quantize)
+def quantize(*, listener: Listener = ignore, **fields: Any) -> Quantized:
+    """What became of a graph that edgetl need not have made; `fields` are those of `recipe_quantize.Quantize`."""
+    return quantize_with(built(Quantize, fields, "quantize"), listener)
 
 
 @shows(Bench)
@@ -124,6 +130,15 @@ def export_with(options: Export, listener: Listener = ignore) -> Path:
     from edgetl.export import bundle
 
     return bundle.export(options, listener=listener)
+
+
+def quantize_with(options: Quantize, listener: Listener = ignore) -> Quantized:
+    """The INT8 graph of any classifier in ONNX, written to `options.out`."""
+    for package, extra in (("torch", "train"), ("scipy", "train"), ("onnx", "train"), ("onnxruntime", "cpu")):
+        extras.require(package, extra=extra, purpose="Quantization")
+    from edgetl.export import quantizing
+
+    return quantizing.quantize(options, listener=listener)
 
 
 def bench_with(options: Bench, listener: Listener = ignore) -> Report:
@@ -231,6 +246,8 @@ def walk(recipe: Path | str | Recipe, *, out: Path | str, overrides: Sequence[st
         walker.stage("export", plan.export, export_with, parents=("distill",))
         walker.stage("bench", plan.bench, bench_with, parents=("finetune", "distill", "export"))
     folders = {name: out / name for name in FOLDERS.values()}
+    from edgetl.bench.objections import objections
+
     gate = (*ledger.objections(), *objections(plan.gate, out, plan.export.precision))
     return Outcome(out=out, **folders, kept=tuple(walker.kept), gate=gate)
 
@@ -338,61 +355,3 @@ class _Walker:
 
     def _note(self, stage: str, text: str) -> None:
         self.listener(Event(stage, "note", {"text": text}))
-
-
-def objections(gate: Gate, out: Path, precision: Sequence[str] = ()) -> tuple[str, ...]:
-    """What the `[gate]` table objects to, in sentences; accuracies are those of the report's test split.
-
-    Args:
-        gate: the limits.
-        out: what `edgetl run` wrote.
-        precision: what was to be exported; with "int8", each INT8 variant is judged and there must be one.
-    """
-    if gate.min_teacher_accuracy is None and gate.max_student_drop is None:
-        return ()
-    from edgetl.bench import report
-
-    rows = report.read(out / FOLDERS["bench"]).rows
-    teacher = _accuracies(rows, FOLDERS["finetune"], None)
-    found = []
-    if gate.min_teacher_accuracy is not None and min(teacher) < gate.min_teacher_accuracy:
-        found.append(f"The teacher is right on {min(teacher):.1f} % of the test images; the recipe asks for "
-                     f"{gate.min_teacher_accuracy:g} %.")
-    if gate.max_student_drop is not None:
-        judged = _judged(out / FOLDERS["export"], precision)
-        if not judged:
-            found.append("The recipe asks for INT8, and the bundle has no INT8 variant to hold against the teacher.")
-        for name in judged:
-            student = min(_accuracies(rows, FOLDERS["export"], name))
-            drop = max(teacher) - student
-            if drop > gate.max_student_drop + ROUNDING:
-                found.append(f"The bundle's variant {name} is right on {student:.1f} % of the test images, "
-                             f"{drop:.1f} points below the teacher; the recipe allows {gate.max_student_drop:g}.")
-    return tuple(found)
-
-
-def _judged(bundle: Path, precision: Sequence[str]) -> list[str]:
-    """Names of the variants that the gate is about: INT8 where it was asked for, else the default."""
-    from edgetl.runtime.bundle import open_bundle
-
-    variants = open_bundle(bundle).manifest.variants
-    if "int8" in precision:
-        return [variant.name for variant in variants if variant.precision == "int8"]
-    return [variants[0].name]
-
-
-def _accuracies(rows: Sequence[Row], folder: str, variant: str | None) -> list[float]:
-    """Percent right of a folder of OUT (and variant) on every backend that it was measured on.
-
-    Folders are told apart by their last name, for OUT may have been moved since the report was made.
-
-    Raises:
-        GateFailed: it was measured on none, so the gate cannot be passed.
-    """
-    found = [100 * row.accuracy.accuracy for row in rows
-             if Path(row.source).name == folder and variant in (None, row.variant) and row.accuracy is not None]
-    if not found:
-        what = f"the variant {variant} of the bundle" if variant else f"the {folder}"
-        raise GateFailed(f"The report has no accuracy of {what}, which the recipe's [gate] needs.",
-                         hint="[bench] must name a backend that opens it, and data to measure on.")
-    return found

@@ -16,7 +16,7 @@ from bench import hand_made
 from tiny_bundle import edit_manifest, make_bundle
 
 from edgetl import contact_sheet, ledger, pipeline, plan, rundir
-from edgetl.bench import report
+from edgetl.bench import objections, report
 from edgetl.cli import app
 from edgetl.errors import DiskFull, EdgetlError, GateFailed, MissingDependency, OutputError, RecipeError, UnknownName
 from edgetl.events import Event
@@ -525,7 +525,7 @@ def test_a_gate_of_a_folder_that_was_moved(kitchen: Kitchen) -> None:
     kitchen.walk(text=RECIPE + GATE)
     kitchen.out = kitchen.out.rename(kitchen.root / "moved")
     assert kitchen.walk("gate.min_teacher_accuracy=99", text=RECIPE + GATE, resume=True).kept == tuple(ALL)
-    assert len(pipeline.objections(plan.Gate(min_teacher_accuracy=99.0), kitchen.out)) == 1
+    assert len(objections.objections(plan.Gate(min_teacher_accuracy=99.0), kitchen.out)) == 1
 
 
 def test_a_gate_without_a_measurement_is_not_passed(kitchen: Kitchen) -> None:

@@ -16,6 +16,7 @@ import edgetl
 from edgetl import errors, plugins, recipe
 from edgetl.recipe_compare import Compare
 from edgetl.recipe_gate import RegressionGate
+from edgetl.recipe_quantize import Quantize
 from edgetl.recipe_tune import Tune
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +54,7 @@ def test_the_readme_names_every_data_set() -> None:
 
 
 def test_the_readme_uses_flags_that_exist() -> None:
-    known = {name.replace("_", "-") for stage in (*recipe.STAGES.values(), Tune, RegressionGate, Compare)
+    known = {name.replace("_", "-") for stage in (*recipe.STAGES.values(), Tune, RegressionGate, Compare, Quantize)
              for name in recipe.fields_of(stage)}
     known |= {"out"}
     blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", README, re.S | re.M))

@@ -21,6 +21,7 @@ COMMANDS = [
     "finetune",
     "distill",
     "export",
+    "quantize",
     "bench",
     "tune",
     "compare",

@@ -12,11 +12,12 @@ from edgetl.cli import app, options
 from edgetl.recipe import REQUIRED, STAGES, Bench, Distill, Export, Finetune, fields_of
 from edgetl.recipe_compare import Compare
 from edgetl.recipe_gate import RegressionGate
+from edgetl.recipe_quantize import Quantize
 from edgetl.recipe_report import Report as Gallery
 from edgetl.recipe_tune import Tune
 
 VERBS = {"finetune": Finetune, "distill": Distill, "export": Export, "bench": Bench, "tune": Tune,
-         "report": Gallery, "gate": RegressionGate, "compare": Compare}
+         "report": Gallery, "gate": RegressionGate, "compare": Compare, "quantize": Quantize}
 
 
 def command(name: str) -> Any:
@@ -40,7 +41,7 @@ def parsed(verb: str, *words: str) -> Any:
 
 def test_the_verbs_are_the_stages_that_have_commands() -> None:
     assert {**{name: stage for name, stage in STAGES.items() if name != "gate"}, "tune": Tune,
-            "report": Gallery, "gate": RegressionGate, "compare": Compare} == VERBS
+            "report": Gallery, "gate": RegressionGate, "compare": Compare, "quantize": Quantize} == VERBS
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -1,0 +1,249 @@
+"""A classifier in ONNX that edgetl did not make: what it takes, what it gives, and a graph that can be quantized."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.errors import EdgetlError
+from edgetl.recipe_quantize import Quantize
+from edgetl.runtime import preprocess as preprocessing
+from edgetl.runtime import telemetry
+from edgetl.runtime.preprocess import Preprocess
+from edgetl.runtime.session import GraphSpec, TensorSpec, open_session
+
+LEAST_OPSET, MOST_OPSET = 13, 20  # rounding a channel with a scale of its own begins with 13; runtimes end at 20
+CHANNELS = (1, 3)
+SAME = 1e-3  # of the greatest answer: how far the rewritten graph may be from the given one
+DEFAULTS = {"interpolation": "bilinear", "resize_mode": "shortest", "crop_fraction": 0.875, "scale": 1 / 255}
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A classifier ready to be quantized."""
+
+    graph: bytes
+    spec: GraphSpec
+    preprocess: Preprocess
+    labels: tuple[str, ...] | None  # of its classes, in its order; None where nobody says
+
+
+def read(options: Quantize) -> Foreign:
+    """The classifier in `options.model`, rewritten for the quantizer where it must be.
+
+    Raises:
+        EdgetlError: it cannot be read, is no image classifier, or something must be said that is not; names the flag.
+    """
+    path = Path(options.model)
+    model = _loaded(path)
+    metadata = {one.key: one.value for one in model.metadata_props}
+    image = _image(model, path)
+    layout, size = _layout(image, options, path)
+    _fix_size(model, image, layout, size)
+    wanted = _preprocess(options, metadata, layout, size, path)
+    given = model.SerializeToString()
+    model = _converted(model, path)
+    graph = model.SerializeToString()
+    spec = _spec(model, image.name, wanted, path)
+    _require_same(given, graph, spec, path)
+    return Foreign(graph, spec, wanted, _labels(options, metadata, int(spec.outputs[0].shape[1]), path))
+
+
+def _loaded(path: Path) -> Any:
+    import onnx
+
+    if not path.is_file():
+        raise EdgetlError(f"{path} does not exist: expected an .onnx file.")
+    try:
+        model = onnx.load(path)  # weights in files beside it come along
+        onnx.checker.check_model(model)
+    except (OSError, ValueError, onnx.checker.ValidationError) as problem:
+        raise EdgetlError(f"{path} cannot be read as an ONNX graph: {_first_line(problem)}") from problem
+    except Exception as problem:
+        if type(problem).__name__ != "DecodeError":  # protobuf's, whose home depends on its version
+            raise
+        raise EdgetlError(f"{path} is no ONNX graph, or is damaged.") from problem
+    # Files of ONNX's first years name constants among the inputs.
+    constants = {one.name for one in model.graph.initializer}
+    inputs = [one for one in model.graph.input if one.name not in constants]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    model.ir_version = max(model.ir_version, 8)
+    return model
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).strip() or type(problem).__name__).splitlines()[0][:300]
+
+
+def _image(model: Any, path: Path) -> Any:
+    from onnx import TensorProto
+
+    inputs = list(model.graph.input)
+    if len(inputs) != 1:
+        raise EdgetlError(f"{path} has {len(inputs)} inputs; expected one, the image.")
+    tensor = inputs[0].type.tensor_type
+    if tensor.elem_type != TensorProto.FLOAT:
+        kind = TensorProto.DataType.Name(tensor.elem_type)
+        raise EdgetlError(f"The input '{inputs[0].name}' of {path} is of {kind}; expected FLOAT.",
+                          hint="Quantize the graph before pixels or half floats are put in front.")
+    if len(tensor.shape.dim) != 4:
+        raise EdgetlError(f"The input '{inputs[0].name}' of {path} has {len(tensor.shape.dim)} dimensions; expected "
+                          "4, a batch of images.")
+    return inputs[0]
+
+
+def _layout(image: Any, options: Quantize, path: Path) -> tuple[str, tuple[int, int]]:
+    """The layout of the input, and its height and width."""
+    sizes = [one.dim_value for one in image.type.tensor_type.shape.dim]  # 0 where it is free
+    fits = [layout for layout, place in (("NCHW", 1), ("NHWC", 3)) if sizes[place] in CHANNELS]
+    layout = options.layout or (fits[0] if len(fits) == 1 else None)
+    if layout is None:
+        raise EdgetlError(f"The input '{image.name}' of {path} has the shape {_shape(image)}: where its channels are "
+                          "cannot be told.", hint="Say it: --layout NCHW or --layout NHWC.")
+    own = (sizes[2], sizes[3]) if layout == "NCHW" else (sizes[1], sizes[2])
+    asked = None
+    if options.input_size is not None:
+        height, _, width = options.input_size.partition("x")
+        asked = (int(height), int(width or height))
+    if asked is None and not all(own):
+        raise EdgetlError(f"The input '{image.name}' of {path} has the shape {_shape(image)}: its size is free.",
+                          hint="Say one: --input-size 224, or HEIGHTxWIDTH.")
+    if asked is not None and any(mine not in (0, said) for mine, said in zip(own, asked, strict=True)):
+        raise EdgetlError(f"--input-size {options.input_size}: the input '{image.name}' of {path} has the shape "
+                          f"{_shape(image)}.", hint="Leave out --input-size.")
+    return layout, asked or own
+
+
+def _shape(image: Any) -> str:
+    return f"[{', '.join(str(one.dim_value or one.dim_param or '?') for one in image.type.tensor_type.shape.dim)}]"
+
+
+def _fix_size(model: Any, image: Any, layout: str, size: tuple[int, int]) -> None:
+    """Writes height and width into the input; a free batch gets the name N."""
+    dims = image.type.tensor_type.shape.dim
+    for place, value in zip((2, 3) if layout == "NCHW" else (1, 2), size, strict=True):
+        dims[place].dim_value = value
+    if not dims[0].dim_value > 0:
+        dims[0].dim_param = "N"
+    del model.graph.value_info[:]  # what was said of free sizes
+
+
+def _preprocess(options: Quantize, metadata: Mapping[str, str], layout: str, size: tuple[int, int],
+                path: Path) -> Preprocess:
+    """What the graph's metadata say, where edgetl wrote them, and what the flags say over that."""
+    said = _json(metadata.get("edgetl.preprocess"))
+    base = {} if said is None else preprocessing.to_dict(
+        preprocessing.from_dict(said, where=f"edgetl.preprocess of {path}"))
+    asked = {name: getattr(options, name) for name in ("color", "resize_mode", "crop_fraction", "interpolation",
+                                                       "scale")}
+    asked |= {name: tuple(map(float, getattr(options, name))) or None for name in ("mean", "std")}
+    values = {**DEFAULTS, **base, **{name: value for name, value in asked.items() if value is not None},
+              "layout": layout, "size_hw": list(size)}
+    missing = [f"--{name}" for name in ("mean", "std") if name not in values]
+    if missing:
+        raise EdgetlError(f"{path} does not say how its images are normalised: {' and '.join(missing)} must be given.",
+                          hint="A pixel p becomes (p * scale - mean) / std, scale is 1/255. ImageNet: --mean "
+                               "0.485,0.456,0.406 --std 0.229,0.224,0.225; none: --mean 0,0,0 --std 1,1,1.")
+    full = {**preprocessing.to_dict(Preprocess(size_hw=size)), **values}
+    return preprocessing.from_dict({name: list(value) if isinstance(value, tuple) else value
+                                    for name, value in full.items()}, where="the flags")
+
+
+def _json(text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None  # somebody else's key of that name
+
+
+def _converted(model: Any, path: Path) -> Any:
+    """The graph with an operator set that the quantizer and the runtimes know."""
+    from onnx import version_converter
+
+    version = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 0)
+    if LEAST_OPSET <= version <= MOST_OPSET:
+        return model
+    wanted = 18 if version < LEAST_OPSET else MOST_OPSET
+    try:
+        return version_converter.convert_version(model, wanted)
+    except Exception as problem:  # the converter's own errors share no base class
+        raise EdgetlError(f"{path} has operator set {version}, and ONNX cannot convert it to {wanted}: "
+                          f"{_first_line(problem)}",
+                          hint=f"Export it again with an operator set from {LEAST_OPSET} to {MOST_OPSET}.") from problem
+
+
+def _spec(model: Any, image: str, wanted: Preprocess, path: Path) -> GraphSpec:
+    """Input and outputs, the first matrix among which holds a score for each class."""
+    telemetry.off()
+    import onnxruntime
+
+    quiet = onnxruntime.SessionOptions()
+    quiet.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), quiet, providers=["CPUExecutionProvider"])
+    except Exception as problem:  # ONNX Runtime's own exceptions share no base class
+        raise EdgetlError(f"ONNX Runtime cannot open {path}: {_first_line(problem)}") from problem
+    first = session.get_inputs()[0]
+    batch = first.shape[0] if isinstance(first.shape[0], int) else "N"
+    zeros = np.zeros((batch if isinstance(batch, int) else 1, *wanted.input_shape), np.float32)
+    outputs = session.run(None, {image: zeros})
+    scores = next((place for place, value in enumerate(outputs) if value.ndim == 2 and value.dtype == np.float32), None)
+    if scores is None:
+        told = ", ".join(f"'{one.name}' {list(value.shape)}" for one, value in
+                         zip(session.get_outputs(), outputs, strict=True))
+        raise EdgetlError(f"{path} gives {told}; expected scores of classes, float32 [N, K].")
+    named = session.get_outputs()
+    specs = [TensorSpec(one.name, "logits" if place == scores else "features", "float32",
+                        (batch, *outputs[place].shape[1:])) for place, one in enumerate(named)]
+    ordered = [specs[scores], *(one for place, one in enumerate(specs) if place != scores)]
+    return GraphSpec((TensorSpec(image, "image", "float32", (batch, *wanted.input_shape), wanted.layout),),
+                     tuple(ordered))
+
+
+def _require_same(given: bytes, graph: bytes, spec: GraphSpec, path: Path) -> None:
+    """Returns where the rewritten graph answers as the given one, to random images."""
+    if given == graph:
+        return
+    before, after = (_answers(one, spec) for one in (given, graph))
+    apart, reach = float(np.abs(before - after).max()), max(float(np.abs(before).max()), 1e-6)
+    if not apart <= SAME * reach:
+        raise EdgetlError(f"{path}, converted to a newer operator set, gives answers that differ by {apart:.3g} of "
+                          f"{reach:.3g}, so ONNX's conversion is not to be trusted.",
+                          hint=f"Export it again with an operator set from {LEAST_OPSET} to {MOST_OPSET}.")
+
+
+def _answers(graph: bytes, spec: GraphSpec) -> NDArray[Any]:
+    image = spec.inputs[0]
+    shape = [4 if size == "N" else int(size) for size in image.shape]
+    session = open_session("cpu", graph, dataclasses.replace(spec), threads=1)
+    try:
+        return session.run({image.name: np.random.default_rng(0).normal(size=shape).astype(np.float32)})[
+            spec.outputs[0].name]
+    finally:
+        session.close()
+
+
+def _labels(options: Quantize, metadata: Mapping[str, str], classes: int, path: Path) -> tuple[str, ...] | None:
+    """Names of the classes in the graph's order."""
+    if options.labels is None:
+        said = _json(metadata.get("edgetl.labels"))
+        return tuple(map(str, said)) if isinstance(said, list) and len(said) == classes else None
+    try:
+        lines = Path(options.labels).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise EdgetlError(f"--labels {options.labels} cannot be read: {getattr(problem, 'strerror', None) or problem}."
+                          ) from problem
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(names) != classes:
+        raise EdgetlError(f"--labels {options.labels} names {len(names)} classes; {path} has {classes}.")
+    return names
