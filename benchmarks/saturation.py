@@ -68,7 +68,8 @@ def main() -> None:
         apart = float(np.abs(found["32 bits"] - found["onnxruntime"]).max())
         print(f"{name}: emulation and ONNX Runtime differ by at most {apart:.3g} of {np.abs(fp32).max():.3g}")
         rows += [{**row(name, how, logits, labels, fp32), "emulation_apart": apart,
-                  "apart_from_32_bits": float(np.abs(logits - found["32 bits"]).max())} for how, logits in found.items()]
+                  "apart_from_32_bits": float(np.abs(logits - found["32 bits"]).max())}
+                 for how, logits in found.items()]
     for one in rows:
         print(f"{one['variant']:14} {one['sums']:12} {100 * one['accuracy']:6.2f} % "
               f"({100 * one['accuracy_low']:.2f} to {100 * one['accuracy_high']:.2f}), agreement with fp32 "

@@ -134,7 +134,8 @@ class Ladder:
     def _sentence(self, found: Comparison) -> str:
         if self.subject.limits.max_drop is not None:
             return found.sentence()
-        return f"agreement {100 * found.agreement:.2f} % of {found.n} images; one image is {found.image_points:.2f} points"
+        return (f"agreement {100 * found.agreement:.2f} % of {found.n} images; one image is {found.image_points:.2f} "
+                "points")
 
     def _mixture(self, method: str) -> Attempt | None:
         """The attempt with the fewest layers in float that passes; None where even `MOST_FLOAT` of them do not."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
-from edgetl.errors import BundleError, EdgetlError
+from edgetl.errors import BundleError
 from edgetl.runtime.limits import COMPANION_BYTES, KEY_BYTES, MANIFEST_BYTES
 from edgetl.runtime.manifest import MANIFEST, Manifest, from_json
 from edgetl.runtime.storage import COPY_AGAIN, Folder, Store
@@ -89,7 +89,7 @@ class Bundle:
 
         Raises:
             BundleError: as `read`; an altered file is called so, whatever `make` thought of it.
-            EdgetlError: what `make` raises of bytes that are as they should be.
+            Exception: what `make` raises of bytes that are as they should be.
         """
         data = self._sized(file, size_bytes)
         wait = _begin_sha256(data) if len(data) >= BESIDE_BYTES else None
@@ -98,7 +98,7 @@ class Bundle:
             return make(data)
         try:
             made = make(data)
-        except EdgetlError:
+        except Exception:  # whatever an engine makes of damage
             self._compare(file, wait(), sha256)
             raise
         try:

@@ -83,6 +83,20 @@ def test_an_altered_graph_is_called_so_whatever_the_engine_thinks_of_it(bundle, 
     assert len(opened) == 1  # it did see it
 
 
+def test_a_bug_on_altered_bytes_is_damage_and_on_sound_ones_a_bug(bundle, monkeypatch):
+    monkeypatch.setattr(bundles, "BESIDE_BYTES", 0)
+    made, told = described(bundle)
+
+    def buggy(graph: bytes) -> Made:
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+    with pytest.raises(UnicodeDecodeError):
+        made.open_beside(*told, buggy)
+    alter(bundle)
+    with pytest.raises(BundleError, match="was altered"):
+        made.open_beside(*told, buggy)
+
+
 def test_what_is_wrong_with_a_sound_graph_is_said(bundle, opened):
     edit_manifest(bundle, "variants", 0, "inputs", 0, "name", value="picture")
     with pytest.raises(BundleError, match=r"expected \['picture'\]"):
