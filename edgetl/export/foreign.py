@@ -21,6 +21,8 @@ from edgetl.runtime.session import GraphSpec, TensorSpec, open_session
 
 LEAST_OPSET, MOST_OPSET = 13, 20  # rounding a channel with a scale of its own begins with 13; runtimes end at 20
 CHANNELS = (1, 3)
+INTEGER = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul",
+                     "ConvInteger", "MatMulInteger"})
 SAME = 1e-3  # of the greatest answer: how far the rewritten graph may be from the given one
 DEFAULTS = {"interpolation": "bilinear", "resize_mode": "shortest", "crop_fraction": 0.875, "scale": 1 / 255}
 
@@ -70,6 +72,10 @@ def _loaded(path: Path) -> Any:
         if type(problem).__name__ != "DecodeError":  # protobuf's, whose home depends on its version
             raise
         raise EdgetlError(f"{path} is no ONNX graph, or is damaged.") from problem
+    integer = next((node.op_type for node in model.graph.node if node.op_type in INTEGER), None)
+    if integer is not None:
+        raise EdgetlError(f"{path} is quantized already: it has {integer} nodes. Expected a float32 graph.",
+                          hint="Give the graph that it was made of.")
     # Files of ONNX's first years name constants among the inputs.
     constants = {one.name for one in model.graph.initializer}
     inputs = [one for one in model.graph.input if one.name not in constants]

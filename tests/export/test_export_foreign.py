@@ -132,6 +132,16 @@ def test_what_is_missing_or_wrong_is_one_sentence(tmp_path):
     refused("nobody cannot be read: No such file", tmp_path, graph(), labels=str(tmp_path / "nobody"))
 
 
+def test_a_graph_that_is_quantized_already_is_refused(tmp_path):
+    model = graph()
+    model.graph.initializer.extend([numpy_helper.from_array(np.float32(0.1), "step"),
+                                    numpy_helper.from_array(np.uint8(0), "zero")])
+    model.graph.node.insert(2, helper.make_node("QuantizeLinear", ["r", "step", "zero"], ["q"]))
+    model.graph.node.insert(3, helper.make_node("DequantizeLinear", ["q", "step", "zero"], ["d"]))
+    model.graph.node[4].input[0] = "d"
+    refused("is quantized already: it has QuantizeLinear nodes", tmp_path, model)
+
+
 def test_an_output_that_is_no_matrix_is_refused(tmp_path):
     model = graph()
     del model.graph.node[-3:]
