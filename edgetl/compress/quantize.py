@@ -92,6 +92,7 @@ def _activations(model: Any) -> list[str]:
 
 
 def _quantized_kinds() -> list[str]:
+    telemetry.off()
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
     return sorted({*QDQRegistry, *QLinearOpsRegistry})
@@ -137,6 +138,7 @@ def write(source: Source, scheme: Mapping[str, Any], *, method: str,
 def _written(source: Source, scheme: Mapping[str, Any], method: str, known: Mapping[str, tuple[float, int]],
              floats: Sequence[str] = ()) -> Any:
     """What ONNX Runtime's quantizer makes of the graph with our ranges, which `quantize_static` would calibrate."""
+    telemetry.off()
     import onnx
     from onnxruntime.quantization import CalibrationMethod
     from onnxruntime.quantization.calibrate import TensorsData
