@@ -76,7 +76,7 @@ def main() -> None:
               f"{100 * one['agreement']:.2f} %; a logit is at most {one.get('apart_from_32_bits', 0.0):.3g} from what "
               "32 bits give")
     if asked.out is not None:
-        rundir.write_json(asked.out, {"bundle": str(asked.bundle), "data": asked.data, "rows": rows,
+        rundir.write_json(asked.out, {"bundle": bundle.manifest.name, "data": data.name, "rows": rows,
                                       "environment": rundir.environment()})
 
 
