@@ -9,8 +9,8 @@ and may have
 
 - `open_profiled(graph: bytes, spec: GraphSpec, *, threads: int, options: Mapping[str, str]) -> ProfiledSession`: the
   same session with the engine's own profiler on; see `edgetl.runtime.layers`;
-- `REFUSES_DAMAGE = True`: its parser was tried on damaged graphs and answers each with an error. The digest of an
-  unsigned graph is then computed while `open` is at work, and the session thrown away if it differs.
+- `SURVIVES_DAMAGE = True`: its parser was tried on damaged graphs and neither aborted nor hung on any. The digest of
+  an unsigned graph is then computed while `open` is at work, and the session thrown away if it differs.
 
 Files here import the standard library and numpy only at module level (`torch.py` apart).
 """

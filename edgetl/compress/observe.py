@@ -7,7 +7,7 @@ grow with the number of images.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgetl.compress import rounding
 from edgetl.compress.calibrate import Reader
 from edgetl.compress.histogram import Histogram
+from edgetl.compress.ranges import Range, choose
 from edgetl.errors import EdgetlError
 from edgetl.runtime import telemetry
 
@@ -26,6 +27,17 @@ class Observed:
 
     histograms: Mapping[str, Histogram]  # by activation
     moments: Mapping[str, NDArray[np.float64]]  # by weight, see `rounding.moment_of`
+    _chosen: dict[str, Mapping[str, Range]] = field(default_factory=dict, repr=False, compare=False)
+
+    def ranges(self, method: str) -> Mapping[str, Range]:
+        """The range of each activation by a method, see `compress.ranges`; chosen once, for a ladder asks often.
+
+        Raises:
+            RecipeError: no such method.
+        """
+        if method not in self._chosen:
+            self._chosen[method] = {name: choose(one, method) for name, one in self.histograms.items()}
+        return self._chosen[method]
 
 
 def observe(model: Any, reader: Reader, activations: Sequence[str]) -> Observed:

@@ -144,8 +144,7 @@ def _written(source: Source, scheme: Mapping[str, Any], method: str, known: Mapp
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    chosen = {name: tuple(map(np.float32, ranges.choose(histogram, method)))
-              for name, histogram in source.seen.histograms.items()}
+    chosen = {name: tuple(map(np.float32, ends)) for name, ends in source.seen.ranges(method).items()}
     copy = onnx.ModelProto()
     copy.CopyFrom(source.ready)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # stdout is for results

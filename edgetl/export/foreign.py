@@ -60,6 +60,7 @@ def read(options: Quantize) -> Foreign:
 
 def _loaded(path: Path) -> Any:
     import onnx
+    from google.protobuf.message import DecodeError
 
     if not path.is_file():
         raise EdgetlError(f"{path} does not exist: expected an .onnx file.")
@@ -68,9 +69,7 @@ def _loaded(path: Path) -> Any:
         onnx.checker.check_model(model)
     except (OSError, ValueError, onnx.checker.ValidationError) as problem:
         raise EdgetlError(f"{path} cannot be read as an ONNX graph: {_first_line(problem)}") from problem
-    except Exception as problem:
-        if type(problem).__name__ != "DecodeError":  # protobuf's, whose home depends on its version
-            raise
+    except DecodeError as problem:
         raise EdgetlError(f"{path} is no ONNX graph, or is damaged.") from problem
     integer = next((node.op_type for node in model.graph.node if node.op_type in INTEGER), None)
     if integer is not None:
@@ -252,4 +251,7 @@ def _labels(options: Quantize, metadata: Mapping[str, str], classes: int, path: 
     names = tuple(line.strip() for line in lines if line.strip())
     if len(names) != classes:
         raise EdgetlError(f"--labels {options.labels} names {len(names)} classes; {path} has {classes}.")
+    if len(set(names)) < classes:
+        twice = next(name for name in names if names.count(name) > 1)
+        raise EdgetlError(f"--labels {options.labels} names '{twice}' twice; expected different names.")
     return names

@@ -66,8 +66,13 @@ class Subject:
     known: Mapping[str, tuple[float, int]] = dataclasses.field(default_factory=dict)  # see `quantize.write`
 
     @property
+    def fixed(self) -> bool:
+        """Whether the graph takes exactly `batch` images."""
+        return not isinstance(self.spec.inputs[0].shape[0], str)
+
+    @property
     def batch(self) -> int:
-        """Images that a call of the graph takes, at most."""
+        """Images that a call of the graph takes while it is calibrated, at most."""
         size = self.spec.inputs[0].shape[0]
         return calibrate.BATCH if isinstance(size, str) else size
 
@@ -104,7 +109,11 @@ class Ladder:
         self.name, self.scheme, self.methods = name, target.quantize, target.quantize["methods"]
         self.subject, self.requires = subject, target.requires.get("int8", ())
         self.spec = dataclasses.replace(subject.spec, precision="int8")
-        self.items = calibrate.choose(subject.train, subject.calibration_images, subject.seed)
+        chosen = calibrate.choose(subject.train, subject.calibration_images, subject.seed)
+        self.items = chosen[:len(chosen) - len(chosen) % subject.batch] if subject.fixed else chosen
+        if not self.items:
+            raise DataError(f"The graph takes {subject.batch} images at once; {len(chosen)} training images are less.",
+                            hint="Give more --calibration-images, or a graph with a free batch.")
         self.reader = calibrate.Reader(self.items, subject.read, subject.preprocess, name=self.spec.inputs[0].name,
                                        batch=subject.batch)
         self.source = quantize.study(subject.graph, self.reader)
@@ -205,8 +214,14 @@ def judged(graph: bytes, spec: GraphSpec, items: Sequence[Item], read: Callable[
     """What a graph answers on some images, as many at a time as it takes."""
     session = open_session(BACKEND, graph, spec, threads=threads)
     size = spec.inputs[0].shape[0]
+    answers = evaluate.session_predict(session, image=spec.inputs[0].name, logits=spec.outputs[0].name)
+
+    def predict(images: evaluate.Images) -> NDArray[Any]:
+        lacking = 0 if isinstance(size, str) else size - len(images)
+        return answers(np.pad(images, ((0, lacking), (0, 0), (0, 0), (0, 0))))[:len(images)] if lacking else answers(
+            images)
+
     try:
-        predict = evaluate.session_predict(session, image=spec.inputs[0].name, logits=spec.outputs[0].name)
         return evaluate.evaluate(predict, items, read, preprocess, classes=int(spec.outputs[0].shape[1]),
                                  batch=evaluate.BATCH if isinstance(size, str) else size)
     finally:

@@ -69,6 +69,7 @@ def quantize(options: Quantize, *, listener: Listener = ignore) -> Outcome:
     if out.is_dir() or (out.exists() and not options.overwrite):
         raise OutputError(f"{out} exists already.",
                           hint="Choose another --out" + ("." if out.is_dir() else ", or give --overwrite."))
+    rundir.require_place(out)  # the work takes minutes
     target = variants.one_target(options.target)
     classifier = foreign.read(options)
     data = datasets.open_data(options.data)
@@ -82,7 +83,8 @@ def quantize(options: Quantize, *, listener: Listener = ignore) -> Outcome:
     timed = _latencies(target, classifier, attempt.made, subject)
     _require_faster(ladder.name, timed)
     with rundir.explained(out):
-        rundir.write_bytes(out, attempt.made.graph)
+        out.parent.mkdir(parents=True, exist_ok=True)
+    rundir.write_bytes(out, attempt.made.graph)
     known = subject.limits.max_drop is not None
     return Outcome(str(out), target.name, len(attempt.made.graph), len(classifier.graph),
                    attempt.val.accuracy if known else None, subject.reference.accuracy if known else None,
@@ -103,7 +105,11 @@ def _subject(options: Quantize, classifier: Foreign, data: DataSet, parts: Split
         listener(Event(STAGE, "warning", {"text": "Nobody says how the graph's classes are called (--labels), so only "
                                                   "the agreement with fp32 is judged, no accuracy."}))
     reference = judged(classifier.graph, classifier.spec, val, data.read, classifier.preprocess, options.threads)
-    if limits.max_drop is not None:
+    if limits.max_drop is None:  # then what fp32 answers is right, and a point lost is an image on which INT8 disagrees
+        said = reference.logits.argmax(axis=1)
+        val = tuple(dataclasses.replace(item, label=int(one)) for item, one in zip(val, said, strict=True))
+        reference = evaluate.summarize(reference.logits, said, reference.keys)
+    else:
         note(f"fp32: {100 * reference.accuracy:.2f} % on {reference.n} validation images.")
     return Subject(classifier.graph, classifier.spec, classifier.preprocess, train, val, data.read, reference, limits,
                    options.calibration_images, options.seed, options.threads, note)

@@ -85,7 +85,7 @@ class Bundle:
 
         Args:
             file, sha256, size_bytes: as `read`.
-            make: must answer damaged bytes with an EdgetlError.
+            make: must survive damaged bytes; it may raise whatever it likes of them.
 
         Raises:
             BundleError: as `read`; an altered file is called so, whatever `make` thought of it.
@@ -103,7 +103,7 @@ class Bundle:
             raise
         try:
             self._compare(file, wait(), sha256)
-        except BundleError:
+        except BaseException:  # Ctrl-C while it waits, too
             made.close()
             raise
         return made

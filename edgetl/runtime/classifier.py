@@ -22,7 +22,7 @@ from edgetl.runtime.handle import Handle
 from edgetl.runtime.manifest import Manifest
 from edgetl.runtime.prediction import Answers, Prediction, softmax
 from edgetl.runtime.preprocess import EXACT
-from edgetl.runtime.session import GraphSpec, Session, open_session, refuses_damage
+from edgetl.runtime.session import GraphSpec, Session, open_session, survives_damage
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -81,7 +81,7 @@ def open_variant(bundle: Bundle, choice: Choice, *, threads: int = 0, options: M
     def make(graph: bytes) -> Session:
         return open_session(choice.backend, graph, spec, threads=threads, options=options, cache_dir=_folder(cache_dir))
 
-    if bundle.seal is None and refuses_damage(choice.backend):
+    if bundle.seal is None and survives_damage(choice.backend):
         return bundle.open_beside(*described, make)
     return make(bundle.read(*described))
 

@@ -84,9 +84,9 @@ def open_session(backend: str, graph: bytes, spec: GraphSpec, *, threads: int = 
     return session
 
 
-def refuses_damage(backend: str) -> bool:
-    """Whether the named backend says of itself that damaged bytes never get more of it than an error."""
-    return getattr(plugins.load("backends", backend), "REFUSES_DAMAGE", False) is True
+def survives_damage(backend: str) -> bool:
+    """Whether the named backend says of itself that damaged bytes neither end nor hold up the process."""
+    return getattr(plugins.load("backends", backend), "SURVIVES_DAMAGE", False) is True
 
 
 def usable_threads(cgroups: str | os.PathLike[str] = CGROUPS,
@@ -215,4 +215,4 @@ def check_options(backend: str, options: Mapping[str, str], choices: Mapping[str
 
 
 __all__ = ["FeedCheck", "GraphSpec", "Session", "TensorSpec", "cgroup_quota", "check_feeds", "check_graph",
-           "check_options", "open_session", "refuses_damage", "usable_threads"]
+           "check_options", "open_session", "survives_damage", "usable_threads"]

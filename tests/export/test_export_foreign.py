@@ -129,6 +129,8 @@ def test_what_is_missing_or_wrong_is_one_sentence(tmp_path):
     refused("where its channels are cannot be told", tmp_path, graph(side=3))
     (tmp_path / "names").write_text("one\ntwo\n")
     refused("names names 2 classes; .* has 3", tmp_path, graph(), labels=str(tmp_path / "names"))
+    (tmp_path / "names").write_text("one\ntwo\none\n")
+    refused("names 'one' twice", tmp_path, graph(), labels=str(tmp_path / "names"))
     refused("nobody cannot be read: No such file", tmp_path, graph(), labels=str(tmp_path / "nobody"))
 
 
@@ -209,15 +211,39 @@ def test_without_names_only_agreement_is_judged_and_said(tmp_path, photos, quick
     made = edgetl.quantize(model=str(saved(tmp_path, taught(photos))), data=str(photos), min_agreement=50.0,
                            out=str(tmp_path / "int8.onnx"), listener=heard.append, **PLAIN)
     assert made.accuracy is made.fp32_accuracy is None
+    # What fp32 says counts as right: every point lost is a disagreement, and none can be won.
+    assert made.found.drop_points == pytest.approx(100 * (1 - made.found.agreement)) and made.found.gained == 0
     assert any("only the agreement with fp32 is judged" in event.values.get("text", "") for event in heard)
 
 
 @needs_vnni
-def test_a_batch_that_is_fixed_stays(tmp_path, photos, quick):
-    made = edgetl.quantize(model=str(saved(tmp_path, graph(batch=1))), data=str(photos), min_agreement=0.0,
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_batch_that_is_fixed_stays(tmp_path, photos, quick, batch):
+    model = taught(photos)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = batch
+    made = edgetl.quantize(model=str(saved(tmp_path, model)), data=str(photos), min_agreement=50.0,
                            out=str(tmp_path / "int8.onnx"), **PLAIN)
-    assert made.found.n > 1
-    assert onnx.load(tmp_path / "int8.onnx").graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
+    assert made.found.n % 4  # the last call lacks some
+    assert onnx.load(tmp_path / "int8.onnx").graph.input[0].type.tensor_type.shape.dim[0].dim_value == batch
+
+
+@needs_vnni
+def test_a_batch_greater_than_the_data_is_said(tmp_path, photos):
+    with pytest.raises(DataError, match="takes 4 images at once; 3 training images are less"):
+        edgetl.quantize(model=str(saved(tmp_path, graph(batch=4))), data=str(photos), calibration_images=3,
+                        out=str(tmp_path / "int8.onnx"), **PLAIN)
+
+
+@needs_vnni
+def test_the_folder_of_out_is_made_and_looked_at_first(tmp_path, photos, quick):
+    (tmp_path / "file").write_text("")
+    path = saved(tmp_path, taught(photos))
+    with pytest.raises(OutputError, match="file is a file"):
+        edgetl.quantize(model=str(path), data="nowhere", out=str(tmp_path / "file" / "int8.onnx"), **PLAIN)
+    edgetl.quantize(model=str(path), data=str(photos), out=str(tmp_path / "new" / "int8.onnx"), min_agreement=50.0,
+                    **PLAIN)
+    assert (tmp_path / "new" / "int8.onnx").exists()
 
 
 @needs_vnni
