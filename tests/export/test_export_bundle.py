@@ -41,7 +41,9 @@ def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that has seen the photos a few times: enough for logits that are far apart."""
     data = datasets.open_data(str(photos))
     parts = splits.resolve(data, options("", ""))
-    network = models.create("timm/test_resnet", classes=3, pretrained=False, image_size=32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the same network in every run of the tests
+        network = models.create("timm/test_resnet", classes=3, pretrained=False, image_size=32)
     images, labels, _ = next(evaluate.prepared(parts.train, data.read, network.preprocess, len(parts.train)))
     adam = torch.optim.Adam(network.module.parameters(), 1e-2)
     network.module.train()
@@ -190,7 +192,7 @@ def test_features_are_what_goes_into_the_last_layer(full: Path, run: Path) -> No
         assert np.abs(found - arrays["features"]).max() <= (variant.features_tolerance or 0)
         cosine = (found * arrays["features"]).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(
             arrays["features"], axis=1)
-        assert cosine.min() > (0.999999 if variant.precision == "fp32" else 0.98)
+        assert cosine.min() > (0.999999 if variant.precision == "fp32" else 0.99)
     checks = {check.name: check for check in edgetl.runtime.verify(full, backend="cpu").checks}
     assert all(checks[f"{variant.name} features"].status == "passed" for variant in manifest.variants)
     assert f"{length} features an image" in (full / "README.md").read_text()
