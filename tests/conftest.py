@@ -15,10 +15,53 @@ if TYPE_CHECKING:
 PhotoFolder = Callable[..., Path]
 
 
+UNVERIFIED = pytest.StashKey[dict[type, str]]()  # contract classes that cannot run here, and why
+
+
 def pytest_configure() -> None:
     """One thread each, set before any test imports numpy, torch or onnxruntime: they would disturb one another."""
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m leaves any out
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Contract classes of backends that cannot run here are skipped in words; none is left out in silence by -m."""
+    reasons: dict[type, str | None] = {}
+    for item in items:
+        contract = getattr(item, "cls", None)
+        if not hasattr(contract, "missing"):
+            continue
+        if contract not in reasons:
+            reasons[contract] = contract.missing()
+        reason = reasons[contract]
+        if reason is not None:
+            item.add_marker(pytest.mark.skip(reason=f"{contract.__name__}: {reason}"))
+            _show_in_any_run(item, config)
+    config.stash[UNVERIFIED] = {one: reason for one, reason in reasons.items() if reason is not None}
+
+
+def _show_in_any_run(item: pytest.Item, config: pytest.Config) -> None:
+    """Takes the mark `gpu` off what is skipped anyway, where the run is the ordinary one, which leaves `gpu` out."""
+    if config.option.markexpr in config.getini("addopts"):
+        for node in item.listchain():
+            node.own_markers[:] = [mark for mark in node.own_markers if mark.name != "gpu"]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Keeps to what was asked for: -k, -m and names on the command line."""
+    asked = {getattr(item, "cls", None) for item in session.items}
+    found = session.config.stash.get(UNVERIFIED, {})
+    session.config.stash[UNVERIFIED] = {one: reason for one, reason in found.items() if one in asked}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Names the contract classes that did not run, where a reader of CI's output finds them."""
+    unverified = config.stash.get(UNVERIFIED, {})
+    if unverified:
+        terminalreporter.section("backends whose contract was not verified here")
+        for contract, reason in unverified.items():
+            terminalreporter.line(f"{contract.__name__}: {reason}")
 
 
 @pytest.fixture(autouse=True)
