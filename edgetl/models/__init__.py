@@ -29,6 +29,7 @@ class WeightsReport:
     missing: tuple[str, ...] = ()  # in the model, not in the file
     unexpected: tuple[str, ...] = ()  # in the file, not in the model
     mismatched: tuple[str, ...] = ()  # in both, with other shapes
+    reasons: tuple[str, ...] = ()  # what was adapted or left out, and why, one clause each
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,17 @@ def load_file(module: torch.nn.Module, path: Path) -> WeightsReport:
     return load_state(module, read_file(path), source=str(path))
 
 
-def load_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, source: str) -> WeightsReport:
-    """See `load_file`; a head of another number of classes counts as mismatched and stays new."""
+def load_state(
+    module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, source: str, notes: Iterable[str] = ()
+) -> WeightsReport:
+    """See `load_file`; a head of another number of classes counts as mismatched and stays new.
+
+    Args:
+        module: what is filled.
+        state: tensors by name.
+        source: what the report calls them.
+        notes: what was done to them before.
+    """
     own = module.state_dict()
     matched = {name: tensor for name, tensor in state.items() if name in own and own[name].shape == tensor.shape}
     report = WeightsReport(
@@ -82,6 +91,14 @@ def load_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, so
         missing=tuple(name for name in own if name not in state),
         unexpected=tuple(name for name in state if name not in own),
         mismatched=tuple(name for name in state if name in own and name not in matched),
+        reasons=(
+            *notes,
+            *(
+                f"{name} is {list(state[name].shape)} in the file and {list(own[name].shape)} in the model"
+                for name in state
+                if name in own and name not in matched
+            ),
+        ),
     )
     if len(matched) * 2 < len(own):
         raise EdgetlError(

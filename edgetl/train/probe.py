@@ -19,6 +19,7 @@ from edgetl.train import checkpoint, store
 from edgetl.train.loop import Score
 from edgetl.train.setting import FEATURES, Setting, answers
 
+HEADROOM = 1.25  # other images may go somewhat below the lowest value of the training images
 PENALTIES = tuple(10.0**power for power in range(-6, 1))  # on standardised features
 
 
@@ -26,14 +27,9 @@ def probe(setting: Setting, network: Network) -> Score:
     """Gives the network the best linear head on its own features, and returns its validation score.
 
     Raises:
-        EdgetlError: the network's head is not a linear layer.
+        EdgetlError: the network's head is neither a linear layer nor a convolution of single pixels, or has no bias.
     """
-    head = network.module.get_submodule(network.head)
-    if not isinstance(head, nn.Linear):
-        raise EdgetlError(
-            f"The head of {network.model} is {type(head).__name__}; a linear probe needs a linear layer.",
-            hint="Use --strategy full.",
-        )
+    head = fitting_head(network)
     train, val = cached_features(setting, network)
     labels = [torch.tensor([item.label for item in items]) for items in (setting.parts.train, setting.parts.val)]
     mean, scale = train.mean(0), train.std(0).clamp_min(1e-6)
@@ -44,15 +40,33 @@ def probe(setting: Setting, network: Network) -> Score:
         score = Score(float((logits.argmax(1) == labels[1]).float().mean()), float(F.cross_entropy(logits, labels[1])))
         if score.better_than(best[0] if best else None):
             best = score, weight, bias
-    assert best is not None
+    assert best is not None and head.bias is not None
     score, weight, bias = best
     with torch.no_grad():  # the standardisation becomes part of the layer
-        head.weight.copy_(weight / scale)
+        head.weight.copy_((weight / scale).view_as(head.weight))
         head.bias.copy_(bias - (weight / scale) @ mean)
+    if isinstance(head, nn.Conv2d):
+        lift(setting, network, head)
     setting.listener(
         Event(setting.stage, "note", {"text": f"linear probe: validation accuracy {100 * score.accuracy:.1f} %"})
     )
     return score
+
+
+def fitting_head(network: Network) -> nn.Linear | nn.Conv2d:
+    """The network's head, where a linear model of the features fits in.
+
+    Raises:
+        EdgetlError: it is neither a linear layer nor a convolution of single pixels, or it has no bias.
+    """
+    head = network.module.get_submodule(network.head)
+    linear = isinstance(head, nn.Linear) or (isinstance(head, nn.Conv2d) and head.kernel_size == (1, 1))
+    if linear and isinstance(head, nn.Linear | nn.Conv2d) and head.bias is not None:
+        return head
+    raise EdgetlError(
+        f"The head of {network.model} is {type(head).__name__}; a linear probe needs a linear layer with a bias.",
+        hint="Use --strategy full.",
+    )
 
 
 def logistic_regression(
@@ -110,8 +124,27 @@ def _features(
     return np.concatenate(parts)
 
 
+def lift(setting: Setting, network: Network, head: nn.Conv2d) -> None:
+    """Adds one constant to all biases of a convolution that is a head, so that no training image gives it a negative.
+
+    SqueezeNet cuts negative values off before it takes the mean over the pixels. Softmax does not see a constant that
+    all classes share, so with this one the mean is what the probe fitted: linear in the averaged features.
+    """
+    lowest = [0.0]
+    handle = head.register_forward_hook(lambda _, inputs, output: lowest.append(float(output.min())))
+    try:
+        pixels = store.evaluation_pixels(setting.data, setting.parts.train, setting.parts.fingerprint,
+                                         network.preprocess)
+        answers(network.module, pixels, network.preprocess, setting)
+    finally:
+        handle.remove()
+    assert head.bias is not None
+    with torch.no_grad():
+        head.bias.sub_(HEADROOM * min(lowest))
+
+
 class BeforeHead(nn.Module):
-    """What goes into the head of a network: its features."""
+    """What goes into the head of a network: its features, averaged over height and width if they have them."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -127,4 +160,4 @@ class BeforeHead(nn.Module):
             self.module(images)
         finally:
             handle.remove()
-        return caught[0]
+        return caught[0].mean((2, 3)) if caught[0].ndim == 4 else caught[0]

@@ -94,14 +94,15 @@ def quiet_head(network: Network) -> None:
 
 
 def described_misfits(network: Network) -> str:
-    """What a file of weights lacked or had too much, in words; empty where all fitted but the head."""
+    """What a file of weights lacked or had too much, and why, in words; empty where all fitted but the head."""
     report = network.weights
     found = {
         "missing": report.missing,
         "unexpected": report.unexpected,
         "of another shape": tuple(name for name in report.mismatched if not name.startswith(network.head)),
     }
-    return "".join(f"; {len(names)} {what} (e.g. {names[0]})" for what, names in found.items() if names)
+    counted = [f"{len(names)} {what} (e.g. {names[0]})" for what, names in found.items() if names]
+    return "".join(f"; {one}" for one in (*counted, *(r for r in report.reasons if not r.startswith(network.head))))
 
 
 def network_of_run(folder: Path, labels: tuple[str, ...], image_size: int | None) -> Network:
@@ -118,12 +119,18 @@ def with_new_head(network: Network, classes: int) -> Network:
     """The network with a fresh last layer of `classes` outputs.
 
     Raises:
-        EdgetlError: its head is not a linear layer.
+        EdgetlError: its head is neither a linear layer nor a convolution of single pixels.
     """
     head = network.module.get_submodule(network.head)
-    if not isinstance(head, nn.Linear):
-        raise EdgetlError(f"The head of {network.model} is {type(head).__name__}, expected a linear layer to replace.")
-    network.module.set_submodule(network.head, nn.Linear(head.in_features, classes, bias=head.bias is not None))
+    fresh: nn.Module
+    if isinstance(head, nn.Linear):
+        fresh = nn.Linear(head.in_features, classes, bias=head.bias is not None)
+    elif isinstance(head, nn.Conv2d) and head.kernel_size == (1, 1):
+        fresh = nn.Conv2d(head.in_channels, classes, 1, bias=head.bias is not None)
+    else:
+        raise EdgetlError(f"The head of {network.model} is {type(head).__name__}, expected a linear layer or a "
+                          "convolution of single pixels to replace.")
+    network.module.set_submodule(network.head, fresh)
     return network
 
 
