@@ -143,7 +143,7 @@ def runtime_imports_errors_and_plugins_only(module: Module) -> Iterator[str]:
     """`runtime` imports errors, plugins and itself; `backends` may import runtime too."""
     allowed = {
         "runtime": ("edgetl.errors", "edgetl.plugins", "edgetl.runtime", "edgetl.__version__"),
-        "backends": ("edgetl.errors", "edgetl.plugins", "edgetl.runtime", "edgetl.backends"),
+        "backends": ("edgetl.errors", "edgetl.plugins", "edgetl.runtime", "edgetl.backends", "edgetl.__version__"),
     }
     if module.room not in allowed or module.name == "edgetl.backends.torch":
         return
