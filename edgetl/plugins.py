@@ -5,6 +5,8 @@ A new loss, backend, target, data set or model family is one new file in its pac
 The user's own modules go by their dotted names. Importing runs code, so a dotted name counts only where the user wrote
 it, in a command, a recipe or a call; a name that stands in a bundle or a RUN, which may come from anybody, imports
 nothing unless `$EDGETL_TRUST` lists it.
+
+A file that stands for many things has `named(rest) -> module`, and its things are called `name:rest`: `ort:xnnpack`.
 """
 
 from __future__ import annotations
@@ -47,14 +49,18 @@ def require(package: str, name: str) -> None:
     Raises:
         UnknownName: no such file; carries the choices and suggests the nearest.
     """
-    if "." not in name and name.replace("_", "-") not in names(package):
+    first, colon, _ = name.partition(":")
+    if "." not in first and first.replace("_", "-") not in names(package):
         raise UnknownName(KINDS[package], name, names(package))
+    if colon and "." not in first and not hasattr(_module(package, first), "named"):
+        raise UnknownName(KINDS[package], name, names(package))  # `cpu:0` is no `cpu`
 
 
 def load(package: str, name: str, *, foreign: bool = True) -> ModuleType:
     """The module that carries a public name; both `x86-vnni` and `x86_vnni` are understood.
 
-    A dotted name (`mycompany.losses.special`) loads the user's own module.
+    A dotted name (`mycompany.losses.special`) loads the user's own module; of `name:rest`, what comes after the colon
+    is for the module of that name to understand.
 
     Args:
         package: a key of `KINDS`.
@@ -66,18 +72,37 @@ def load(package: str, name: str, *, foreign: bool = True) -> ModuleType:
         EdgetlError: a dotted name from a file, and `$EDGETL_TRUST` does not list it.
     """
     require(package, name)
-    if "." in name:
-        if not foreign and not trusted(name):
-            raise EdgetlError(f"A file names the module '{name}' as its {KINDS[package]}; what a file names is not "
-                              "imported, since that would run code.",
-                              hint=f"If the module is yours, vouch for it: {TRUST}={name}")
-        return _load_foreign(package, name)
+    first, colon, rest = name.partition(":")
+    if "." not in first:
+        module = _module(package, first)
+    elif foreign or trusted(first):
+        module = _load_foreign(package, first)
+    else:
+        raise EdgetlError(f"A file names the module '{first}' as its {KINDS[package]}; what a file names is not "
+                          "imported, since that would run code.",
+                          hint=f"If the module is yours, vouch for it: {TRUST}={first}")
+    if not colon:
+        return module
+    if not hasattr(module, "named"):
+        raise UnknownName(KINDS[package], name, names(package))
+    special: ModuleType = module.named(rest)
+    return special
+
+
+def public(name: str) -> str:
+    """The name as manifests and reports write it: `x86-vnni` for `x86_vnni`; dotted names stay as they are."""
+    first, colon, rest = name.partition(":")
+    return (first if "." in first else first.replace("_", "-")) + colon + rest
+
+
+def _module(package: str, name: str) -> ModuleType:
     return importlib.import_module(f"edgetl.{package}.{name.replace('-', '_')}")
 
 
 def trusted(name: str) -> bool:
     """Whether a file may name it: no dotted name, or one that `$EDGETL_TRUST` lists."""
-    return "." not in name or name in os.environ.get(TRUST, "").split(",")
+    first = name.partition(":")[0]
+    return "." not in first or first in os.environ.get(TRUST, "").split(",")
 
 
 def _load_foreign(package: str, name: str) -> ModuleType:

@@ -15,7 +15,7 @@ from edgetl import extras, plugins, recipe, rundir, weights
 from edgetl.bench.report import BACK_TO_BACK
 from edgetl.bench.tables import legible
 from edgetl.errors import EdgetlError, UnknownName
-from edgetl.runtime import manifest, preprocess, telemetry
+from edgetl.runtime import choice, manifest, preprocess, telemetry
 from edgetl.runtime.bundle import is_bundle, open_bundle
 from edgetl.runtime.manifest import Manifest, Variant
 from edgetl.runtime.preprocess import Preprocess
@@ -155,7 +155,7 @@ def _of_bundle(path: Path, title: str, options: recipe.Bench) -> Iterator[Subjec
         graph, offset = opened.store.place(variant.file)
         within = None if offset is None else (offset, variant.size_bytes)
         for backend in options.backend:
-            if backend in variant.backends:
+            if choice.made_for(variant, backend):
                 subject = of_variant(bundle, variant, backend, title=f"{title} {variant.name} {backend}", source=path,
                                      graph=Path(graph))
                 yield dataclasses.replace(subject, within=within)

@@ -201,11 +201,13 @@ def _pairs(manifest: Manifest, options: Tune) -> Iterator[tuple[Variant, str, st
 
     fp32 always comes along, for the others are held against it.
     """
-    asked = {one if "." in one else one.replace("_", "-") for one in options.backend}
+    asked = [plugins.public(one) for one in options.backend]
     for variant in manifest.variants:
         if options.variant and variant.name not in (*options.variant, _reference(manifest).name):
             continue
-        for backend in variant.backends:
+        # No manifest lists `ort:xnnpack`.
+        named = [one for one in asked if ":" in one and choice.made_for(variant, one)]
+        for backend in (*variant.backends, *(one for one in named if one not in variant.backends)):
             if asked and backend not in asked:
                 continue
             yield variant, backend, choice.refusal(variant, backend, asked=backend in asked)

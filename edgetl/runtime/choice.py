@@ -52,7 +52,7 @@ def choose(manifest: Manifest, backend: str = AUTO, variant: str = AUTO, *, tune
         UnknownName: no such variant or backend.
         BackendUnavailable: nothing that was asked for can run here; carries every reason.
     """
-    wanted = backend if "." in backend else backend.replace("_", "-")
+    wanted = plugins.public(backend)
     if wanted != AUTO:
         plugins.load("backends", wanted)
     candidates = _candidates(manifest, variant)
@@ -86,13 +86,21 @@ def _candidates(manifest: Manifest, variant: str) -> tuple[Variant, ...]:
 def _pairs(variants: tuple[Variant, ...], wanted: str) -> Iterator[tuple[Variant, str, str | None]]:
     """Every variant with every backend it may have here, and why that pair cannot run; None where it can."""
     for one in variants:
-        backends = [name for name in one.backends if wanted in (AUTO, name)]
+        backends = list(one.backends) if wanted == AUTO else [wanted] * made_for(one, wanted)
         if lacking := _lacking(one):
             yield one, wanted, lacking
         elif not backends:
             yield one, wanted, f"is made for {', '.join(one.backends)}, not for {wanted}"
         else:
             yield from ((one, name, refusal(one, name, asked=name == wanted)) for name in backends)
+
+
+def made_for(variant: Variant, backend: str) -> bool:
+    """Whether a variant names that backend, or one that it stands for: `ort:xnnpack` runs what is made for `cpu`."""
+    if ":" not in backend or not plugins.trusted(backend):
+        return backend in variant.backends
+    stands_for = getattr(plugins.load("backends", backend), "STANDS_FOR", ())
+    return not set(stands_for).isdisjoint(variant.backends)
 
 
 def refusal(variant: Variant, backend: str, *, asked: bool) -> str | None:
@@ -152,7 +160,7 @@ def _objection(entry: Entry, answer: Answer, variant: Variant | None, *, asked: 
 
     To import the others as well, only to learn their versions, takes longer than opening the graph.
     """
-    if variant is None or answer.backend not in variant.backends:
+    if variant is None or not made_for(variant, answer.backend):
         return f"the bundle has no variant {answer.variant} for {answer.backend}"
     available, why_not = _probed(answer.backend, asked=asked)
     if lacking := _lacking(variant) or why_not:
