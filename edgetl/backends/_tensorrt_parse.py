@@ -21,6 +21,7 @@ ANOTHER = "Export the model without that operation, or run this variant on anoth
 WHOLE = "The file is damaged or is no ONNX graph: copy or export it again."
 # What is found in the parser's description -> what was found, in words, and what to do. The first that fits counts.
 KNOWN: tuple[tuple[str, str, str], ...] = (
+    (r"Failed to parse the ONNX model", "it is no ONNX graph, or is damaged", WHOLE),
     (r"zero point", "it has a zero point other than 0, and TensorRT computes symmetric INT8 only", FOR_TENSORRT),
     (r"type Int32 but must have type", "it dequantizes int32, and TensorRT takes int8 alone", FOR_TENSORRT),
     (r"must have same input types|same data ?types?|type mismatch",
