@@ -50,6 +50,17 @@ class Histogram:
         """The middle of each bin [bins]."""
         return (self.first + np.arange(len(self.counts), dtype=np.float64) + 0.5) * self.width
 
+    def sizes(self) -> Histogram:
+        """The histogram of the values without their signs, its bins as wide."""
+        folded = Histogram(self.bins)
+        numbers = self.first + np.arange(len(self.counts), dtype=np.int64)
+        numbers = np.where(numbers < 0, -1 - numbers, numbers)  # -k .. -k + 1 is as far from zero as k - 1 .. k
+        folded.first = int(numbers.min(initial=0))
+        folded.counts = np.bincount(numbers - folded.first, weights=self.counts).astype(np.int64)
+        folded.low, folded.high = max(0.0, self.low, -self.high), max(-self.low, self.high)
+        folded.zeros, folded.exponent = self.zeros, self.exponent
+        return folded
+
     def add(self, values: NDArray[Any]) -> None:
         """Counts the values of an array of any shape.
 

@@ -38,7 +38,7 @@ def ranked(source: Source, scheme: Mapping[str, Any], method: str, answers: Answ
         scheme, method, known: as `quantize.write`.
         answers: the logits of a graph on some images.
     """
-    layers = quantize.layers_of(source)
+    layers = quantize.layers_of(source, scheme)
     expected = answers(source.graph)
     found = []
     for node in layers:

@@ -27,17 +27,20 @@ class Observed:
 
     histograms: Mapping[str, Histogram]  # by activation
     moments: Mapping[str, NDArray[np.float64]]  # by weight, see `rounding.moment_of`
-    _chosen: dict[str, Mapping[str, Range]] = field(default_factory=dict, repr=False, compare=False)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # by activation, in the last call
+    images: int = 0  # of the last call
+    _chosen: dict[tuple[str, bool], Mapping[str, Range]] = field(default_factory=dict, repr=False, compare=False)
 
-    def ranges(self, method: str) -> Mapping[str, Range]:
+    def ranges(self, method: str, *, symmetric: bool = False) -> Mapping[str, Range]:
         """The range of each activation by a method, see `compress.ranges`; chosen once, for a ladder asks often.
 
         Raises:
             RecipeError: no such method.
         """
-        if method not in self._chosen:
-            self._chosen[method] = {name: choose(one, method) for name, one in self.histograms.items()}
-        return self._chosen[method]
+        if (method, symmetric) not in self._chosen:
+            self._chosen[method, symmetric] = {name: choose(one, method, symmetric=symmetric)
+                                               for name, one in self.histograms.items()}
+        return self._chosen[method, symmetric]
 
 
 def observe(model: Any, reader: Reader, activations: Sequence[str]) -> Observed:
@@ -58,16 +61,19 @@ def observe(model: Any, reader: Reader, activations: Sequence[str]) -> Observed:
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     histograms = {name: Histogram() for name in activations}
     moments: dict[str, NDArray[np.float64]] = {}
+    seen: dict[str, tuple[int, ...]] = {}
+    images = 0
     chance = np.random.default_rng(0)
     reader.set_range(0, len(reader))
     while (batch := reader.get_next()) is not None:
         values = {**batch, **dict(zip(names, session.run(names, batch), strict=True))}
+        seen, images = {name: values[name].shape for name in histograms}, len(next(iter(batch.values())))
         for name, histogram in histograms.items():
             _count(histogram, values[name], name)
         for layer in layers:
             found = rounding.moment_of(values[layer.source], shapes[layer.weight], layer, chance)
             moments[layer.weight] = found + moments.get(layer.weight, 0.0)
-    return Observed(histograms, moments)
+    return Observed(histograms, moments, seen, images)
 
 
 def _count(histogram: Histogram, values: NDArray[Any], name: str) -> None:

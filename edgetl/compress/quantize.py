@@ -11,17 +11,19 @@ import io
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edgetl.compress import ranges, rounding
+from edgetl.compress import pairs, ranges, rounding
 from edgetl.compress.calibrate import Reader
 from edgetl.compress.observe import Observed, observe
+from edgetl.compress.placement import Placement, place
 from edgetl.compress.surgery import drop_unused, keep_outputs_float, shape_arithmetic
-from edgetl.errors import MissingDependency
+from edgetl.errors import GateFailed, MissingDependency
 from edgetl.runtime import layers, telemetry
 from edgetl.runtime.preprocess import Preprocess
 
@@ -34,6 +36,7 @@ class Source:
     ready: Any  # ModelProto: simplified, with types and shapes
     sizes: tuple[str, ...]  # nodes that compute with sizes
     seen: Observed
+    rounded: dict[Any, NDArray[np.int8]] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -48,15 +51,16 @@ def quantize(graph: bytes, scheme: Mapping[str, Any], reader: Reader, *, method:
              known: Mapping[str, tuple[float, int]] | None = None) -> Quantized:
     """`study` and `write` in one."""
     ranges.parse(method)
-    return write(study(graph, reader), scheme, method=method, known=known)
+    return write(study(graph, reader, opset=scheme.get("opset", 0)), scheme, method=method, known=known)
 
 
-def study(graph: bytes, reader: Reader) -> Source:
+def study(graph: bytes, reader: Reader, *, opset: int = 0) -> Source:
     """Looks at a float32 graph while it answers the calibration images.
 
     Args:
         graph: float32 ONNX file.
         reader: training images.
+        opset: the operator set that INT8 graphs made of it need at least.
 
     Raises:
         MissingDependency: onnxruntime or onnx is absent.
@@ -71,7 +75,7 @@ def study(graph: bytes, reader: Reader) -> Source:
         raise MissingDependency(problem.name or "onnxruntime", extra="cpu", purpose="Quantization") from problem
     with tempfile.TemporaryDirectory() as folder:
         given, prepared = (Path(folder) / f"{name}.onnx" for name in ("fp32", "prepared"))
-        given.write_bytes(graph)
+        onnx.save(of_opset(onnx.load_from_string(graph), opset), given)
         quant_pre_process(given, prepared, skip_symbolic_shape=True)
         sizes = shape_arithmetic(model := onnx.load(prepared))
         onnx.save(model, prepared)  # now every node has the name by which it can be left out
@@ -104,8 +108,10 @@ def nodes_of(source: Source) -> list[str]:
     return [node.name for node in source.ready.graph.node if node.op_type in kinds and node.name not in sizes]
 
 
-def layers_of(source: Source) -> list[str]:
-    """Names of those that have weights."""
+def layers_of(source: Source, scheme: Mapping[str, Any]) -> list[str]:
+    """Names of those that have weights, and that the scheme rounds."""
+    if _is_placed(scheme):
+        return list(_placement(source).layers)
     constants, allowed = {one.name for one in source.ready.graph.initializer}, set(nodes_of(source))
     return [node.name for node in source.ready.graph.node if node.op_type in rounding.KINDS and node.name in allowed
             and node.input[1] in constants]
@@ -124,12 +130,14 @@ def write(source: Source, scheme: Mapping[str, Any], *, method: str,
 
     Raises:
         RecipeError: no such method.
+        GateFailed: nothing would be rounded.
     """
-    model = _written(source, scheme, method, known or {}, floats)
+    model = (_placed if _is_placed(scheme) else _written)(source, scheme, method, known or {}, floats)
     rounded: dict[str, Any] = {"method": scheme["rounding"]}
     if scheme["rounding"] == "compensated":
         greatest = rounding.GREATEST_REDUCED if scheme["reduce_range"] else rounding.GREATEST
-        rounded |= rounding.compensate(source.ready, model, source.seen.moments, greatest=greatest)
+        rounded |= rounding.compensate(source.ready, model, source.seen.moments, greatest=greatest,
+                                        done=source.rounded)
     import onnx
 
     return Quantized(_finished(model, onnx.load_from_string(source.graph)), rounded)
@@ -158,6 +166,30 @@ def _written(source: Source, scheme: Mapping[str, Any], method: str, known: Mapp
         return onnx.load(path)
 
 
+def _is_placed(scheme: Mapping[str, Any]) -> bool:
+    return scheme.get("placement") == "inputs"
+
+
+def _placement(source: Source, floats: Sequence[str] = ()) -> Placement:
+    return place(source.ready, source.seen.shapes, source.seen.images, [*source.sizes, *floats])
+
+
+def _placed(source: Source, scheme: Mapping[str, Any], method: str, known: Mapping[str, tuple[float, int]],
+            floats: Sequence[str]) -> Any:
+    """The graph with the inputs of its layers rounded, see `compress.placement`; nothing is known beforehand there."""
+    import onnx
+
+    placement = _placement(source, floats)
+    if not placement.layers:
+        raise GateFailed("This graph has no layer that TensorRT would compute faster in INT8: each is too narrow, or "
+                         "multiplies one vector an image, or stays in float.", hint="Use fp16.")
+    model = onnx.ModelProto()
+    model.CopyFrom(source.ready)
+    del model.graph.value_info[:]
+    pairs.insert(model, placement, source.seen.ranges(method, symmetric=True), scheme["scales"])
+    return model
+
+
 def _overrides(known: Mapping[str, tuple[float, int]], scheme: Mapping[str, Any]) -> dict[str, Any]:
     kind = _type(scheme["activations"])
     return {name: [{"quant_type": kind, "scale": np.array(scale, np.float32),
@@ -173,6 +205,14 @@ def pixel_steps(preprocess: Preprocess) -> tuple[float, int] | None:
     if len(means) > 1 or len(stds) > 1 or abs(zero - round(zero)) > 1e-6 or not 0 <= zero <= 255:
         return None
     return preprocess.scale / preprocess.std[0], round(zero)
+
+
+def of_opset(model: Any, least: int) -> Any:
+    """The graph in an operator set of at least `least`."""
+    from onnx import version_converter
+
+    own = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 0)
+    return model if own >= least else version_converter.convert_version(model, least)
 
 
 def _type(name: str) -> Any:

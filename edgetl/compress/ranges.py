@@ -8,7 +8,8 @@
 
 H. Wu, P. Judd, X. Zhang, M. Isaev, P. Micikevicius, Integer Quantization for Deep Learning Inference: Principles and
 Empirical Evaluation, 2020, arXiv:2004.09602, section 3.3, compares them. Ranges include zero: what pads an image, and
-most of what a ReLU lets through, is exactly that.
+most of what a ReLU lets through, is exactly that. A symmetric range reaches as far to either side; it is chosen by the
+sizes of the values, as in the sources, with half as many steps.
 """
 
 from __future__ import annotations
@@ -20,27 +21,36 @@ from edgetl.compress.histogram import Histogram
 from edgetl.errors import RecipeError
 
 STEPS = 255  # between the ends of 8 bits
+SYMMETRIC_STEPS = 127  # between zero and either end of a symmetric range
 SHARES = np.linspace(0.02, 1.0, 99)  # of the seen range that are tried as ends
 TINY = 1e-12  # probability that stands for none where a logarithm is taken
 
 Range = tuple[float, float]
 
 
-def choose(histogram: Histogram, method: str) -> Range:
+def choose(histogram: Histogram, method: str, *, symmetric: bool = False) -> Range:
     """The range of an activation, zero in it.
 
     Args:
         histogram: of at least one value.
         method: see the module.
+        symmetric: whether it shall reach as far below zero as above.
 
     Raises:
         RecipeError: no such method.
     """
+    if symmetric:
+        _, size = _chosen(histogram.sizes(), method, SYMMETRIC_STEPS)
+        return -size, size
+    return _chosen(histogram, method, STEPS)
+
+
+def _chosen(histogram: Histogram, method: str, steps: int) -> Range:
     share = parse(method)
     if method == "mse":
-        low, high = _least_square(histogram)
+        low, high = _least_square(histogram, steps)
     elif method == "entropy":
-        low, high = _least_divergence(histogram)
+        low, high = _least_divergence(histogram, steps)
     elif share is not None:
         low, high = _percentile(histogram, share)
     else:
@@ -71,8 +81,8 @@ def _percentile(histogram: Histogram, share: float) -> Range:
     return max(low, histogram.low), min(high, histogram.high)
 
 
-def _least_square(histogram: Histogram) -> Range:
-    """Ends L, H with the least sum of (v - L)^2 below, (v - H)^2 above, and (H - L)^2 / STEPS^2 / 12 for each between.
+def _least_square(histogram: Histogram, steps: int) -> Range:
+    """Ends L, H with the least sum of (v - L)^2 below, (v - H)^2 above, and (H - L)^2 / steps^2 / 12 for each between.
 
     Exact zeros cost nothing anywhere.
     """
@@ -81,9 +91,9 @@ def _least_square(histogram: Histogram) -> Range:
                                                                        max(histogram.high, 0.0)))
     below, lost_below = _clipped(-centres, counts, -lows)
     above, lost_above = _clipped(centres, counts, highs)
-    steps = (highs[None, :] - lows[:, None]) / STEPS
+    widths = (highs[None, :] - lows[:, None]) / steps
     between = counts.sum() - below[:, None] - above[None, :]
-    loss = lost_below[:, None] + lost_above[None, :] + between * steps**2 / 12
+    loss = lost_below[:, None] + lost_above[None, :] + between * widths**2 / 12
     row, column = np.unravel_index(np.argmin(loss), loss.shape)
     return float(lows[row]), float(highs[column])
 
@@ -95,7 +105,7 @@ def _clipped(centres: NDArray[np.float64], counts: NDArray[np.float64],
     return (beyond > 0) @ counts, np.square(beyond) @ counts
 
 
-def _least_divergence(histogram: Histogram) -> Range:
+def _least_divergence(histogram: Histogram, steps: int) -> Range:
     """Values of at most a certain size, either side of zero, by the least divergence."""
     counts, centres = _without_zeros(histogram), histogram.centres
     if not counts.sum():
@@ -103,12 +113,13 @@ def _least_divergence(histogram: Histogram) -> Range:
     sizes = SHARES * max(-histogram.low, histogram.high)
     ends = [(max(histogram.low, -size), min(histogram.high, size)) for size in sizes]
     ends = [(min(low, 0.0), max(high, 0.0)) for low, high in ends]
-    losses = [_divergence(counts, centres, low, high) for low, high in ends]
+    losses = [_divergence(counts, centres, low, high, steps) for low, high in ends]
     return ends[int(np.argmin(losses))]
 
 
-def _divergence(counts: NDArray[np.float64], centres: NDArray[np.float64], low: float, high: float) -> float:
-    """Of the clipped distribution from the same in `STEPS` + 1 steps, each spread evenly over its bins that count."""
+def _divergence(counts: NDArray[np.float64], centres: NDArray[np.float64], low: float, high: float,
+                steps: int) -> float:
+    """Of the clipped distribution from the same in `steps` + 1 steps, each spread evenly over its bins that count."""
     inside = (centres >= low) & (centres <= high)
     if not inside.any():
         return float("inf")
@@ -116,7 +127,7 @@ def _divergence(counts: NDArray[np.float64], centres: NDArray[np.float64], low: 
     reference = kept.copy()
     reference[0] += counts[centres < low].sum()
     reference[-1] += counts[centres > high].sum()
-    level = np.rint((centres[inside] - low) / ((high - low) / STEPS)).astype(np.int64)
+    level = np.rint((centres[inside] - low) / ((high - low) / steps)).astype(np.int64)
     used = (kept > 0).astype(np.float64)
     per_level, bins = np.bincount(level, weights=kept), np.bincount(level, weights=used)
     spread = np.where(used > 0, per_level[level] / np.maximum(bins[level], 1.0), 0.0)

@@ -38,8 +38,8 @@ class Layer:
     dilations: tuple[int, int]
 
 
-def compensate(fp32: Any, int8: Any, moments: Mapping[str, NDArray[np.float64]], *,
-               greatest: int = GREATEST) -> dict[str, int]:
+def compensate(fp32: Any, int8: Any, moments: Mapping[str, NDArray[np.float64]], *, greatest: int = GREATEST,
+               done: dict[Any, NDArray[np.int8]] | None = None) -> dict[str, int]:
     """Rounds the int8 weights of a Q/DQ graph again, in place; tells how many layers were and were not.
 
     Args:
@@ -47,8 +47,11 @@ def compensate(fp32: Any, int8: Any, moments: Mapping[str, NDArray[np.float64]],
         int8: the Q/DQ graph made of it.
         moments: H of each layer's inputs by the name of its weights, see `moment_of`.
         greatest: step of either sign.
+        done: what was rounded before; grows. The ranges of activations, which a ladder varies, change no weight.
     """
     from onnx import numpy_helper
+
+    done = {} if done is None else done
 
     floats = {tensor.name: tensor for tensor in fp32.graph.initializer}
     ints = {tensor.name: tensor for tensor in int8.graph.initializer}
@@ -58,8 +61,10 @@ def compensate(fp32: Any, int8: Any, moments: Mapping[str, NDArray[np.float64]],
     for name in chosen:
         steps = f"{name}{INT8}"
         weight, scale = (numpy_helper.to_array(one).astype(np.float64) for one in (floats[name], ints[scales[steps]]))
-        rounded = round_layer(weight, np.broadcast_to(scale.ravel(), weight.shape[:1]), moments[name], greatest)
-        ints[steps].CopyFrom(numpy_helper.from_array(rounded, steps))
+        key = (name, greatest, scale.tobytes())
+        if key not in done:
+            done[key] = round_layer(weight, np.broadcast_to(scale.ravel(), weight.shape[:1]), moments[name], greatest)
+        ints[steps].CopyFrom(numpy_helper.from_array(done[key], steps))
     return {"layers": len(chosen), "layers_left": len(weights) - len(chosen)}
 
 

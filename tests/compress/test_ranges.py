@@ -158,8 +158,8 @@ def test_divergence_by_hand():
     """Two steps of two bins: evenly spread within each, p = 1/8 3/8 2/8 2/8 becomes q = 2/8 2/8 2/8 2/8."""
     counts, centres = np.array([1.0, 3, 2, 2]), np.array([0.0, 0.4, 254.6, 255.0])
     expected = 1 / 8 * np.log((1 / 8) / (2 / 8)) + 3 / 8 * np.log((3 / 8) / (2 / 8))
-    assert ranges._divergence(counts, centres, 0.0, 255.0) == pytest.approx(expected)
-    assert ranges._divergence(counts, centres, 300.0, 400.0) == np.inf
+    assert ranges._divergence(counts, centres, 0.0, 255.0, ranges.STEPS) == pytest.approx(expected)
+    assert ranges._divergence(counts, centres, 300.0, 400.0, ranges.STEPS) == np.inf
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile-", "percentile-50", "percentile-100", "mse-1", ""])

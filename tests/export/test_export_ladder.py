@@ -49,7 +49,7 @@ def test_what_is_hard_to_round_comes_first():
 
 def test_a_layer_that_stays_in_float_keeps_its_weights():
     source = quantize.study(cnn(), reader())
-    layers = quantize.layers_of(source)
+    layers = quantize.layers_of(source, TARGET.quantize)
     made = onnx.load_from_string(quantize.write(source, TARGET.quantize, method="min-max", floats=layers[:1]).graph)
     int8 = {one.name for one in made.graph.initializer if numpy_helper.to_array(one).dtype == np.int8
             and numpy_helper.to_array(one).ndim > 1}

@@ -1,0 +1,34 @@
+"""NVIDIA GPUs (Jetson, RTX, data centre), TensorRT 10 and 11 or TensorRT for RTX.
+
+INT8 is symmetric on both sides: TensorRT refuses zero points other than 0 and biases in int32. What is not rounded is
+computed in fp16, for Q/DQ over a float32 remainder cannot beat fp16. QuantizeLinear takes fp16 from operator set 19 on,
+and TensorRT 10's parser knows those up to 20.
+NVIDIA, "TensorRT Documentation", chapters "Working with Quantized Types" and "Explicit Quantization".
+"""
+
+from __future__ import annotations
+
+from edgetl.targets import Target
+
+OPSET = 19
+
+TARGET = Target(
+    name="tensorrt",
+    precisions=("fp32", "fp16", "int8"),
+    backends=("tensorrt",),
+    opset=OPSET,
+    quantize={
+        "placement": "inputs",  # of layers and residual additions, see compress.placement; not outputs
+        "activations": "int8",
+        "symmetric": True,
+        "weights": "int8",
+        "per_channel": True,
+        "reduce_range": False,
+        "scales": "float16",  # steps that the fp16 graph can express
+        "remainder": "fp16",  # what the export casts all the rest to
+        "opset": OPSET,
+        "rounding": "compensated",
+        # Entropy before the others in NVIDIA's tools, which do not measure: here the cheapest that passes is taken.
+        "methods": ("min-max", "percentile-99.999", "percentile-99.99", "mse", "entropy"),
+    },
+)
