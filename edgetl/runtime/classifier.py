@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,7 @@ def load(path: str | os.PathLike[str], backend: str = AUTO, variant: str = AUTO,
         BundleError: the bundle is incomplete, altered, not signed as asked, or of a schema that cannot be read.
         UnknownName: no such backend, variant or way to decode.
         BackendUnavailable: what was asked for cannot run here, with the reasons.
+        GateFailed: an engine that was built here answers the golden images otherwise than training did.
         MissingDependency: a public key or `decode` needs a package that is not installed.
         InputError: `drift` counts another number of classes.
     """
@@ -72,7 +73,10 @@ def load(path: str | os.PathLike[str], backend: str = AUTO, variant: str = AUTO,
 
 def open_variant(bundle: Bundle, choice: Choice, *, threads: int = 0, options: Mapping[str, str] | None = None,
                  cache_dir: str | os.PathLike[str] | None = None) -> Session:
-    """A session of the chosen variant, opened from the bytes whose digest was compared; raises what `load` raises."""
+    """A session of the chosen variant, opened from the bytes whose digest was compared; raises what `load` raises.
+
+    An engine that was not yet shown to be right is held against the golden images; see `edgetl.runtime.proving`.
+    """
     variant = choice.variant
     check_classifier(bundle.manifest, variant)
     spec = GraphSpec(variant.inputs, variant.outputs, variant.precision)
@@ -82,8 +86,14 @@ def open_variant(bundle: Bundle, choice: Choice, *, threads: int = 0, options: M
         return open_session(choice.backend, graph, spec, threads=threads, options=options, cache_dir=_folder(cache_dir))
 
     if bundle.seal is None and survives_damage(choice.backend):
-        return bundle.open_beside(*described, make)
-    return make(bundle.read(*described))
+        session = bundle.open_beside(*described, make)
+    else:
+        session = make(bundle.read(*described))
+    if "proofs" in session.info():
+        from edgetl.runtime import proving  # here: most backends run the graph itself, and have nothing to show
+
+        proving.insist(bundle, variant, cast(proving.Provable, session), choice.backend)
+    return session
 
 
 def _folder(path: str | os.PathLike[str] | None) -> Path | None:

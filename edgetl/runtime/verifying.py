@@ -23,6 +23,7 @@ from edgetl.runtime.preprocess import Preprocess, prepare
 
 if TYPE_CHECKING:
     from edgetl.runtime.golden import Golden
+    from edgetl.runtime.session import Session
 
 # In grey levels (1/255 of the range). JPEG decoders may round a pixel differently by one level, so one is allowed
 # anywhere (and half a level for arithmetic); but few pixels are, so a channel's mean stays far below. A wrong filter,
@@ -153,17 +154,37 @@ def _check_variant(bundle: Bundle, variant: Variant, golden: Golden, backend: st
         return [Check(variant.name, "skipped", note=problem.message)]
     session = open_variant(bundle, choice, threads=threads)
     try:
-        images = pixels_of(golden.tensor, bundle.manifest.preprocess) if variant.embeds_preprocess else golden.tensor
-        found = session.run({variant.inputs[0].name: images})
+        return check_answers(bundle, variant, golden, session, choice.backend)
     finally:
         session.close()
-    outputs = {one.role: found[one.name] for one in variant.outputs}
-    logits, who = outputs["logits"], f"Variant '{variant.name}' on '{choice.backend}'"
+
+
+def check_answers(bundle: Bundle, variant: Variant, golden: Golden, session: Session, backend: str) -> list[Check]:
+    """Tensor -> logits, and features where the variant gives some: what a session makes of the golden images.
+
+    Args:
+        bundle: of the variant.
+        variant: what the session was opened from.
+        golden: of the bundle.
+        session: run once.
+        backend: its name, for sentences.
+
+    Raises:
+        GateFailed: an output has another shape than in training, or lies outside the variant's tolerance.
+        BackendUnavailable: the session cannot run them.
+    """
+    images = pixels_of(golden.tensor, bundle.manifest.preprocess) if variant.embeds_preprocess else golden.tensor
+    # An engine may take no fewer images than it was built for: the same ones again.
+    count = max(len(images), session.info().get("batches", [1])[0])
+    fed = images if count == len(images) else images[np.arange(count) % len(images)]
+    found = session.run({variant.inputs[0].name: fed})
+    outputs = {one.role: found[one.name][:len(images)] for one in variant.outputs}
+    logits, who = outputs["logits"], f"Variant '{variant.name}' on '{backend}'"
     same = int((logits.argmax(axis=1) == golden.logits.argmax(axis=1)).sum())
     checks = [_check_output(variant.name, who, "logits", logits, golden.logits, variant.tolerance,
-                            f"tensor -> logits on {choice.backend}; {same} of {len(logits)} top-1 answers agree")]
+                            f"tensor -> logits on {backend}; {same} of {len(logits)} top-1 answers agree")]
     if "features" in outputs:
-        checks.append(_check_features(variant, who, outputs["features"], golden, choice.backend))
+        checks.append(_check_features(variant, who, outputs["features"], golden, backend))
     return checks
 
 
