@@ -15,7 +15,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from edgetl.backends import _tensorrt_log, _tensorrt_monitor, _tensorrt_parse, _tensorrt_precision
+from edgetl.backends import (
+    _tensorrt_log,
+    _tensorrt_monitor,
+    _tensorrt_parse,
+    _tensorrt_precision,
+    _tensorrt_timing,
+)
 from edgetl.backends._tensorrt_flavor import Flavor
 from edgetl.backends._tensorrt_log import Message
 from edgetl.errors import BackendUnavailable, BundleError, EdgetlError
@@ -98,14 +104,14 @@ def build(graph: bytes, spec: GraphSpec, flavor: Flavor, how: How, *, timing_cac
         profile = _profile(builder, network, spec, how)
         if profile is not None:
             config.add_optimization_profile(profile)
-        notes = _set_timing_cache(config, flavor, timing_cache)
+        notes = _tensorrt_timing.give(config, flavor, timing_cache)
         begun_s = time.monotonic()
         plan = _tensorrt_monitor.run(
             flavor.module, config, lambda: builder.build_serialized_network(network, config), progress)
         build_s = time.monotonic() - begun_s
         if plan is None:
             _give_up(heard, flavor, how)
-        return Engine(bytes(plan), precisions, build_s, _timing_cache(config, flavor), notes)
+        return Engine(bytes(plan), precisions, build_s, _tensorrt_timing.take(config, flavor), notes)
 
 
 def check(how: How) -> None:
@@ -216,27 +222,6 @@ def _profile(builder: Any, network: Any, spec: GraphSpec, how: How) -> Any | Non
         batches = how.batches if isinstance(shape[0], str) else (shape[0],) * 3
         profile.set_shape(tensor.name, *((batch, *shape[1:]) for batch in batches))
     return profile
-
-
-def _set_timing_cache(config: Any, flavor: Flavor, data: bytes | None) -> tuple[str, ...]:
-    """Gives the builder what an earlier build learned; returns what is to be said of that."""
-    if flavor.name == "rtx":  # its methods do nothing but warn that they are deprecated
-        return () if data is None else (f"{flavor.title} keeps no timing cache: it times nothing when it builds.",)
-    with _tensorrt_log.collected(flavor.module) as heard:
-        cache = config.create_timing_cache(data or b"")
-        taken = cache is not None and config.set_timing_cache(cache, False)
-    if data and (not taken or any("timing cache" in one.text for one in heard)):
-        config.set_timing_cache(config.create_timing_cache(b""), False)
-        return (f"The timing cache is not of {flavor.version} and this card, or is damaged; the engine was built "
-                "without it.",)
-    return ()
-
-
-def _timing_cache(config: Any, flavor: Flavor) -> bytes | None:
-    if flavor.name == "rtx":
-        return None
-    cache = config.get_timing_cache()
-    return None if cache is None else bytes(cache.serialize())
 
 
 def _give_up(heard: deque[Message], flavor: Flavor, how: How) -> NoReturn:

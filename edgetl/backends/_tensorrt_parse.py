@@ -86,7 +86,8 @@ def _require_ports(network: Any, spec: GraphSpec, flavor: Flavor) -> None:
 def _require_port(tensor: Any, wanted: TensorSpec, flavor: Flavor) -> None:
     shape = tuple(tensor.shape)
     fits = len(shape) == len(wanted.shape) and all(
-        size in (-1, want) for size, want in zip(shape, wanted.shape, strict=True))
+        size in (-1, want) or (isinstance(want, str) and want != "N")
+        for size, want in zip(shape, wanted.shape, strict=True))
     if tensor.dtype.name == DTYPES.get(wanted.dtype) and fits:
         return
     expected = f"{wanted.dtype} [{', '.join(map(str, wanted.shape))}]"
