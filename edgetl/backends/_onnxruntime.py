@@ -35,6 +35,8 @@ OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate memory|bad_alloc|a
                            re.IGNORECASE)
 REQUESTED = re.compile(r"requested (?:buffer of size|bytes of) ?(\d+)|smaller than requested bytes of (\d+)")
 MIB = 2**20
+LOCATION = re.compile(r"^/onnxruntime_src\S+ .*?\) (?=[A-Z])")  # file, line and function of its own source
+CUDA_MAJOR = 13  # of the wheels to name where nothing else tells
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Provider:
     options: Mapping[str, str] = field(default_factory=dict)  # of the provider, in its own words
     partial: bool = False  # whether it may leave convolutions and the like to the CPU
     install: str = INSTALL  # what to do where it does not come up
-    why: Callable[[], str | None] = lambda: None  # the reason why it did not come up, as far as it can be found out
+    why: Callable[[], tuple[str, str] | None] = lambda: None  # reason and fix, asked where it did not come up
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,11 @@ def _refusal(onnxruntime: Any, graph: bytes, provider: Provider, problem: Except
         onnxruntime.InferenceSession(graph, sess_options=quiet, providers=[CPU], enable_fallback=0)
     except Exception as also:
         raise _unreadable(onnxruntime, also) from also
-    return BackendUnavailable(f"The backend '{provider.backend}' asked for {provider.name}, which refused: "
-                              f"{first_line(problem)}", hint=provider.why() or provider.install)
+    from edgetl.runtime import nvidia  # here: the processor's sessions do without it
+
+    reason, fix = provider.why() or nvidia.explain(str(problem), CUDA_MAJOR) or (first_line(problem), provider.install)
+    return BackendUnavailable(f"The backend '{provider.backend}' asked for {provider.name}, which refused: {reason}.",
+                              hint=fix)
 
 
 def _unreadable(onnxruntime: Any, problem: Exception) -> BundleError:
@@ -150,9 +155,9 @@ def insist(providers: list[str], provider: Provider) -> None:
     """
     if providers[:1] != [provider.name]:
         found = ", ".join(providers) or "nothing"
-        why = provider.why()
+        reason, fix = provider.why() or ("", provider.install)
         raise BackendUnavailable(f"The backend '{provider.backend}' asked for {provider.name}, but {found} would run"
-                                 + (f": {why}" if why else "."), hint=provider.install)
+                                 + (f": {reason}." if reason else "."), hint=fix)
 
 
 def _insist_on_nodes(session: Any, provider: Provider) -> Mapping[str, int]:
@@ -189,7 +194,7 @@ def spins(options: Mapping[str, str]) -> bool:
 
 def first_line(problem: Exception) -> str:
     """The first line of what a library says, without its file names and stack."""
-    return (str(problem).strip() or type(problem).__name__).splitlines()[0][:300]
+    return LOCATION.sub("", (str(problem).strip() or type(problem).__name__).splitlines()[0])[:300]
 
 
 def failed(problem: Exception, device: str, batch: int) -> BackendUnavailable:

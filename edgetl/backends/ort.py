@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from edgetl.backends import Availability, _onnxruntime
+from edgetl.backends import Availability, _onnxruntime, _onnxruntime_nvidia
 from edgetl.errors import BackendUnavailable, EdgetlError
 from edgetl.runtime import telemetry
 from edgetl.runtime.session import GraphSpec, Session, check_options
@@ -89,7 +89,8 @@ class Named(ModuleType):
         name, objection, fix = resolve(self._asked)
         if objection is not None:
             return Availability(usable=False, version=found.version, reason=objection, fix=fix)
-        return Availability(usable=True, version=found.version, device=name)
+        here = Availability(usable=True, version=found.version, device=name)
+        return _onnxruntime_nvidia.check(here, name) if name in _onnxruntime_nvidia.PROVIDERS else here
 
     def open(self, graph: bytes, spec: GraphSpec, *, threads: int, cache_dir: Path | None,
              options: Mapping[str, str]) -> Session:
@@ -117,7 +118,10 @@ class Named(ModuleType):
         if objection is not None:
             raise BackendUnavailable(f"The backend '{self._backend}' cannot run here: {objection}", hint=fix)
         theirs = self._options(_short(name), options, threads)
-        provider = _onnxruntime.Provider(self._backend, name, theirs, partial=options.get("partial") == "allow")
+        if name in _onnxruntime_nvidia.PROVIDERS:
+            _onnxruntime_nvidia.load(name)
+        provider = _onnxruntime.Provider(self._backend, name, theirs, partial=options.get("partial") == "allow",
+                                         why=lambda: _onnxruntime_nvidia.why_not(self.probe()))
         native = _onnxruntime.open_native(graph, spec, provider, threads=threads, options=options,
                                           trace_folder=trace_folder)
         self._insist_on_options(native.session, name, theirs)

@@ -148,7 +148,7 @@ def test_a_provider_that_refuses_is_told_from_a_damaged_graph(monkeypatch):
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     provider = _onnxruntime.Provider("ort:madeup", "MadeUp", install="Install it.")
     open_native = _onnxruntime.open_native
-    with pytest.raises(BackendUnavailable, match="which refused: Please install the libraries$") as caught:
+    with pytest.raises(BackendUnavailable, match=r"which refused: Please install the libraries\.$") as caught:
         open_native(make_graph(), graph_spec(), provider, threads=1, options={})
     assert caught.value.hint == "Install it."
     with pytest.raises(BundleError, match="cannot open the graph"):
