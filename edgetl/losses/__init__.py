@@ -1,25 +1,72 @@
-"""Catalogue of losses. A file here has a pure function and a thin class `Loss`.
+"""Catalogue of losses. A file here has a pure function of tensors and a thin class `Loss`.
 
-`Loss(**options)` is an `nn.Module` whose `forward(student_logits, teacher_logits, targets) -> scalar tensor` is the
-mean over the batch; `needs_teacher` says whether `teacher_logits` may be None. The scale of a loss never depends on
-which other terms are active. `targets` are class probabilities [N, K] (one-hot, smoothed or mixed labels).
+`Loss(**options)` is an `nn.Module` whose `forward(student, teacher, given)` is the mean over the batch, a scalar;
+`student` and `teacher` are `Answer`s, `given` is `Given`. `needs_teacher` says whether `teacher` may be None. The scale
+of a loss never depends on which other terms are active, and it computes in float32 whatever the networks compute in.
+
+A loss on features has `features`, one of `KINDS`: what it looks at where its options `student` and `teacher` name no
+layers (by their paths, several joined with `+`). Before the training, `build(student, teacher, corpus)` is called with
+the shapes of those features; there the loss makes its projections. They are trained and checkpointed with the loss, and
+never enter the student.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgetl import plugins
 from edgetl.errors import EdgetlError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Size, Tensor, nn
 
+
+EMBEDDING = "embedding"  # what goes into the last layer, [N, D]
+LAST = "last"  # the last feature map, [N, C, H, W]
+STAGES = "stages"  # the last feature map of each resolution, from fine to coarse
+KINDS = (EMBEDDING, LAST, STAGES)
 
 EXAMPLE = 'For example --loss "labels:0.1,kd:0.9;temperature=4".'
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a network says to a batch."""
+
+    logits: Tensor  # [N, K]
+    features: Sequence[Tensor] = ()  # those that the loss asked for: maps [N, C, H, W], or embeddings [N, D]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is known of a batch."""
+
+    targets: Tensor  # probabilities [N, K]: one-hot, smoothed or mixed labels
+    index: Tensor | None = None  # int64 [N], rows of the training images
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a loss may know of all training images before it sees one."""
+
+    labels: Sequence[int] = field(default=())  # by row
+
+
+class OnFeatures(Protocol):
+    """What a loss on features has besides."""
+
+    features: str  # one of `KINDS`
+
+    def build(self, student: Sequence[Size], teacher: Sequence[Size], corpus: Corpus) -> None:
+        """Makes its projections for features of these shapes, without the batch, pair by pair.
+
+        Raises:
+            EdgetlError: it cannot use such features.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +105,7 @@ def _parse_one(text: str) -> list[Term]:
     for one in named.split(","):
         name, colon, weight = one.strip().partition(":")
         loaded.append((name, _number(weight, text) if colon else 1.0, plugins.load("losses", name).Loss))
-    known = {key for _, _, loss in loaded for key in inspect.signature(loss).parameters}
+    known = {key for _, _, loss in loaded for key in options_of(loss)}
     unknown = sorted(set(options) - known)
     if unknown:
         raise EdgetlError(
@@ -88,9 +135,15 @@ def _number(word: str, text: str) -> float:
 
 def _own_options(loss: Any, options: dict[str, str], text: str) -> dict[str, Any]:
     """The options that one loss knows, as numbers where its default is a number."""
-    known = inspect.signature(loss).parameters
+    known = options_of(loss)
     return {
-        key: value if isinstance(known[key].default, str) else _number(value, text)
+        key: value if isinstance(known[key], str) else _number(value, text)
         for key, value in options.items()
         if key in known
     }
+
+
+def options_of(loss: Any) -> dict[str, Any]:
+    """Names and defaults of the options of a loss."""
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {name: one.default for name, one in inspect.signature(loss).parameters.items() if one.kind not in variable}

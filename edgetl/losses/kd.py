@@ -8,10 +8,11 @@ T^2: the gradients of soft targets shrink as 1/T^2, so the factor keeps the term
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from edgetl.errors import EdgetlError
+from edgetl.losses import Answer, Given
+from edgetl.losses._divergence import soft_divergence
 
 
 def kd_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -22,9 +23,7 @@ def kd_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperat
         teacher_logits: [N, K]; no gradient flows into it.
         temperature: T > 0.
     """
-    student = F.log_softmax(student_logits / temperature, dim=1)
-    teacher = F.log_softmax(teacher_logits.detach() / temperature, dim=1)
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+    return soft_divergence(student_logits, teacher_logits, temperature)
 
 
 class Loss(nn.Module):
@@ -38,8 +37,6 @@ class Loss(nn.Module):
             raise EdgetlError(f"The loss 'kd' has temperature={temperature}, expected a number above 0.")
         self.temperature = temperature
 
-    def forward(
-        self, student_logits: torch.Tensor, teacher_logits: torch.Tensor, targets: torch.Tensor
-    ) -> torch.Tensor:
-        """Scalar loss of logits [N, K] and [N, K]; the labels are not asked."""
-        return kd_loss(student_logits, teacher_logits, self.temperature)
+    def forward(self, student: Answer, teacher: Answer, given: Given) -> torch.Tensor:
+        """Scalar; the labels are not asked."""
+        return kd_loss(student.logits, teacher.logits, self.temperature)

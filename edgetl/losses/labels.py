@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from edgetl.losses import Answer, Given
+
 
 def labels_loss(student_logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy.
@@ -28,8 +30,6 @@ class Loss(nn.Module):
 
     needs_teacher = False
 
-    def forward(
-        self, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, targets: torch.Tensor
-    ) -> torch.Tensor:
-        """Scalar loss of logits [N, K] and targets [N, K]; the teacher is not asked."""
-        return labels_loss(student_logits, targets)
+    def forward(self, student: Answer, teacher: Answer | None, given: Given) -> torch.Tensor:
+        """Scalar; the teacher is not asked."""
+        return labels_loss(student.logits, given.targets)

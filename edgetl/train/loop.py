@@ -44,6 +44,10 @@ class Task(Protocol):
         """Puts the network in training mode, and leaves frozen parts (a teacher) in evaluation mode."""
         ...
 
+    def state(self) -> Mapping[str, torch.Tensor]:
+        """Tensors that a method remembers from step to step, besides what `trained` gives."""
+        ...
+
 
 @dataclass(frozen=True)
 class Score:
@@ -301,6 +305,7 @@ class Fit:
         )
         state.put("model", self.task.network.state_dict())
         state.put("own", {name: value for value, name in self.names.items() if not name.startswith("network.")})
+        state.put("state", self.task.state())
         if self.average is not None:
             state.put("ema", self.average.values)
         checkpoint.put_optimizer(state, self.optimizer, self.names)
@@ -314,6 +319,8 @@ class Fit:
         for parameter, name in self.names.items():
             if name in state.part("own"):
                 parameter.data.copy_(state.part("own")[name])
+        for name, value in self.task.state().items():
+            value.copy_(state.part("state")[name])
         if self.average is not None:
             for name, value in state.part("ema").items():
                 self.average.values[name].copy_(value)

@@ -58,7 +58,9 @@ def train(options: Distill, place: Setting, teacher: weights.Run, terms: tuple[l
     untaught = copy.deepcopy(student) if options.control else None
     more = described(teacher, student, options)
     seed.seed_everything(options.seed)
-    setting.fit(place, ClassifierTask(student, terms, teacher.network), student, place.folder, "distill")
+    corpus = losses.Corpus([item.label for item in place.parts.train])
+    task = ClassifierTask(student, terms, teacher.network, corpus)
+    setting.fit(place, task, student, place.folder, "distill")
     metrics = setting.measured(place, student)
     if untaught is not None:
         metrics["control"] = run_control(place, untaught, more)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from edgetl.errors import EdgetlError
-from edgetl.losses import Term
+from edgetl.losses import Answer, Corpus, Given, OnFeatures, Term
 from edgetl.models import Network
 from edgetl.runtime.preprocess import Preprocess
+from edgetl.train.features import Layer, Layers, Tap, chosen, shapes
 
 if TYPE_CHECKING:
     from edgetl.train.loader import Batch
@@ -45,7 +47,9 @@ class Normalized(nn.Module):
 class ClassifierTask(nn.Module):
     """A network on the weighted sum of losses; the teacher, where there is one, answers on the very same views."""
 
-    def __init__(self, network: Network, terms: Sequence[Term], teacher: Network | None = None) -> None:
+    def __init__(
+        self, network: Network, terms: Sequence[Term], teacher: Network | None = None, corpus: Corpus | None = None
+    ) -> None:
         super().__init__()
         asking = [term.name for term in terms if term.loss.needs_teacher]
         if asking and teacher is None:
@@ -55,23 +59,71 @@ class ClassifierTask(nn.Module):
         self.teacher = Normalized(teacher.module, teacher.preprocess) if teacher is not None and asking else None
         self.terms = tuple(terms)
         self.losses = nn.ModuleList(term.loss for term in terms)
+        self._heard = Heard(network, teacher, self.terms, corpus or Corpus()) if teacher is not None else None
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """The parts "loss", "logits" [N, K], and each term under its own name, unweighted."""
-        logits = self.input(batch.images)
-        with torch.no_grad():
-            taught = self.teacher(batch.images) if self.teacher is not None else None
-        parts = {term.name: term.loss(logits, taught, batch.targets) for term in self.terms}
+        listening = self._heard.open() if self._heard is not None else contextlib.nullcontext()
+        with listening:
+            logits = self.input(batch.images)
+            with torch.no_grad():
+                taught = self.teacher(batch.images) if self.teacher is not None else None
+        given = Given(batch.targets, batch.index)
+        with torch.autocast(logits.device.type, enabled=False):
+            parts = {term.name: self._part(term, logits, taught, given) for term in self.terms}
         loss = torch.stack([term.weight * parts[term.name] for term in self.terms]).sum()
         return {"loss": loss, "logits": logits, **parts}
+
+    def _part(self, term: Term, logits: torch.Tensor, taught: torch.Tensor | None, given: Given) -> torch.Tensor:
+        ours, theirs = self._heard.of(term) if self._heard is not None else ((), ())
+        teacher = Answer(taught.float(), theirs) if taught is not None else None
+        part: torch.Tensor = term.loss(Answer(logits.float(), ours), teacher, given)
+        return part
 
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The network's parameters and those that belong to the losses; never the teacher's."""
         yield from ((f"network.{name}", one) for name, one in self.network.named_parameters() if one.requires_grad)
         yield from ((f"losses.{name}", one) for name, one in self.losses.named_parameters())
 
+    def state(self) -> Mapping[str, torch.Tensor]:
+        """What the losses remember from step to step, besides their parameters."""
+        return dict(self.losses.named_buffers())
+
     def train_mode(self) -> None:
         """Training mode for the network, evaluation mode for the teacher."""
         self.train()
         if self.teacher is not None:
             self.teacher.eval()
+
+
+class Heard:
+    """The features of student and teacher that the losses look at; none where no loss looks at features."""
+
+    def __init__(self, student: Network, teacher: Network, terms: Sequence[Term], corpus: Corpus) -> None:
+        looking = [term for term in terms if getattr(term.loss, "features", None) is not None]
+        self._layers: dict[str, tuple[tuple[Layer, ...], tuple[Layer, ...]]] = {}
+        if looking:
+            ours, theirs = Layers(student, "student"), Layers(teacher, "teacher")
+            self._layers = {term.name: chosen(term.loss, ours, theirs) for term in looking}
+        for term in looking:
+            first, second = (shapes(layers, str(term.loss.features)) for layers in self._layers[term.name])
+            cast(OnFeatures, term.loss).build(first, second, corpus)
+        self._taps = tuple(
+            Tap(network.module, [layer for both in self._layers.values() for layer in both[side]])
+            for side, network in enumerate((student, teacher))
+        )
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Listens to both networks."""
+        with self._taps[0].open(), self._taps[1].open():
+            yield
+
+    def of(self, term: Term) -> tuple[tuple[torch.Tensor, ...], ...]:
+        """The student's and the teacher's features for one loss."""
+        if term.name not in self._layers:
+            return (), ()
+        kind = str(term.loss.features)
+        return tuple(
+            tap.features(layers, kind) for tap, layers in zip(self._taps, self._layers[term.name], strict=True)
+        )

@@ -1,0 +1,47 @@
+"""Similarity-preserving distillation (Tung and Mori, ICCV 2019, arXiv:1907.09682).
+
+    L = |G_s - G_t|_F^2 / N^2,  G = rows of Q Q^T brought to unit length,  Q = the map [N, C, H, W] as [N, C*H*W]
+
+G says which images of the batch a network finds alike. Rows of unit length take the scale of the features out, N^2 the
+size of the batch; channels and sizes may differ, for nothing is projected. Weight: 3,000, the paper's gamma.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from edgetl.losses import LAST, Answer, Corpus, Given
+
+
+def similarities(values: torch.Tensor) -> torch.Tensor:
+    """[N, N] products of maps or embeddings [N, ...], rows of unit length."""
+    flat = values.flatten(1)
+    return F.normalize(flat @ flat.T, dim=1)
+
+
+def sp_loss(student_map: torch.Tensor, teacher_map: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference of the similarities of two maps [N, ...]; no gradient flows into the teacher's."""
+    return F.mse_loss(similarities(student_map), similarities(teacher_map.detach()))
+
+
+class Loss(nn.Module):
+    """`sp`: options student and teacher, paths of layers (default: the last map of each)."""
+
+    needs_teacher = True
+    features = LAST
+
+    def __init__(self, student: str = "", teacher: str = "") -> None:
+        super().__init__()
+        self.student, self.teacher = student, teacher
+
+    def build(self, student: Sequence[torch.Size], teacher: Sequence[torch.Size], corpus: Corpus) -> None:
+        """Has nothing to make."""
+
+    def forward(self, student: Answer, teacher: Answer, given: Given) -> torch.Tensor:
+        """Scalar, the sum over the pairs of layers; the labels are not asked."""
+        pairs = zip(student.features, teacher.features, strict=True)
+        return torch.stack([sp_loss(ours, theirs) for ours, theirs in pairs]).sum()
