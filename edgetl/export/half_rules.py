@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.compress.surgery import shape_arithmetic
+from edgetl.compress.surgery import SHAPES, shape_arithmetic
 from edgetl.errors import UnknownName
 
 FLOAT = 1  # onnx.TensorProto.FLOAT
@@ -165,6 +165,8 @@ def must_stay(anatomy: Anatomy, keep: Sequence[str]) -> set[int]:
     """
     found = _named(anatomy, keep)
     for index, node in enumerate(anatomy.nodes):
+        if node.op_type in SHAPES:
+            continue  # a size is the same of either precision
         if (node.op_type in DELICATE | DECIDING or node.name in anatomy.sizes or not anatomy.is_clear(index)
                 or not _can_follow(anatomy, index) or _loses_constants(anatomy, index)):
             found.add(index)
