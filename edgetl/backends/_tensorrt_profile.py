@@ -7,6 +7,9 @@ What a layer is comes from the engine's inspector, which tells names alone unles
 from __future__ import annotations
 
 import json
+import re
+import threading
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +24,11 @@ MOVERS = frozenset({REFORMAT, "NoOp", "Shuffle", "Constant", "Identity", "Slice"
 # How the inspector of version 8 to 10 calls the type and layout of a tensor, and how that of 11 does.
 TYPES = ("Format/Datatype", "DataType", "Format")
 FLOATS = ("fp32", "float", "fp16", "half", "bf16", "fp8")
+# How the inspector calls layers that multiply: CaskConvolution, gemm, MatrixMultiply, mha.
+COMPUTE = re.compile(r"conv|gemm|matmul|matrix|fully|einsum|mha|attention", re.IGNORECASE)
+# What stands in the name of a type -> precision; the first that is found counts, and "bf16" is no "fp16".
+PRECISIONS = (("int8", "int8"), ("fp8", "fp8"), ("bf16", "bf16"), ("bfloat", "bf16"), ("fp16", "fp16"),
+              ("half", "fp16"), ("fp32", "fp32"), ("float", "fp32"))
 
 
 class Profiled:
@@ -35,6 +43,7 @@ class Profiled:
 
     def __init__(self, session: Session, context: Any, engine: Any, tensorrt: Any) -> None:
         self._session, self._context = session, context
+        self._one_by_one = threading.Lock()  # what is reported belongs to the call that was begun last
         self._about = about(engine, tensorrt)
         self._calls: list[list[Node]] = []
         # The context holds no reference to it.
@@ -44,8 +53,9 @@ class Profiled:
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """See `edgetl.runtime.session.Session.run`."""
-        self._calls.append([])
-        return self._session.run(feeds)
+        with self._one_by_one:
+            self._calls.append([])
+            return self._session.run(feeds)
 
     def _record(self, name: str, milliseconds: float) -> None:
         op, kernel, kind = self._about.get(name, ("layer", "not told", UNKNOWN))
@@ -74,11 +84,31 @@ def _recorder(tensorrt: Any, record: Any) -> Any:
 
 def about(engine: Any, tensorrt: Any) -> dict[str, tuple[str, str, str]]:
     """Operation, kernel and arithmetic of each layer, by name; empty where the engine tells names alone."""
-    inspector = engine.create_engine_inspector()
-    told = json.loads(inspector.get_engine_information(tensorrt.LayerInformationFormat.JSON))
     return {one["Name"]: (one["LayerType"], " ".join(filter(None, (one.get("TacticName"), _type(one, "Inputs")))),
                           kind(one))
-            for one in told["Layers"] if isinstance(one, Mapping)}
+            for one in _told(engine, tensorrt)}
+
+
+def precisions(engine: Any, tensorrt: Any) -> dict[str, float]:
+    """Shares of the engine's layers that multiply, by the precision they compute in, the greatest first.
+
+    Where none has a name that says that it multiplies, all count that do more than move; where the engine tells names
+    alone, there are no shares.
+    """
+    working = [one for one in _told(engine, tensorrt) if one["LayerType"] not in MOVERS]
+    counted = [one for one in working if COMPUTE.search(one["LayerType"])] or working
+    found = Counter(name for one in counted if (name := _precision(_type(one, "Inputs"))) is not None)
+    return {name: count / found.total() for name, count in found.most_common()}
+
+
+def _precision(told: str) -> str | None:
+    return next((name for part, name in PRECISIONS if part in told.lower()), None)
+
+
+def _told(engine: Any, tensorrt: Any) -> list[Mapping[str, Any]]:
+    inspector = engine.create_engine_inspector()
+    told = json.loads(inspector.get_engine_information(tensorrt.LayerInformationFormat.JSON))
+    return [one for one in told["Layers"] if isinstance(one, Mapping)]
 
 
 def kind(layer: Mapping[str, Any]) -> str:
@@ -98,4 +128,4 @@ def _type(layer: Mapping[str, Any], side: str) -> str:
     return " ".join(str(tensors[0][key]) for key in TYPES if key in tensors[0])
 
 
-__all__ = ["Profiled", "about", "kind"]
+__all__ = ["Profiled", "about", "kind", "precisions"]

@@ -1,0 +1,97 @@
+"""The backends' contract over TensorRT: on a card where there is one, and on a made-up card anywhere.
+
+The made-up card and engine (`made_up_cuda.py`, `made_up_tensorrt.py`) do nothing before the stream is waited for, and
+note whatever a card would punish: the contract passes only where nothing was noted.
+"""
+
+from __future__ import annotations
+
+import made_up_tensorrt
+import pytest
+from made_up_cuda import Runtime
+from test_contract_backends import OnnxContract
+
+from edgetl.backends import _cuda, _tensorrt_flavor, tensorrt
+from edgetl.backends._cuda_python import CudaPython
+from edgetl.backends._tensorrt_build import Engine
+from edgetl.errors import BundleError
+from edgetl.runtime.session import check_graph
+
+
+@pytest.fixture
+def runtime(monkeypatch):
+    """The made-up CUDA runtime that the backend finds; at the end everything must be given back, and nothing noted."""
+    runtime = Runtime()
+    monkeypatch.setattr(_cuda, "find", lambda: CudaPython(runtime, "13.5"))
+    tensorrt._probed.cache_clear()
+    yield runtime
+    tensorrt._probed.cache_clear()
+    assert runtime.card.violations == []
+
+
+def build_made_up(graph, spec, flavor, how, *, timing_cache=None, progress=None):
+    """A made-up plan, in the place of `_tensorrt_build.build`."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(onnx.load_from_string(graph))
+    except Exception as problem:
+        raise BundleError("The graph cannot be parsed.") from problem
+    model = onnx.load_from_string(graph)
+    check_graph("tensorrt", [one.name for one in model.graph.input], [one.name for one in model.graph.output], spec)
+    plan = made_up_tensorrt.make_plan(graph, (how.batches,), flavor.version)
+    return Engine(plan, {spec.precision: 1.0}, 0.25, None)
+
+
+class TensorrtContract(OnnxContract):
+    """What all of them share."""
+
+    backend = "tensorrt"
+    # Layers are told one by one without CUDA graphs, and nobody asks a profiled session where its engine comes from.
+    profiler_changes = ("cuda_graph", "engine", "proofs", "unproven")
+
+
+class MadeUp(TensorrtContract):
+    """TensorRT over a made-up card."""
+
+    package = "tensorrt-cu13-bindings"
+    precisions = ("fp32", "fp16", "int8")
+    flavor = "tensorrt"
+
+    @classmethod
+    def missing(cls):
+        return None
+
+    @pytest.fixture(autouse=True)
+    def _made_up(self, runtime, monkeypatch):
+        self.runtime = runtime
+        flavor = made_up_tensorrt.flavor(runtime.card, self.flavor, package=self.package)
+        monkeypatch.setattr(_tensorrt_flavor, "find", lambda wanted="auto": flavor)
+        monkeypatch.setattr(tensorrt, "build", build_made_up)
+
+    def installed(self):
+        return self.package, "11.4"
+
+
+class TestMadeUp(MadeUp):
+    options = {"cuda_graph": "off"}
+
+
+class TestMadeUpGraphs(MadeUp):
+    options = {"cuda_graph": "on"}
+
+
+class TestMadeUpRtx(MadeUp):
+    flavor = "rtx"
+    package = "tensorrt-rtx-cu13-bindings"
+
+
+@pytest.mark.gpu
+class TestTensorrt(TensorrtContract):
+    """The real thing."""
+
+    precisions = ("fp32", "fp16", "bf16", "int8")
+
+    @property
+    def package(self):
+        return _tensorrt_flavor.find().package
