@@ -1,8 +1,9 @@
 """OpenVINO on the processor, tuned for latency.
 
 Options:
-    precision: "fp32" (default), "bf16" or "fp16": what floating-point layers compute in. Left alone, OpenVINO chooses
-        bf16 on processors that have it, which halves the time and changes the logits; here it must be asked for.
+    precision: "fp32", "bf16" or "fp16": what floating-point layers compute in; the default is that of the graph. Left
+        alone, OpenVINO chooses bf16 on processors that have it, which halves the time and changes the logits; here it
+        must be asked for, by the option or by a graph of that precision.
 
 There is no option against threads that wait in a loop, as the backend cpu has one: OpenVINO's rest by themselves, a
 millisecond or so after a call.
@@ -96,7 +97,7 @@ def _open(graph: bytes, spec: GraphSpec, threads: int, cache_dir: Path | None, o
     import openvino
 
     check_options("openvino", options, {"precision": tuple(PRECISIONS)})
-    precision = options.get("precision", "fp32")
+    precision = options.get("precision", spec.precision if spec.precision in PRECISIONS else "fp32")
     config = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(threads),
               "INFERENCE_PRECISION_HINT": PRECISIONS[precision], **more}
     if cache_dir is not None:
@@ -151,7 +152,7 @@ def insist(compiled: Any, precision: str) -> None:
     runs = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if runs != PRECISIONS[precision]:
         raise BackendUnavailable(f"The backend 'openvino' was asked for {precision}, but {runs} would run here.",
-                                 hint="Leave the option 'precision' out.")
+                                 hint="Leave the option 'precision' out, or take a variant of another precision.")
 
 
 def last_line(problem: Exception) -> str:
