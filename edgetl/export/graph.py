@@ -30,6 +30,7 @@ OPSET = 18  # what the dynamo exporter itself writes; every runtime of the last 
 IR_VERSION = 10  # newer files are refused by the ONNX Runtime that many devices still have
 INPUT, BATCH = "image", "N"
 LOGITS, FEATURES = "logits", "features"  # outputs, which have the names of their roles
+LARGEST = (1 << 31) - (1 << 24)  # bytes of weights: protobuf writes no message of 2 GiB, and the nodes want some room
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,14 @@ def export(network: Network, labels: Sequence[str], *, opset: int = OPSET, with_
         listener: told where the second exporter had to be taken.
 
     Raises:
-        EdgetlError: features are asked for, and the network has none of the shape [N, D].
+        EdgetlError: features are asked for, and the network has none of the shape [N, D]; or it is too large for ONNX.
         GateFailed: neither exporter gives a graph that answers as the network does.
         MissingDependency: onnx, onnxscript or onnxruntime is absent.
     """
     import torch
 
     require_packages()
+    require_room(network)
     module = copy.deepcopy(network.module).cpu().float().eval()
     spec = spec_of(network.preprocess, len(labels))
     if with_features:
@@ -89,6 +91,14 @@ def require_packages() -> None:
     for package, extra in (("onnx", "train"), ("onnxscript", "train"), ("onnxruntime", "cpu")):
         if importlib.util.find_spec(package) is None:
             raise MissingDependency(package, extra=extra, purpose="Exporting to ONNX")
+
+
+def require_room(network: Network) -> None:
+    """Raises EdgetlError where the weights do not fit into one ONNX file."""
+    size = 4 * sum(tensor.numel() for tensor in network.module.state_dict().values())
+    if size > LARGEST:
+        raise EdgetlError(f"{network.model} has {size / 1e9:.1f} GB of float32 weights, and one ONNX file holds less "
+                          "than 2.1 GB.", hint="Choose a smaller variant, or distill it into one.")
 
 
 def _export_with(exporter: str, write: Callable[[nn.Module, GraphSpec, int], bytes], module: nn.Module,

@@ -57,7 +57,7 @@ def build(variant: str, *, classes: int, pretrained: bool, weights: Path | None,
         UnknownName: torchvision has no such classifier, or no such weights of it.
         EdgetlError: the image size does not suit the architecture, or the weights cannot be had or do not fit.
     """
-    name, published = _named(variant)
+    name, published = named(variant)
     size = image_size or int(published.transforms().crop_size[0])
     require_size(name, size, published)
     module = bare(name, size)
@@ -73,7 +73,7 @@ def build(variant: str, *, classes: int, pretrained: bool, weights: Path | None,
     return Network(f"torchvision/{variant}", module, head, preprocess_of(published, size, family(name)), report)
 
 
-def _named(variant: str) -> tuple[str, Any]:
+def named(variant: str) -> tuple[str, Any]:
     """Architecture and published weights of `architecture` or `architecture.WEIGHTS`."""
     name, dot, tag = variant.partition(".")
     if name not in variants():
