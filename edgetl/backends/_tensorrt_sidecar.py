@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from edgetl import __version__
 from edgetl.errors import BundleError
 from edgetl.runtime import durable, strict_json
-from edgetl.runtime.fields import Table
+from edgetl.runtime.fields import Table, words
 from edgetl.runtime.storage import open_regular, read_at_most, require_memory
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ FIELDS = {"flavor": "flavor", "version": "version", "compute_capabilities": "com
           "device": "card", "system": "system", "graph_sha256": "graph", "flags": "flags"}
 # Hardware compatibilities (docs.nvidia.com/deeplearning/tensorrt): every card from Ampere on, or of one capability.
 AMPERE_PLUS, SAME_CAPABILITY = "ampere-plus", "same-compute-capability"
+VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})*")
 HINT = "It is built again from the graph."  # of errors that never leave this module as such
 
 Fingerprint = Mapping[str, Any]
@@ -57,11 +59,11 @@ class Place:
     @classmethod
     def ahead(cls, compute_capabilities: Collection[str]) -> Place:
         """Cards that are not here."""
-        return cls(tuple(sorted(compute_capabilities, key=capability)))
+        return cls(tuple(sorted(compute_capabilities, key=numbers)))
 
 
-def capability(text: str) -> tuple[int, ...]:
-    """(8, 9) of "8.9", so that they can be compared."""
+def numbers(text: str) -> tuple[int, ...]:
+    """(8, 9) of "8.9", so that compute capabilities and versions can be compared."""
     return tuple(int(part) for part in text.split("."))
 
 
@@ -217,9 +219,14 @@ def read_engine(path: str | os.PathLike[str], wanted: Fingerprint, asked: Collec
 def difference(found: Fingerprint, wanted: Fingerprint) -> str:
     """The first field in which two fingerprints differ, as a clause; empty where they are equal."""
     for name in (*FIELDS, *sorted({*found, *wanted} - {*FIELDS})):
-        if _text(found.get(name)) != _text(wanted.get(name)):
+        if _held(found, name) != _held(wanted, name):
             return _differs(name, found.get(name), wanted.get(name))
     return ""
+
+
+def _held(table: Fingerprint, name: str) -> str:
+    """The text of a value: to Python, 1 and True are equal, and a field that is missing is as good as None."""
+    return _text([table[name]] if name in table else [])
 
 
 def _differs(name: str, found: Any, wanted: Any) -> str:
@@ -227,15 +234,18 @@ def _differs(name: str, found: Any, wanted: Any) -> str:
     if name == "graph_sha256":
         return "it was built from another graph"
     if name == "flags" and isinstance(found, Mapping) and isinstance(wanted, Mapping):
-        one = next(one for one in sorted({*found, *wanted}) if found.get(one) != wanted.get(one))
+        one = next(one for one in sorted({*found, *wanted}) if _held(found, one) != _held(wanted, one))
         return f"it was built with {one} {_words(found.get(one))}, asked for is {_words(wanted.get(one))}"
     return f"it was built for {what} {_words(found)}, here is {_words(wanted)}"
 
 
 def _words(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "none"
-    return "none" if value is None else str(value)[:80]
+    """A value from anybody, for a sentence."""
+    if isinstance(value, list) and len(value) <= PROOFS:
+        return ", ".join(map(_words, value)) or "none"
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) and value.isprintable() and len(value) < 80 else words(value)
 
 
 def _unfit(found: Fingerprint, wanted: Fingerprint, asked: Collection[str]) -> str:
@@ -260,16 +270,17 @@ def _runs_on(built: Any, here: list[str], compatible: Any) -> bool:
     """Whether an engine for some compute capabilities runs on the card that is here."""
     if not isinstance(built, list):
         return False
-    if set(here) <= set(built):
+    if all(one in built for one in here):
         return True
-    return compatible == AMPERE_PLUS and all(capability(one) >= (8, 0) for one in here)
+    return compatible == AMPERE_PLUS and all(numbers(one) >= (8, 0) for one in here)
 
 
 def _newer(built: str, here: str) -> bool:
     """Whether a version runs what an older one of the same major number built to be version compatible."""
-    old, new = ([int(part) for part in text.split(".") if part.isdigit()] for text in (built, here))
-    return old[:1] == new[:1] and old <= new
+    if not VERSION.fullmatch(built) or not VERSION.fullmatch(here):
+        return False
+    return numbers(built)[0] == numbers(here)[0] and numbers(built) <= numbers(here)
 
 
-__all__ = ["Fingerprint", "Place", "Read", "Sidecar", "capability", "difference", "fingerprint", "key_of",
+__all__ = ["Fingerprint", "Place", "Read", "Sidecar", "difference", "fingerprint", "key_of", "numbers",
            "read_engine", "read_plan", "read_sidecar", "sidecar_of", "sidecar_path", "this_system", "write_engine"]
