@@ -187,6 +187,10 @@ def _warmth(report: Report) -> list[str]:
     if any(row.warmup_calls is not None for row in report.rows):
         told.append("Before the first round each case is called until two successive windows of calls show no trend "
                     "(Kendall's tau), which the cases' table counts; a case that does not come to rest has a note.")
+    if any(row.device_s for row in report.rows):
+        told.append("The device alone: after the rounds as many calls again, arriving alike, in which the device's own "
+                    "clock takes the time between two events around the engine's work. It holds no copies and nothing "
+                    "of the host, and so is no latency.")
     if any(row.throughputs for row in report.rows):
         told.append(f"Throughput: windows of {report.options['window_s']:g} s, one a round, in which several threads "
                     "call one session, each again as soon as it has its answer; median of the rounds.")

@@ -59,6 +59,18 @@ def measure(trials: Sequence[Trial], rounds: int, order: np.random.Generator, li
             after()
 
 
+def device_alone(trials: Sequence[Trial], rounds: int, order: np.random.Generator, listener: Listener) -> None:
+    """Interleaved rounds of calls of which the device tells its own time, of the cases whose sessions tell it."""
+    telling = [trial for trial in trials if trial.tells_device]
+    if not telling:
+        return
+    with told(listener, STAGE, "the device alone", rounds * len(telling), "block") as step:
+        for _ in range(rounds):
+            for trial in shuffled(telling, order):
+                trial.device_alone()
+                step.advance(case=trial.case.name)
+
+
 def crowd(trials: Sequence[Trial], concurrency: Sequence[str], rounds: int, order: np.random.Generator,
           listener: Listener) -> None:
     """Interleaved rounds of windows in which so many threads call a session; nothing where none was asked for."""

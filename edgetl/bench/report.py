@@ -144,6 +144,7 @@ class Row:
     profiled_s: float | None = None  # a whole call with the profiler on, on the stopwatch; median of the same calls
     layers_reason: str | None = None  # why there are no layers, where they were asked for
     sensors: Mapping[str, Any] = field(default_factory=dict)  # {energy, energy_reason, frequency_khz, throttled, ...}
+    device_s: tuple[float, ...] = ()  # of the device alone, without copies; one number a further call
 
     @property
     def case(self) -> str:
@@ -218,6 +219,7 @@ class Figures:
     p90_s: float | None = None  # these, too, are None where the samples are too few
     p99_s: float | None = None
     p999_s: float | None = None
+    device_s: float | None = None  # median
 
 
 def figures(row: Row) -> Figures:
@@ -236,7 +238,7 @@ def figures(row: Row) -> Figures:
         decode_s=_middle(row.decode_s), preprocess_s=_middle(row.preprocess_s),
         end_to_end_s=_middle(row.end_to_end_s), gpu_memory_bytes=row.gpu_memory_bytes,
         p90_s=stats.percentile(seconds, 90.0), p99_s=stats.percentile(seconds, 99.0),
-        p999_s=stats.percentile(seconds, 99.9))
+        p999_s=stats.percentile(seconds, 99.9), device_s=_middle(row.device_s))
 
 
 def _middle(seconds: tuple[float, ...]) -> float | None:

@@ -127,6 +127,7 @@ class Run:
             if self.paper is not None:
                 phases.examine(trials, self.paper, listener, STAGE)
             # Last, because they take memory that the figures of the rounds do not mean.
+            phases.device_alone(trials, rounds, order, listener)
             phases.crowd(trials, self.options.concurrency, rounds, order, listener)
             phases.walk(trials, files, rounds, order, listener)
             self._save(folder)

@@ -17,6 +17,7 @@ from edgetl.bench.report import BACK_TO_BACK, PARTIAL, Accuracy, Report, Row, fi
 BROKEN_OFF = "The benchmark was broken off; these are the rounds until then."
 MISSING = "–"  # a number that was not measured; never 0
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
+DEVICE_ALONE = "device alone ms"
 HEADS = frozenset({"case", "true class", "report"})  # columns that say what their row is about
 TEXT_COLUMNS = HEADS | {"answered", "reason", "arrival", "backend", "precision", "commit", "date", "measured in",
                         "reached with", "cores", "machine", "state", "on the front", "layer", "operation",
@@ -50,12 +51,14 @@ def summary(report: Report) -> Table:
     if reference and len({row.measurement.arrival for row in report.rows}) > 1:
         reference += ", under the same arrival"
     # What decides comes first: a phone shows four columns, and the terminal cuts from the right.
-    columns = ("#", "case", "median ms", "accuracy %", "speed-up", "95 % interval ms", "p95 ms", "images/s",
-               "import ms", "load ms", "first ms", "size MB", "peak MB")
-    rows = [(str(number), row.case, *_summary_cells(row)) for number, row in numbered(report)]
+    alone = any(row.device_s for row in report.rows)
+    columns = ("#", "case", "median ms", "accuracy %", "speed-up", "95 % interval ms", "p95 ms",
+               *([DEVICE_ALONE] if alone else []), "images/s", "import ms", "load ms", "first ms", "size MB", "peak MB")
+    rows = [(str(number), row.case, *_summary_cells(row, alone=alone)) for number, row in numbered(report)]
     starts = max((len(row.load_s) for row in report.rows), default=0)
     caption = (f"Steady-state latency of one call, {arrivals(report)}{reference}; import, load and first call of a "
-               f"fresh process, median of {starts}; size of the graph or weights; peak resident memory of the process")
+               f"fresh process, median of {starts}; size of the graph or weights; peak resident memory of the process"
+               + (f"; {DEVICE_ALONE}: the device's own clock, without copies and host, median" if alone else ""))
     return Table(f"{BROKEN_OFF} {caption}" if report.status == PARTIAL else caption, columns, tuple(rows))
 
 
@@ -69,13 +72,14 @@ def arrivals(report: Report) -> str:
     return ", ".join(dict.fromkeys(row.measurement.arrival for row in report.rows))
 
 
-def _summary_cells(row: Row) -> tuple[str, ...]:
+def _summary_cells(row: Row, *, alone: bool) -> tuple[str, ...]:
     found = figures(row)
     median = stats.median_interval(row.measurement.by_round())
     rate = found.throughput_ips
     return (milliseconds(found.median_s), percent(found.accuracy), times(row.speedup),
             span(median.low, median.high, 1000, 3),
             stats.needs(95.0) if found.p95_s is None else milliseconds(found.p95_s),
+            *([milliseconds(found.device_s)] if alone else []),
             MISSING if rate is None else significant(rate, 3), milliseconds(found.import_s),
             milliseconds(found.load_s), milliseconds(found.first_s), megabytes(found.size_bytes),
             megabytes(found.memory_peak_bytes))

@@ -43,6 +43,7 @@ class Trial:
         self.warmth: WarmUp | None = None
         self.blocks: list[dict[str, Any]] = []
         self.rates: dict[int, list[float]] = {}  # images a second by concurrency, one a round
+        self.device_s: list[float] = []  # one number a call, round after round
         self.walks: list[dict[str, Any]] = []
         self.files: str | None = None
         self.way_ended = False
@@ -91,9 +92,20 @@ class Trial:
         with self._attempt():
             self.blocks.append(self._calls(self.options.block, drop=DROPPED))
 
-    def _calls(self, count: int, *, drop: int) -> Any:
+    @property
+    def tells_device(self) -> bool:
+        """Whether it is open and tells how long the device alone takes."""
+        return self.process is not None and bool(self.starts[-1].get("tells_device"))
+
+    def device_alone(self) -> None:
+        """One block of further calls, of which the device tells its own time; whatever happens, the latencies stay."""
+        if self.tells_device:
+            with self._besides("time of the device alone"):
+                self.device_s += self._calls(self.options.block, drop=DROPPED, what="device")["device_s"]
+
+    def _calls(self, count: int, *, drop: int, what: str = "block") -> Any:
         assert self.process is not None
-        request = {"do": "block", "n": count, "interval_s": self.interval_s, "drop": drop}
+        request = {"do": what, "n": count, "interval_s": self.interval_s, "drop": drop}
         return self.process.ask(request, extra_s=count * (self.interval_s or 0.0))
 
     def throughput(self, concurrency: int) -> None:
@@ -229,7 +241,8 @@ class Trial:
             decode_s=self._walks("decode_s"), preprocess_s=self._walks("preprocess_s"),
             end_to_end_s=self._walks("end_to_end_s"), throughputs=self._throughputs(),
             gpu_memory_bytes=last.get("gpu_memory_bytes"), affinity=tuple(opened.get("affinity", ())),
-            cpu_quota=opened.get("cpu_quota"), **self._warmth(), **self.found)
+            cpu_quota=opened.get("cpu_quota"), device_s=tuple(self.device_s if self.alive else ()),
+            **self._warmth(), **self.found)
 
     def _warmth(self) -> dict[str, Any]:
         warm = self.warmth

@@ -2,6 +2,7 @@
 
     {"do": "open", ...}      -> import_s, load_s, first_s, memory_loaded_bytes, session, allocator, affinity, ...
     {"do": "block", ...}     -> seconds, late_calls, memory_peak_bytes, gpu_memory_bytes
+    {"do": "device", ...}    -> device_s, where "open" said `tells_device`
     {"do": "evaluate", ...}  -> n, after {"progress": images} lines
     {"do": "crowd", ...}     -> calls_per_s
     {"do": "take", ...}      -> {}; from now on the image files are known to
@@ -67,9 +68,9 @@ class Worker:
 
     def actions(self) -> dict[str, Callable[..., Mapping[str, Any]]]:
         """What a request may ask to "do"."""
-        return {"open": self.open, "block": self.block, "evaluate": self.evaluate, "crowd": self.crowd,
-                "take": self.take, "walk": self.walk, "profile": self.profile, "scenario": self.scenario,
-                "close": self.close}
+        return {"open": self.open, "block": self.block, "device": self.device, "evaluate": self.evaluate,
+                "crowd": self.crowd, "take": self.take, "walk": self.walk, "profile": self.profile,
+                "scenario": self.scenario, "close": self.close}
 
     def open(self, backend: str, graph: str, spec: Mapping[str, Any], threads: int, batch: int,
              pixels: Mapping[str, Any] | None = None, within: tuple[int, int] | None = None,
@@ -101,7 +102,7 @@ class Worker:
         return {"import_s": import_s, "load_s": load_s, "first_s": first_s,
                 "memory_loaded_bytes": loaded, "session": dict(session.info()), "allocator": dict(self.allocator),
                 "affinity": affinity.allowed(), "cpu_quota": cgroup_quota(),
-                "spin_option": None if spin is None else bool(options)}
+                "spin_option": None if spin is None else bool(options), "tells_device": hasattr(session, "device_s")}
 
     def profile(self, backend: str, graph: str, spec: Mapping[str, Any], threads: int, batch: int, calls: int,
                 within: tuple[int, int] | None = None, pin: Sequence[int] | None = None,
@@ -121,6 +122,13 @@ class Worker:
         found = block(lambda call: run(feeds[call % len(feeds)]), n, dropped=drop, interval_s=interval_s)
         return {"seconds": found.seconds, "late_calls": found.late_calls, "waited_s": found.waited_s,
                 "memory_peak_bytes": peak_memory_bytes(), "gpu_memory_bytes": gpu_memory_bytes()}
+
+    def device(self, n: int, interval_s: float | None, drop: int) -> Mapping[str, Any]:
+        """Seconds that the device alone took, by its own clock, in calls that arrive as those of `block`."""
+        device_s, feeds = self._opened().device_s, self.feeds  # type: ignore[attr-defined]  # "open" told that it is there
+        told: list[float] = []
+        block(lambda call: told.append(device_s(feeds[call % len(feeds)])), n, dropped=drop, interval_s=interval_s)
+        return {"device_s": told[drop:]}
 
     def crowd(self, threads: int, window_s: float) -> Mapping[str, Any]:
         """Calls a second that so many threads get out of the session together."""
@@ -192,12 +200,18 @@ class FromPixels:
         self.session, self.embeds = session, image.dtype == "uint8"
         self.spec = dataclasses.replace(spec, inputs=(dataclasses.replace(image, dtype="uint8", shape=shape),))
         self.close, self.info = session.close, session.info
+        if hasattr(session, "device_s"):
+            self.device_s = lambda feeds: session.device_s(self._ready(feeds))
 
     def run(self, feeds: Feeds) -> Mapping[str, NDArray[Any]]:
         """See `edgetl.runtime.session.Session.run`."""
+        return self.session.run(self._ready(feeds))
+
+    def _ready(self, feeds: Feeds) -> Feeds:
+        """What the graph takes."""
         if self.embeds:
-            return self.session.run(feeds)
-        return self.session.run({name: self.normalize(pixels, self.preprocess) for name, pixels in feeds.items()})
+            return feeds
+        return {name: self.normalize(pixels, self.preprocess) for name, pixels in feeds.items()}
 
 
 def _settle(pin: Sequence[int] | None, spin: str | None) -> None:

@@ -73,6 +73,27 @@ def test_rows_of_different_arrivals_are_never_compared(tmp_path):
     assert paced.value == pytest.approx(base / own)
 
 
+def test_the_device_alone_is_measured_after_the_rounds_where_a_session_tells_it(tmp_path):
+    backends = (FINE, "benchfakes.carded")
+    bundle = make_tiny(tmp_path / "tiny", *backends)
+    found = runner.bench(options(tmp_path, bundle, backend=backends, photos=0, rounds=2, block=25))
+    fine, carded = found.rows
+    assert fine.device_s == () and fine.measured and carded.measured
+    # Both rounds without the calls at their begin, by the session's own clock.
+    kept = 25 - timing.DROPPED
+    assert carded.device_s == pytest.approx([0.25 + call / 1000 for start in (0, 25)
+                                             for call in range(start + timing.DROPPED + 1, start + 26)])
+    assert len(carded.device_s) == len(carded.measurement.seconds) == 2 * kept
+    assert not [note for note in found.notes if "device" in note]
+
+
+def test_a_card_that_is_lost_meanwhile_leaves_the_latencies(tmp_path):
+    bundle = make_tiny(tmp_path / "tiny", "benchfakes.carded")
+    found = runner.bench(options(tmp_path, bundle, backend=("benchfakes.carded",), photos=0, rounds=3, block=25))
+    assert found.rows[0].measured and len(found.rows[0].device_s) == 2 * (25 - timing.DROPPED)
+    assert [note for note in found.notes if "no time of the device alone: The card is lost." in note]
+
+
 class Clockwork:
     """A worker whose calls take what they are told; nothing is measured."""
 

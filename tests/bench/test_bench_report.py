@@ -39,10 +39,11 @@ def test_what_later_versions_measure_comes_back_too(made):
     best = report.Throughput(420.0, None, None, 8, 2, (410.0, 430.0))
     row = dataclasses.replace(made.rows[0], warmup_calls=40, warmup_s=0.2, warmup_reason="did not become stable",
                               decode_s=(0.1, 0.2), files="2 photos", throughputs=(best,), best_throughput=best,
-                              gpu_memory_bytes=5, affinity=(0, 1), cpu_quota=1.5)
+                              gpu_memory_bytes=5, affinity=(0, 1), cpu_quota=1.5, device_s=(0.002, 0.004))
     found = dataclasses.replace(made, rows=(row,), status=report.PARTIAL)
     again = report.from_json(json.loads(report.dumps(found)), where="here")
     assert again.rows == found.rows and again.status == "partial"
+    assert report.figures(row).device_s == pytest.approx(0.003) and report.figures(made.rows[0]).device_s is None
     assert report.figures(row).best_throughput_ips == 420.0 and report.figures(row).decode_s == pytest.approx(0.15)
     assert report.figures(row).mean_throughput_ips < report.figures(row).throughput_ips  # of a skewed distribution
 
@@ -51,7 +52,7 @@ def test_a_report_without_the_later_fields_is_read(made):
     values = json.loads(report.dumps(made))
     del values["status"]
     for row in values["rows"]:
-        for name in ("warmup_calls", "throughputs", "best_throughput", "decode_s", "affinity", "files"):
+        for name in ("warmup_calls", "throughputs", "best_throughput", "decode_s", "affinity", "files", "device_s"):
             del row[name]
     assert report.from_json(values, where="here").rows == made.rows
 

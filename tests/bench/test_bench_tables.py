@@ -92,6 +92,20 @@ def test_cases_tell_their_warm_up_and_their_cores():
     assert (bare["warm-up calls"], bare["cores"], bare["GPU MB"]) == (tables.MISSING,) * 3
 
 
+def test_the_device_alone_has_a_column_only_where_some_case_tells_it():
+    told, silent = measured(5, 50, device_s=(0.002, 0.001, 0.0015)), measured(5, 50)
+    both = tables.summary(with_rows(told, silent))
+    column = both.columns.index(tables.DEVICE_ALONE)
+    assert [row[column] for row in both.rows] == ["1.50", tables.MISSING] and tables.DEVICE_ALONE in both.caption
+    assert both.columns.index("median ms") < column and line(both)["median ms"] != "1.50"
+    alone = tables.summary(with_rows(silent))
+    assert tables.DEVICE_ALONE not in alone.columns and tables.DEVICE_ALONE not in alone.caption
+    for shown in (markdown.page(with_rows(told, silent)), html.page(with_rows(told, silent), {})):
+        assert tables.DEVICE_ALONE in shown
+    assert "The device alone:" in html.page(with_rows(told), {})
+    assert "The device alone:" not in html.page(with_rows(silent), {})
+
+
 def test_a_partial_report_says_first_that_it_is_one():
     found = with_rows(measured(5, 50), status=report.PARTIAL, notes=("A warning.",))
     assert tables.notes(found) == [tables.BROKEN_OFF, "A warning."]

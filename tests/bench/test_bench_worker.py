@@ -12,6 +12,7 @@ import pytest
 from edgetl import timing
 from edgetl.bench import process, worker
 from edgetl.errors import EdgetlError
+from edgetl.runtime import preprocess
 from edgetl.runtime.session import GraphSpec, TensorSpec
 
 
@@ -77,6 +78,47 @@ class Wants4:
         assert feeds["x"].shape[0] == 4
         rows = feeds["x"][:, 0, 0, 0]
         return {"y": np.stack([rows, 1 - rows], axis=1)}
+
+
+class Echo:
+    """A session on the processor."""
+
+    def run(self, feeds):
+        return {"y": feeds["x"]}
+
+    def info(self):
+        return {}
+
+    def close(self):
+        pass
+
+
+class OnACard(Echo):
+    """One that tells how long its card takes: the number of the call."""
+
+    def __init__(self):
+        self.calls, self.fed = 0, []
+
+    def device_s(self, feeds):
+        self.calls += 1
+        self.fed.append(feeds)
+        return float(self.calls)
+
+
+def test_the_device_alone_is_asked_for_each_call_and_the_first_are_dropped():
+    asked = worker.Worker(lambda told: None)
+    asked.session, asked.feeds = OnACard(), ["a", "b"]
+    assert asked.answer({"do": "device", "n": 6, "interval_s": None, "drop": 2}) == {"device_s": [3.0, 4.0, 5.0, 6.0]}
+    assert asked.session.fed == ["a", "b"] * 3
+
+
+def test_a_session_that_takes_pixels_tells_the_device_alone_too(monkeypatch):
+    pixels = preprocess.to_dict(preprocess.Preprocess(size_hw=(4, 4)))
+    inner = OnACard()
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    assert worker.FromPixels(inner, spec_of(), pixels).device_s({"x": images}) == 1.0
+    assert inner.fed[0]["x"].shape == (2, 3, 4, 4) and inner.fed[0]["x"].dtype == np.float32
+    assert not hasattr(worker.FromPixels(Echo(), spec_of(), pixels), "device_s")
 
 
 def test_the_last_images_are_padded_to_the_batch_that_was_timed():
