@@ -7,6 +7,7 @@ The real ones need libraries of a gigabyte and a card. `tests/backends/tensorrt_
 from __future__ import annotations
 
 import enum
+import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,10 +26,6 @@ class Severity(enum.IntEnum):
     ERROR = 1
     WARNING = 2
     INFO = 3
-
-
-class ILogger:
-    """What the logger of edgetl derives from."""
 
 
 class IProgressMonitor:
@@ -146,12 +143,23 @@ class ParserError:
     def __init__(self, code: Any) -> None:
         self._code = code
 
-    code = lambda self: self._code  # noqa: E731
-    desc = lambda self: "Assertion failed: false: unsupported"  # noqa: E731
-    node = lambda self: 4  # noqa: E731
-    node_name = lambda self: ""  # noqa: E731
-    node_operator = lambda self: "Odd"  # noqa: E731
-    local_function_stack = lambda self: ["outer", "inner"]  # noqa: E731
+    def code(self) -> Any:
+        return self._code
+
+    def desc(self) -> str:
+        return "Assertion failed: false: unsupported"
+
+    def node(self) -> int:
+        return 4
+
+    def node_name(self) -> str:
+        return ""
+
+    def node_operator(self) -> str:
+        return "Odd"
+
+    def local_function_stack(self) -> list[str]:
+        return ["outer", "inner"]
 
 
 class OnnxParser:
@@ -217,6 +225,7 @@ class Builder:
 CLASSES = (Builder, IBuilderConfig, INetworkDefinition, OnnxParser, ParserError, ITimingCache, IOptimizationProfile)
 ENUMS = ("BuilderFlag", "NetworkDefinitionCreationFlag", "HardwareCompatibilityLevel", "ProfilingVerbosity",
          "MemoryPoolType", "LayerType", "DataType", "ErrorCode")
+NUMBERS = itertools.count()
 OWN = {"cleared", "flags_set", "pools", "profiles", "timing_cache", "shapes", "data"}  # for the tests
 
 
@@ -227,9 +236,10 @@ def made_up(version: str, *, refuses: str = "") -> Flavor:
         version: one of VERSIONS.
         refuses: what the builder says instead of building; "driver": there is none, and so no builder.
     """
-    module: Any = SimpleNamespace(__name__=f"made_up_tensorrt_{version}_{len(refuses)}", __version__=version,
-                                  refuses=refuses, builders=0, ILogger=ILogger, IProgressMonitor=IProgressMonitor,
+    module: Any = SimpleNamespace(__name__=f"made_up_builder_{next(NUMBERS)}", __version__=version, refuses=refuses,
+                                  builders=0, IProgressMonitor=IProgressMonitor,
                                   **{one.__name__: one for one in CLASSES})
+    module.ILogger = type("ILogger", (), {"module": module})
     for name in ENUMS:
         setattr(module, name, enum.IntEnum(name, RECORDED[version][name], start=0))
 
@@ -239,5 +249,4 @@ def made_up(version: str, *, refuses: str = "") -> Flavor:
         _tensorrt_log.logger(module).log(Severity[severity], text)
 
     module.say = say
-    ILogger.module = property(lambda self: module)  # type: ignore[attr-defined]
     return Flavor("tensorrt", module, version, "tensorrt")
