@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -561,13 +562,28 @@ def test_a_user_without_a_home_builds_each_time(monkeypatch):
     assert store.timing_cache(OF) is None
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_may_only_be_read_serves_what_it_has(folder):
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.ENOLCK])
+def test_a_folder_that_may_only_be_read_serves_what_it_has(folder, monkeypatch, number):
+    """Root may write anywhere, so the system calls refuse."""
     EngineStore(folder).get(OF, Builder(OF))
-    folder.chmod(0o555)
+    real = os.open
+
+    def refusing(path, flags, mode=0o777):
+        if Path(path).is_relative_to(folder) and flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, flags, mode)
+
+    def refuse(path, *_, **__):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(os, "open", refusing)
+    monkeypatch.setattr(os, "utime", refuse)
     assert not EngineStore(folder).get(OF, Builder(OF)).built
     other = OTHERS["graph"]
-    assert "Permission denied" in EngineStore(folder).get(other, Builder(other)).note
+    found = EngineStore(folder).get(other, Builder(other))
+    assert (found.built, found.plan) == (True, plan_of(other))
+    assert os.strerror(number) in found.note
+    assert os.strerror(number) in EngineStore(folder).prove(OF, found.sidecar, "golden")
 
 
 # ------------------------------------------------------------------------------------------------ proofs
