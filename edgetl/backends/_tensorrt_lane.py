@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edgetl.backends._cuda import Cuda, Mark, Memory, Replay
 from edgetl.backends._tensorrt_opened import Opened, Port, view
+from edgetl.errors import BackendUnavailable
 
 GRAPHS = 8  # of different batches; each costs an execution context
 SECOND = 2  # the call of a batch from which on it is replayed: the first showed that it runs
@@ -169,13 +170,17 @@ class Lane:
         self._opened.bind(context, batch, addresses, self._stream.handle)
 
     def _record(self, batch: int) -> Recorded:
-        context = self._opened.context(self._workspace)
-        self._bind(context, batch)
-        # Once before: TensorRT puts work off to the first call after shapes were set, which is no part of a graph.
-        self._opened.enqueue(context, self._stream.handle)
-        self._stream.finish()
-        replay = self._stream.capture(lambda: self._opened.enqueue(context, self._stream.handle))
-        return Recorded(replay, context)
+        opened, stream = self._opened, self._stream
+        try:
+            context = opened.context(self._workspace)
+            self._bind(context, batch)
+            # Once before: TensorRT puts work off to the first call after shapes were set, which is no part of a graph.
+            opened.enqueue(context, stream.handle)
+            stream.finish()
+            return Recorded(stream.capture(lambda: opened.enqueue(context, stream.handle)), context)
+        except BackendUnavailable as problem:
+            raise BackendUnavailable(f"No CUDA graph could be recorded of a batch of {batch}: {problem.message}",
+                                     hint="Open the session with the option cuda_graph=off.") from problem
 
     def _reserve(self, batch: int) -> None:
         """Makes the buffers large enough, to the next power of two, at most to what the engine takes."""

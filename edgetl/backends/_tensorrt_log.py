@@ -45,12 +45,14 @@ def collected(module: Any) -> Iterator[deque[Message]]:
     """What the module says while the block runs: warnings and errors, whichever thread they come from."""
     ears = logger(module).ears
     heard: deque[Message] = deque(maxlen=KEPT)
-    ears.append(heard)
+    with _LOCK:
+        ears.append(heard)
     try:
         yield heard
     finally:
-        # By identity: two deques with the same messages are equal.
-        ears[:] = [one for one in ears if one is not heard]
+        with _LOCK:  # several threads listen at once
+            # By identity: two deques with the same messages are equal.
+            ears[:] = [one for one in ears if one is not heard]
 
 
 def _made(module: Any) -> Any:
