@@ -12,6 +12,7 @@ The verbs of the command line are functions here, with the recipe's fields as ke
     edgetl.verify(bundle)
     edgetl.tune(bundle=bundle)
     edgetl.quantize(model="other.onnx", data="photos", out="other.int8.onnx")
+    edgetl.engine(source=bundle, compute_capability=["8.6", "8.9"], out="model.engine")
     edgetl.load(bundle).predict("photo.jpg").label
 
 Each takes `listener=`, a function that hears `edgetl.events.Event`s. Importing edgetl imports nothing heavy.
@@ -24,17 +25,17 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "bench", "compare", "distill", "export", "finetune", "gate", "load", "quantize", "report",
-           "run", "tune", "verify"]
+__all__ = ["__version__", "bench", "compare", "distill", "engine", "export", "finetune", "gate", "load", "quantize",
+           "report", "run", "tune", "verify"]
 
 if TYPE_CHECKING:
-    from edgetl.pipeline import bench, compare, distill, export, finetune, gate, quantize, report, run, tune
+    from edgetl.pipeline import bench, compare, distill, engine, export, finetune, gate, quantize, report, run, tune
     from edgetl.runtime import load
     from edgetl.runtime.verifying import verify
 
 _HOMES = {"finetune": "edgetl.pipeline", "distill": "edgetl.pipeline", "run": "edgetl.pipeline",
           "tune": "edgetl.pipeline", "report": "edgetl.pipeline", "gate": "edgetl.pipeline",
-          "compare": "edgetl.pipeline", "quantize": "edgetl.pipeline",
+          "compare": "edgetl.pipeline", "quantize": "edgetl.pipeline", "engine": "edgetl.pipeline",
           "load": "edgetl.runtime", "verify": "edgetl.runtime.verifying"}
 _ROOMS = ("bench", "export")  # packages that can be called, see edgetl.verbs
 

@@ -18,6 +18,7 @@ from edgetl.ledger import CHANGED, FINISHED, INTERRUPTED, NEW, Ledger, digest
 from edgetl.plan import FOLDERS, preflight, require_model, resolve, to_toml
 from edgetl.recipe import Bench, Distill, Export, Finetune, Recipe, decisive, fields_of
 from edgetl.recipe_compare import Compare
+from edgetl.recipe_engine import Engine
 from edgetl.recipe_file import parse_recipe, read_recipe
 from edgetl.recipe_gate import RegressionGate
 from edgetl.recipe_quantize import Quantize
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
     from edgetl.bench.gate_verdict import Verdict
     from edgetl.bench.report import Report
     from edgetl.bench.tune import Tuning
+    from edgetl.export.engines import Outcome as Built
     from edgetl.export.quantizing import Outcome as Quantized
+    from edgetl.models import Network
+    from edgetl.runtime.session import GraphSpec
 
 Stage = TypeVar("Stage", Finetune, Distill, Export, Bench)
 
@@ -63,6 +67,12 @@ def export(*, listener: Listener = ignore, **fields: Any) -> Path:
 def quantize(*, listener: Listener = ignore, **fields: Any) -> Quantized:
     """What became of a graph that edgetl need not have made; `fields` are those of `recipe_quantize.Quantize`."""
     return quantize_with(built(Quantize, fields, "quantize"), listener)
+
+
+@shows(Engine)
+def engine(*, listener: Listener = ignore, **fields: Any) -> Built:
+    """What became of a TensorRT engine in a file; `fields` are those of `recipe_engine.Engine`; errors as there."""
+    return engine_with(built(Engine, fields, "engine"), listener)
 
 
 @shows(Bench)
@@ -118,7 +128,15 @@ def distill_with(options: Distill, listener: Listener = ignore) -> Path:
     require_model(options.student, options.weights)
     from edgetl.train import student
 
-    return student.distill(options, listener=listener)
+    return student.distill(options, listener=listener, graph_of=_graph_of)
+
+
+def _graph_of(network: Network, labels: Sequence[str]) -> tuple[bytes, GraphSpec]:
+    """The ONNX graph of a network, with which another engine than torch can run it."""
+    from edgetl.export import graph
+
+    made = graph.export(network, labels)
+    return made.graph, made.spec
 
 
 def export_with(options: Export, listener: Listener = ignore) -> Path:
@@ -139,6 +157,13 @@ def quantize_with(options: Quantize, listener: Listener = ignore) -> Quantized:
     from edgetl.export import quantizing
 
     return quantizing.quantize(options, listener=listener)
+
+
+def engine_with(options: Engine, listener: Listener = ignore) -> Built:
+    """The engine, written to `options.out`."""
+    from edgetl.export import engines
+
+    return engines.engine(options, listener=listener)
 
 
 def bench_with(options: Bench, listener: Listener = ignore) -> Report:

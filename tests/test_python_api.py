@@ -15,13 +15,14 @@ from edgetl import pipeline
 from edgetl.errors import RecipeError
 from edgetl.recipe import STAGES, fields_of
 from edgetl.recipe_compare import Compare
+from edgetl.recipe_engine import Engine
 from edgetl.recipe_gate import RegressionGate
 from edgetl.recipe_quantize import Quantize
 from edgetl.recipe_report import Report as Gallery
 from edgetl.recipe_tune import Tune
 
 VERBS = {**{name: stage for name, stage in STAGES.items() if name != "gate"}, "tune": Tune, "report": Gallery,
-         "gate": RegressionGate, "compare": Compare, "quantize": Quantize}
+         "gate": RegressionGate, "compare": Compare, "quantize": Quantize, "engine": Engine}
 
 
 def test_all_is_what_there_is() -> None:

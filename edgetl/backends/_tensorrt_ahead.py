@@ -10,9 +10,12 @@ from edgetl.backends import _cuda, _tensorrt_flavor, _tensorrt_timing
 from edgetl.backends._tensorrt_build import How, build, check
 from edgetl.backends._tensorrt_flavor import AUTO, Flavor
 from edgetl.backends._tensorrt_sidecar import Place, fingerprint, write_engine
+from edgetl.errors import BackendUnavailable
+from edgetl.runtime import durable
 from edgetl.runtime.external import refuse_external_data
 from edgetl.runtime.session import GraphSpec
 
+NAME_CARDS = "name the cards, for which TensorRT for RTX builds without one: --compute-capability 8.9"
 Progress = Callable[[str, int, int], None]
 
 
@@ -42,7 +45,7 @@ def build_ahead(graph: bytes, spec: GraphSpec, out: Path, *, flavor: str = AUTO,
     Args:
         graph: in ONNX, with its weights inside.
         spec: its inputs and outputs.
-        out: FILE.engine, in a folder that is there.
+        out: FILE.engine; its folder is made.
         flavor: "tensorrt", "rtx", or "auto": TensorRT for RTX where cards are named, else whichever is installed.
         how: for which cards, and under which limits.
         timing_cache: a file to begin from and to add to; it need not be there.
@@ -60,6 +63,7 @@ def build_ahead(graph: bytes, spec: GraphSpec, out: Path, *, flavor: str = AUTO,
     cache = _tensorrt_timing.CacheFile(timing_cache, chosen) if timing_cache is not None else None
     begun_from = cache.before if cache is not None else None
     engine = build(graph, spec, chosen, how, timing_cache=begun_from, progress=progress)
+    durable.make_folder(out.parent)
     sidecar = write_engine(out, engine, fingerprint(graph, chosen, how, place))
     if cache is not None:
         cache.keep(engine.timing_cache)
@@ -72,7 +76,11 @@ def _place(how: How) -> Place:
     """The cards that were named, or the one that is here."""
     if how.compute_capabilities:
         return Place.ahead(how.compute_capabilities)
-    card = _cuda.find().card()
+    try:
+        card = _cuda.find().card()
+    except BackendUnavailable as problem:
+        raise BackendUnavailable(f"There is no card here to build for: {problem.message}", hint=f"{problem.hint} Or "
+                                 f"{NAME_CARDS}") from problem
     return Place((card.compute_capability,), card.driver_version, card.name)
 
 

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from edgetl.backends import Availability, _cuda, _tensorrt_flavor, _tensorrt_precision
+from edgetl.backends._tensorrt_ahead import build_ahead as build_ahead  # for `edgetl engine`
 from edgetl.backends._tensorrt_build import COMPATIBLE, How, build, check, known_cards
 from edgetl.backends._tensorrt_flavor import Flavor
 from edgetl.backends._tensorrt_store import (

@@ -19,6 +19,7 @@ from edgetl.cli import (
     demo,
     distill,
     doctor,
+    engine,
     export,
     finetune,
     gate,
@@ -38,6 +39,7 @@ from edgetl.cli import (
 from edgetl.cli import list as listing
 from edgetl.errors import DiskFull, EdgetlError
 from edgetl.recipe_compare import Compare
+from edgetl.recipe_engine import Engine
 from edgetl.recipe_gate import RegressionGate
 from edgetl.recipe_quantize import Quantize
 from edgetl.recipe_report import Report as Gallery
@@ -73,6 +75,7 @@ _add(options.command(recipe.Finetune, finetune.finetune), "finetune", finetune.E
 _add(options.command(recipe.Distill, distill.distill), "distill", distill.EXAMPLE)
 _add(options.command(recipe.Export, export.export), "export", export.EXAMPLE)
 _add(options.command(Quantize, quantize.quantize), "quantize", quantize.EXAMPLE)
+_add(options.command(Engine, engine.engine), "engine", engine.EXAMPLE)
 _add(options.command(recipe.Bench, bench.bench), "bench", bench.EXAMPLE)
 _add(options.command(Tune, tune.tune), "tune", tune.EXAMPLE)
 _add(options.command(Compare, compare.compare), "compare", compare.EXAMPLE)

@@ -22,6 +22,7 @@ COMMANDS = [
     "distill",
     "export",
     "quantize",
+    "engine",
     "bench",
     "tune",
     "compare",

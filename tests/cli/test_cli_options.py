@@ -11,13 +11,14 @@ from edgetl import recipe
 from edgetl.cli import app, options
 from edgetl.recipe import REQUIRED, STAGES, Bench, Distill, Export, Finetune, fields_of
 from edgetl.recipe_compare import Compare
+from edgetl.recipe_engine import Engine
 from edgetl.recipe_gate import RegressionGate
 from edgetl.recipe_quantize import Quantize
 from edgetl.recipe_report import Report as Gallery
 from edgetl.recipe_tune import Tune
 
 VERBS = {"finetune": Finetune, "distill": Distill, "export": Export, "bench": Bench, "tune": Tune,
-         "report": Gallery, "gate": RegressionGate, "compare": Compare, "quantize": Quantize}
+         "report": Gallery, "gate": RegressionGate, "compare": Compare, "quantize": Quantize, "engine": Engine}
 
 
 def command(name: str) -> Any:
@@ -41,7 +42,8 @@ def parsed(verb: str, *words: str) -> Any:
 
 def test_the_verbs_are_the_stages_that_have_commands() -> None:
     assert {**{name: stage for name, stage in STAGES.items() if name != "gate"}, "tune": Tune,
-            "report": Gallery, "gate": RegressionGate, "compare": Compare, "quantize": Quantize} == VERBS
+            "report": Gallery, "gate": RegressionGate, "compare": Compare, "quantize": Quantize,
+            "engine": Engine} == VERBS
 
 
 @pytest.mark.parametrize("verb", VERBS)
