@@ -29,6 +29,12 @@ ROOT = Path(__file__).parents[2]
 OF = wanted()
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """What is forced to the disk is looked at by `power_cut`; the tests need not wait until it is there."""
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+
+
 @pytest.fixture
 def folder(tmp_path) -> Path:
     return tmp_path / "engines"

@@ -17,6 +17,12 @@ from edgetl.errors import EdgetlError
 COUNTS = {"kills": 4}
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """The fuzzer itself works in memory where it can."""
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+
+
 def outcomes(family: str, scratch: Path, count: int) -> list[str]:
     case = fuzz_engines.prepare(family, 5, scratch, fuzz_engines.made_up_engines())
     found = []
