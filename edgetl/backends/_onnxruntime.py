@@ -212,7 +212,8 @@ def failed(problem: Exception, device: str, batch: int) -> BackendUnavailable:
     found = REQUESTED.search(text)
     size = int(next(filter(None, found.groups()))) if found else None
     asked = "" if size is None else f"; {size / MIB:.0f} MiB more were asked for"
-    return BackendUnavailable(f"Out of memory on {device} with a batch of {batch}{asked}.",
+    return BackendUnavailable(f"ONNX Runtime ran out of memory on {device} with a batch of {batch}{asked} "
+                              f"({first_line(problem)}).",
                               hint="A smaller batch needs less memory.")
 
 
