@@ -211,10 +211,9 @@ def failed(problem: Exception, device: str, batch: int) -> BackendUnavailable:
                                   hint="A smaller batch needs less memory.")
     found = REQUESTED.search(text)
     size = int(next(filter(None, found.groups()))) if found else None
-    asked = "" if size is None else f"; {size / MIB:.0f} MiB more were asked for"
-    return BackendUnavailable(f"ONNX Runtime ran out of memory on {device} with a batch of {batch}{asked} "
-                              f"({first_line(problem)}).",
-                              hint="A smaller batch needs less memory.")
+    told = f" ({first_line(problem)})" if size is None else f"; {size / MIB:.0f} MiB more were asked for"
+    return BackendUnavailable(f"ONNX Runtime failed while it ran the graph: out of memory on {device} with a batch of "
+                              f"{batch}{told}.", hint="A smaller batch needs less memory.")
 
 
 class OnnxruntimeSession:
