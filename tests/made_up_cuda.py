@@ -216,6 +216,8 @@ class Runtime:
         def counted(*arguments):
             calls.append(name)
             if name in fail:
+                if name == "cudaStreamEndCapture":
+                    found(*arguments)  # a recording has ended also where it was spoilt
                 return fail.pop(name), None
             return found(*arguments)
         return counted

@@ -1,12 +1,12 @@
 """The backends' contract over TensorRT: on a card where there is one, and on a made-up card anywhere.
 
-The made-up card and engine (`made_up_cuda.py`, `made_up_tensorrt.py`) do nothing before the stream is waited for, and
+The made-up card and engine (`made_up_cuda.py`, `made_up_engine.py`) do nothing before the stream is waited for, and
 note whatever a card would punish: the contract passes only where nothing was noted.
 """
 
 from __future__ import annotations
 
-import made_up_tensorrt
+import made_up_engine
 import pytest
 from made_up_cuda import Runtime
 from test_contract_backends import OnnxContract
@@ -39,7 +39,7 @@ def build_made_up(graph, spec, flavor, how, *, timing_cache=None, progress=None)
         raise BundleError("The graph cannot be parsed.") from problem
     model = onnx.load_from_string(graph)
     check_graph("tensorrt", [one.name for one in model.graph.input], [one.name for one in model.graph.output], spec)
-    plan = made_up_tensorrt.make_plan(graph, (how.batches,), flavor.version)
+    plan = made_up_engine.make_plan(graph, (how.batches,), flavor.version)
     return Engine(plan, {spec.precision: 1.0}, 0.25, None)
 
 
@@ -65,7 +65,7 @@ class MadeUp(TensorrtContract):
     @pytest.fixture(autouse=True)
     def _made_up(self, runtime, monkeypatch):
         self.runtime = runtime
-        flavor = made_up_tensorrt.flavor(runtime.card, self.flavor, package=self.package)
+        flavor = made_up_engine.flavor(runtime.card, self.flavor, package=self.package)
         monkeypatch.setattr(_tensorrt_flavor, "find", lambda wanted="auto": flavor)
         monkeypatch.setattr(tensorrt, "build", build_made_up)
 
