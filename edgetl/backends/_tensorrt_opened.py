@@ -71,6 +71,7 @@ class Opened:
         cuda: the card, for what is told when there is no memory left.
         spec: what it must take and give.
         replay: whether TensorRT for RTX shall launch its work as CUDA graphs, which it records by itself.
+        kernels: what `kernels` gave in an earlier process; where they do not fit, they are compiled again.
 
     Raises:
         BundleError: the plan is damaged, of another version of TensorRT or of another kind of card, or has other inputs
@@ -78,8 +79,9 @@ class Opened:
         BackendUnavailable: there is no driver, or the card is out of memory.
     """
 
-    def __init__(self, plan: bytes, flavor: Flavor, cuda: Cuda, spec: GraphSpec, *, replay: bool) -> None:
-        self.flavor, self._cuda, self._replay = flavor, cuda, replay
+    def __init__(self, plan: bytes, flavor: Flavor, cuda: Cuda, spec: GraphSpec, *, replay: bool,
+                 kernels: bytes | None = None) -> None:
+        self.flavor, self._cuda, self._replay, self._kernels = flavor, cuda, replay, kernels
         self._making = threading.Lock()
         self._cache: Any = None  # of the kernels that TensorRT for RTX compiles, for all contexts
         # For as long as it is open: beginning to listen in every call would cost more than the call's own work.
@@ -224,8 +226,16 @@ class Opened:
         config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE if self._replay else strategies.DISABLED
         if self._cache is None:
             self._cache = config.create_runtime_cache()
+            if self._kernels:
+                self._cache.deserialize(self._kernels)  # False, and nothing done, where it is of another machine
+            self._kernels = None
         config.set_runtime_cache(self._cache)
         return config
+
+    def kernels(self) -> bytes | None:
+        """The kernels that TensorRT for RTX has compiled so far; None of TensorRT, whose engines hold them."""
+        with self._making, self._cuda.on_card():
+            return None if self._cache is None else bytes(self._cache.serialize())
 
     def enqueue(self, context: Any, stream: int) -> None:
         """Queues the work of a context whose shapes and addresses are set.

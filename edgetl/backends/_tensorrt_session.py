@@ -38,6 +38,7 @@ class TensorrtSession:
         threads: what `info` tells; the host's threads do not compute.
         cuda_graph: whether to launch a call's work as one CUDA graph, where that can be recorded.
         facts: what else `info` shall tell.
+        kernels: see `kernels`.
 
     Raises:
         BundleError: the plan is damaged, of another version of TensorRT or of another kind of card, or has other inputs
@@ -47,8 +48,8 @@ class TensorrtSession:
     """
 
     def __init__(self, plan: bytes, flavor: Flavor, cuda: Cuda, spec: GraphSpec, *, threads: int, cuda_graph: bool,
-                 facts: Mapping[str, Any]) -> None:
-        opened = Opened(plan, flavor, cuda, spec, replay=cuda_graph)
+                 facts: Mapping[str, Any], kernels: bytes | None = None) -> None:
+        opened = Opened(plan, flavor, cuda, spec, replay=cuda_graph, kernels=kernels)
         pool = Pool(opened, cuda, replay=cuda_graph and not opened.records_itself)
         with ExitStack() as undo:
             undo.callback(pool.close)
@@ -99,6 +100,15 @@ class TensorrtSession:
             raise self._handle.error()
         with pool.lane() as lane:
             return _tensorrt_profile.Profiled(self, lane.context, pool.opened.native, self._flavor.module)
+
+    def kernels(self) -> bytes | None:
+        """What TensorRT for RTX has compiled for this card so far, for the next session; None where there is nothing.
+
+        Raises:
+            BackendUnavailable: the card failed.
+        """
+        pool = self._handle.native
+        return None if pool is None else pool.opened.kernels()
 
     def close(self) -> None:
         """Releases the card's memory, or has the last call that is under way do it; a second call does nothing."""
