@@ -37,8 +37,8 @@ from gpu_step import STEPS  # noqa: E402
 from edgetl import rundir, timing  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
-ENGINES = {"cuda": ("torch", "torch-compile", "cuda", "tensorrt"), "cpu": ("torch", "cpu", "openvino", "cuda",
-                                                                           "tensorrt")}
+ENGINES = {"cuda": ("torch", "torch-compile", "cuda", "cuda-graph", "tensorrt"),
+           "cpu": ("torch", "cpu", "openvino", "cuda", "tensorrt")}
 KEYS = ("what", "pinned", "contract", "verb", "model", "precision", "engine", "flavor", "batch")  # of one row
 
 
@@ -50,7 +50,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--quick", action="store_true", help="tiny models, few rounds: to try the script, no figures")
     add("--steps", default=",".join(STEPS))
     add("--models", help="of the panel (default: all)")
-    add("--engines", help="of torch, torch-compile, cuda, tensorrt, cpu, openvino")
+    add("--engines", help="of torch, torch-compile, cuda, cuda-graph, tensorrt, cpu, openvino")
     add("--batches", help="default: 1,8,64")
     add("--precisions", default=",".join(gpu_plan.PRECISIONS))
     add("--data", type=Path, help="FILE.npz of benchmarks/gpu_data.py (default: textures)")

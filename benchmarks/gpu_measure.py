@@ -157,10 +157,10 @@ class Race:
             reference = every.get(of(*answer))
             if reference is not None and of(*answer) != answer:
                 told[title] = dataclasses.asdict(stats.speedup(reference, samples, seed=0))
-        return told | {"provider": provider(runner)}
+        return told | ran(runner)
 
 
-def provider(runner: Runner) -> str | None:
-    """What really ran, in the session's own words; None for PyTorch."""
-    info = getattr(runner, "info", None)
-    return None if info is None else str(info()["provider"])
+def ran(runner: Runner) -> dict[str, Any]:
+    """What really ran, in the session's own words; nothing of PyTorch, which has none."""
+    info = getattr(runner, "info", dict)()
+    return {name: info.get(name) for name in ("provider", "precisions", "cuda_graph")} if info else {}

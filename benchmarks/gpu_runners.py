@@ -16,6 +16,7 @@ from edgetl.errors import BackendUnavailable, EdgetlError
 from edgetl.runtime.session import open_session
 
 TORCH = ("torch", "torch-compile")
+BACKENDS = {"cuda-graph": "cuda"}  # where an engine's name is not its backend's
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 DEVICE_EVENTS = 20  # calls whose device time is the median
 
@@ -85,14 +86,21 @@ def open_runner(plan: Plan, name: str, engine: str, precision: str, batch: int |
             raise EdgetlError("PyTorch is measured in fp16 on a card only.")
         return TorchRunner(network(plan, name)[0].module, plan.device, precision, compiled=engine == "torch-compile")
     graph, spec, _ = opened(plan, name, precision)
-    return open_session(engine, graph, spec, cache_dir=plan.folder / "caches", options=options(engine, batch, plan))
+    return open_session(BACKENDS.get(engine, engine), graph, spec, cache_dir=plan.folder / "caches",
+                        options=options(engine, batch, plan))
 
 
 def options(engine: str, batch: int | None, plan: Plan) -> dict[str, str]:
-    """TensorRT's engines are made for the batch that is timed, as those of any device with a known load are."""
+    """Those of the backend: an engine of TensorRT is made for the batch that is timed, as it is for a known load.
+
+    ONNX Runtime is run as it comes, and with CUDA graphs, which TensorRT's sessions use by themselves.
+    """
+    if engine == "cuda-graph":
+        return {"cuda_graph": "on"}
     if engine != "tensorrt":
         return {}
-    return {"batches": f"{batch},{batch},{batch}" if batch else f"1,{min(8, max(plan.batches))},{max(plan.batches)}"}
+    greatest = max(plan.batches)
+    return {"batches": str(batch) if batch else f"1:{min(8, greatest)}:{greatest}"}
 
 
 @contextlib.contextmanager

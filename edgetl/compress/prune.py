@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch_pruning as tp
 from torch import nn
 
 from edgetl.compress.cost import Costs
@@ -142,6 +141,8 @@ def measured_ranking(network: Network, importance: str, gradients: Gradients | N
 
 def pruned(network: Network, channel_ratio: float, ranking: Ranking, multiple: int) -> nn.Module:
     """A copy without the least important `channel_ratio` of the channels; the head's outputs stay."""
+    import torch_pruning as tp  # here: students that are not cut out of their teacher do without
+
     module = copy.deepcopy(network.module).eval()
     for parameter in module.parameters():
         parameter.requires_grad_(True)
@@ -181,6 +182,8 @@ class TaylorPerCost:
     power = 0.5
 
     def __init__(self, costs: Costs, module: nn.Module) -> None:
+        import torch_pruning as tp
+
         self.effect = tp.importance.GroupTaylorImportance(normalizer=None)
         self.costs, self.prices = costs, costs.of_layers(module)
 

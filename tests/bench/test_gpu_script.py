@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -214,6 +215,18 @@ def test_the_steps_on_a_tiny_model(tmp_path, monkeypatch):
     page = gpu_table.markdown({"device": "made up", "quick": True, "image_size": 32, "data": "textures",
                                "steps": {step: {"reason": None, "rows": rows} for step, rows in found.items()}})
     assert f"| {NAME} | 2 | cpu | int8 | " in page and "- not run: nonsense; " in page and str(tmp_path) not in page
+
+
+def test_nothing_is_imported_that_a_machine_with_a_card_may_lack():
+    """What cuts students, other runtimes and the command line are missed only where they are asked for."""
+    absent = ("torch_pruning", "openvino", "tensorrt", "tensorrt_bindings", "tensorrt_rtx", "tensorrt_rtx_bindings",
+              "rich", "cryptography", "fastapi")
+    modules = "gpu_machine, gpu_models, gpu_engines, gpu_measure, edgetl.train.teacher, edgetl.train.student"
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import {modules}"
+    path = os.pathsep.join((str(gpu.ROOT), str(Path(gpu.__file__).parent)))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
