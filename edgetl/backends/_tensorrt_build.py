@@ -24,6 +24,7 @@ from edgetl.backends import (
 )
 from edgetl.backends._tensorrt_flavor import Flavor
 from edgetl.backends._tensorrt_log import Message
+from edgetl.backends._tensorrt_parse import ParsedNetwork
 from edgetl.errors import BackendUnavailable, BundleError, EdgetlError
 from edgetl.runtime.session import GraphSpec
 
@@ -96,22 +97,32 @@ def build(graph: bytes, spec: GraphSpec, flavor: Flavor, how: How, *, timing_cac
     cards = _cards(how, flavor)
     with _BUILDING, _tensorrt_log.collected(flavor.module) as heard:
         builder = _builder(flavor)
-        network, _parser = _tensorrt_parse.parse(graph, spec, flavor, builder)
-        precisions = _tensorrt_precision.of_network(network)
+        parsed, precisions = _parsed(graph, spec, flavor, builder)
         _tensorrt_precision.insist(spec.precision, precisions, "the graph, as it was parsed,")
         heard.clear()
         config = _config(builder, flavor, how, cards)
-        profile = _profile(builder, network, spec, how)
+        profile = _profile(builder, parsed.network, spec, how)
         if profile is not None:
             config.add_optimization_profile(profile)
         notes = _tensorrt_timing.give(config, flavor, timing_cache)
         begun_s = time.monotonic()
+        # `parsed` has the parser, too, whose weights the network uses: both live until the thread ends.
         plan = _tensorrt_monitor.run(
-            flavor.module, config, lambda: builder.build_serialized_network(network, config), progress)
+            flavor.module, config, lambda: builder.build_serialized_network(parsed.network, config), progress)
         build_s = time.monotonic() - begun_s
         if plan is None:
             _give_up(heard, flavor, how)
         return Engine(bytes(plan), precisions, build_s, _tensorrt_timing.take(config, flavor), notes)
+
+
+def _parsed(graph: bytes, spec: GraphSpec, flavor: Flavor, builder: Any) -> tuple[ParsedNetwork, dict[str, float]]:
+    """The network of a graph, and the shares of its precisions."""
+    try:
+        parsed = _tensorrt_parse.parse(graph, spec, flavor, builder)
+        return parsed, _tensorrt_precision.of_network(parsed.network)
+    except UnicodeDecodeError as problem:  # the bindings decode names when they are asked for
+        raise BundleError(f"{flavor.title} cannot parse the graph: it holds names that are no text.",
+                          hint=_tensorrt_parse.WHOLE) from problem
 
 
 def check(how: How) -> None:

@@ -35,7 +35,7 @@ def run(module: Any, config: Any, work: Callable[[], Any], progress: Progress | 
     result: list[Any] = []
     problems: list[BaseException] = []
 
-    def build() -> None:
+    def build(used: Any) -> None:  # the monitor, which must live as long as this
         try:
             result.append(work())
         except BaseException as problem:  # noqa: BLE001  raised again by the thread that waits
@@ -44,9 +44,8 @@ def run(module: Any, config: Any, work: Callable[[], Any], progress: Progress | 
             told.put(None)
 
     # A daemon: after a second Ctrl-C nobody waits for it any more.
-    threading.Thread(target=build, name="edgetl-tensorrt-build", daemon=True).start()
+    threading.Thread(target=build, args=(monitor,), name="edgetl-tensorrt-build", daemon=True).start()
     _listen(told, stop, progress)
-    del monitor  # must live until here
     if problems:
         raise problems[0]
     return result[0]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, NamedTuple, NoReturn
 
 from edgetl.backends import _tensorrt_log
 from edgetl.backends._tensorrt_flavor import Flavor
 from edgetl.backends._tensorrt_log import Message
 from edgetl.errors import BundleError
-from edgetl.runtime.external import refuse_external_data
+from edgetl.runtime.external import BYTES, field_at, refuse_external_data
 from edgetl.runtime.session import GraphSpec, TensorSpec, check_graph
 
+GRAPH_OF_MODEL, OUTPUT_OF_NODE = (7, 1), 2  # fields of onnx.proto: ModelProto.graph, GraphProto.node; NodeProto.output
 DTYPES = {"float32": "FLOAT", "uint8": "UINT8", "int64": "INT64", "float16": "HALF"}
 CLIPPED = "Defaulting to INT8 instead"  # what the parser does to UINT8 quantization, with a warning
 FOR_TENSORRT = ("Quantize it for the target tensorrt: int8 alone, zero points of 0, and biases left in floating point "
@@ -51,6 +53,8 @@ def parse(graph: bytes, spec: GraphSpec, flavor: Flavor, builder: Any) -> Parsed
         BundleError: it cannot be parsed; names the first node that TensorRT refuses, its operator and what to do.
     """
     refuse_external_data(graph)
+    if not _nodes_give(graph, GRAPH_OF_MODEL):
+        raise BundleError("The graph is no ONNX graph, or is damaged: it has a node without outputs.", hint=WHOLE)
     network = builder.create_network(strongly_typed(flavor))
     parser = flavor.module.OnnxParser(network, _tensorrt_log.logger(flavor.module))
     with _tensorrt_log.collected(flavor.module) as heard:
@@ -63,6 +67,30 @@ def parse(graph: bytes, spec: GraphSpec, flavor: Flavor, builder: Any) -> Parsed
                           "compute as int8, with wrong answers.", hint=FOR_TENSORRT)
     _require_ports(network, spec, flavor)
     return ParsedNetwork(network, parser)
+
+
+def _nodes_give(graph: bytes, path: tuple[int, ...]) -> bool:
+    """Whether each node has an output, as far as the bytes can be read: those that have none end TensorRT 1.7's parser,
+    and the process with it. Graphs within graphs are left to it."""
+    try:
+        return all(_gives(graph, *node) for node in _messages(graph, 0, len(graph), path))
+    except (IndexError, ValueError):  # TensorRT says of these that they are no graph
+        return True
+
+
+def _messages(data: bytes, place: int, end: int, path: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Where the messages begin and end in data[place:end] to which these fields lead."""
+    while place < end:
+        field, kind, value, place = field_at(data, place)
+        if field == path[0] and kind == BYTES:
+            if path[1:]:
+                yield from _messages(data, value, place, path[1:])
+            else:
+                yield value, place
+
+
+def _gives(data: bytes, place: int, end: int) -> bool:
+    return next(_messages(data, place, end, (OUTPUT_OF_NODE,)), None) is not None
 
 
 def strongly_typed(flavor: Flavor) -> int:
@@ -107,22 +135,28 @@ def _refuse(parser: Any, heard: deque[Message], flavor: Flavor) -> NoReturn:
     problem = parser.get_error(0)
     node = _node(problem, heard)
     said = _tensorrt_log.plain(str(problem.desc()))
-    what, hint = _explained(said, str(problem.code().name), str(problem.node_operator()), flavor)
+    what, hint = _explained(said, str(problem.code().name), _shown(problem.node_operator()), flavor)
     more = "" if parser.num_errors == 1 else f" ({parser.num_errors - 1} more after it.)"
     raise BundleError(f"{flavor.title} cannot parse the graph: {node}: {what}.{more}", hint=hint)
 
 
 def _node(problem: Any, heard: deque[Message]) -> str:
     """`the node 'dq0' (DequantizeLinear, number 3)`; a node without a name goes by its first output."""
-    operator, number = str(problem.node_operator()), int(problem.node())
+    operator, number = _shown(problem.node_operator()), int(problem.node())
     if not operator and number < 0:
         return "the graph as a whole"
-    name = str(problem.node_name())
+    name = _shown(problem.node_name())
     told = next((found for one in heard if (found := ABOUT_NODE.search(one.text)) and int(found[1]) == number), None)
-    called = f"the node '{name}'" if name else f"the node that gives '{told[3]}'" if told and told[3] else "a node"
+    output = _shown(told[3]) if told is not None and told[3] else ""
+    called = f"the node '{name}'" if name else f"the node that gives '{output}'" if output else "a node"
     functions = list(problem.local_function_stack())
-    inside = f", in the function {' > '.join(map(str, functions))}" if functions else ""
+    inside = f", in the function {' > '.join(map(_shown, functions))}" if functions else ""
     return f"{called} ({operator or 'of an unknown operator'}, number {number}{inside})"
+
+
+def _shown(name: Any) -> str:
+    """A name out of the graph, which may be anything, as a part of a sentence."""
+    return "".join(one if one.isprintable() else "?" for one in str(name))[:120]
 
 
 def _explained(said: str, code: str, operator: str, flavor: Flavor) -> tuple[str, str]:

@@ -79,7 +79,7 @@ def _weights(data: bytes, place: int, end: int, path: tuple[int, ...]) -> Iterat
         if tag < 0x80 and size < 0x80 and tag & 5 == 0:  # VARINT or BYTES; most are short, and not worth a call
             place += 2 + size if tag & 7 else 2
             continue
-        field, kind, value, place = _field(data, place)
+        field, kind, value, place = field_at(data, place)
         if place > end:
             raise IndexError("a field reaches beyond its message")
         if field << 3 | kind == wanted and place - value >= LARGE:
@@ -100,7 +100,7 @@ def _external(data: bytes, message: str, place: int, end: int, depth: int) -> It
         raise ValueError("nested too deep")
     name, external = "", False
     while place < end:
-        field, kind, value, place = _field(data, place)
+        field, kind, value, place = field_at(data, place)
         if place > end:
             raise IndexError("a field reaches beyond its message")
         if message == TENSOR:
@@ -112,8 +112,13 @@ def _external(data: bytes, message: str, place: int, end: int, depth: int) -> It
         yield name
 
 
-def _field(data: bytes, place: int) -> tuple[int, int, int, int]:
-    """Number and kind of a field, its value (of bytes: where they begin), and where it ends."""
+def field_at(data: bytes, place: int) -> tuple[int, int, int, int]:
+    """Number and kind of a field of a protobuf message, its value (of bytes: where they begin), and where it ends.
+
+    Raises:
+        ValueError: it is of a kind that ONNX does not have.
+        IndexError: the bytes end in the middle of it. That it may end beyond its message is for the caller to see.
+    """
     tag = data[place]
     if tag < 0x80:  # nearly always; a call less
         place += 1

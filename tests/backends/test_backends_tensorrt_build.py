@@ -283,6 +283,54 @@ def test_weights_in_other_files_are_refused(flavor: Flavor, tmp_path: Path) -> N
         build(flavor, path.read_bytes())
 
 
+FUZZED = """
+import sys
+import numpy as np
+sys.path[:0] = {path!r}
+from tiny_bundle import graph_spec, make_graph
+from tiny_precisions import quantized_graph
+from edgetl.backends import _tensorrt_build as b, _tensorrt_flavor as f
+from edgetl.errors import EdgetlError
+rng, refused = np.random.default_rng(11), 0
+for index in range(40):
+    damaged = bytearray((make_graph, quantized_graph)[index % 2]())
+    if index % 4 == 3:
+        damaged = damaged[: rng.integers(len(damaged))]
+    for place in rng.integers(len(damaged), size=4):
+        damaged[place] ^= 1 << int(rng.integers(8))
+    try:
+        b.build(bytes(damaged), graph_spec(), f.find("rtx"), b.How(compute_capabilities=("8.9",)))
+    except EdgetlError as problem:
+        refused += 1
+        assert problem.message.isprintable()
+print(refused > 20)
+"""
+
+
+def test_damaged_graphs_are_refused_or_built_and_nothing_else(flavor: Flavor) -> None:
+    """Truncated and with flipped bits, in a process of its own: one of these ended it before nodes were looked at."""
+    done = subprocess.run([sys.executable, "-c", FUZZED.format(path=[str(Path(__file__).parents[1])])],
+                          capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
+
+
+def test_a_node_without_outputs_never_reaches_the_parser(flavor: Flavor) -> None:
+    """It would end the process."""
+    from onnx import ModelProto
+
+    model = ModelProto.FromString(make_graph())
+    del model.graph.node[1].output[:]
+    with pytest.raises(BundleError, match="has a node without outputs"):
+        build(flavor, model.SerializeToString())
+
+
+def test_names_that_are_no_text_are_refused(flavor: Flavor) -> None:
+    with pytest.raises(BundleError, match="holds names that are no text"):
+        build(flavor, one_node("Det", shape=("N", 3, 3), name="strange").replace(b"strange", b"str\x9f\x99ge"))
+    with pytest.raises(BundleError, match=r"the node 'str\?nge' \(Det"):
+        build(flavor, one_node("Det", shape=("N", 3, 3), name="str\nnge"))
+
+
 def test_other_names_than_those_of_the_manifest_are_refused(flavor: Flavor) -> None:
     other = dataclasses.replace(graph_spec().inputs[0], name="pixels")
     with pytest.raises(BundleError, match=r"has the inputs \['image'\]; expected \['pixels'\]"):

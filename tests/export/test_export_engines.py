@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,12 @@ def test_the_first_variant_for_tensorrt_is_preferred(bundle: Path, tmp_path: Pat
     assert (named.variant, named.why, named.batches) == ("tensorrt.int8", "it was asked for", (2, 4, 8))
     with pytest.raises(UnknownName, match=r"no variant named 'tensorrt\.fp8'\. Did you mean 'tensorrt\.fp16'"):
         built(bundle, tmp_path / "four.engine", variant="tensorrt.fp8")
+
+
+@needs_rtx
+def test_a_packed_bundle_is_a_bundle(bundle: Path, tmp_path: Path) -> None:
+    assert app.main(["pack", str(bundle), "--out", str(tmp_path / "tiny.edgetl")]) == 0
+    assert built(tmp_path / "tiny.edgetl", tmp_path / "m.engine").variant == "fp32"
 
 
 def test_a_bundle_for_other_runtimes_alone_says_what_it_has(bundle: Path, tmp_path: Path) -> None:
@@ -211,6 +219,37 @@ def test_ctrl_c_leaves_nothing(model: Path, tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         built(model, tmp_path / "new/m.engine", listener=listen)
+    assert [one.name for one in tmp_path.iterdir()] == ["model.onnx"]
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = {path!r}
+import edgetl
+from edgetl.cli import app, progress
+from edgetl.events import Event
+import contextlib
+
+def listen(event):
+    if event.kind == "advance":
+        os.kill(os.getpid(), signal.{signal})
+
+@contextlib.contextmanager
+def shown():
+    yield listen
+
+progress.shown = shown
+sys.exit(app.main(["engine", {model!r}, "--out", {out!r}, "--compute-capability", "8.9"]))
+"""
+
+
+@needs_rtx
+@pytest.mark.parametrize(("signal", "code"), [("SIGKILL", -9), ("SIGINT", 130)])
+def test_a_build_that_is_ended_leaves_nothing_half_written(model: Path, tmp_path: Path, signal: str, code: int) -> None:
+    source = KILLED.format(path=[str(Path(__file__).parents[1])], signal=signal, model=str(model),
+                           out=str(tmp_path / "new/m.engine"))
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == code, done.stderr
     assert [one.name for one in tmp_path.iterdir()] == ["model.onnx"]
 
 
