@@ -6,27 +6,31 @@ note whatever a card would punish: the contract passes only where nothing was no
 
 from __future__ import annotations
 
+import gc
+
 import made_up_engine
+import made_up_torch
 import pytest
 from made_up_cuda import Runtime
 from test_contract_backends import OnnxContract
 
 from edgetl.backends import _cuda, _tensorrt_flavor, tensorrt
 from edgetl.backends._cuda_python import CudaPython
+from edgetl.backends._cuda_torch import CudaTorch
 from edgetl.backends._tensorrt_build import Engine
 from edgetl.errors import BundleError
 from edgetl.runtime.session import check_graph
 
 
 @pytest.fixture
-def runtime(monkeypatch):
-    """The made-up CUDA runtime that the backend finds; at the end everything must be given back, and nothing noted."""
+def runtime():
+    """A made-up CUDA runtime; at the end everything must have been given back, and nothing noted."""
     runtime = Runtime()
-    monkeypatch.setattr(_cuda, "find", lambda: CudaPython(runtime, "13.5"))
     tensorrt._probed.cache_clear()
     yield runtime
     tensorrt._probed.cache_clear()
-    assert runtime.card.violations == []
+    gc.collect()
+    assert runtime.card.violations == runtime.card.left() == []
 
 
 def build_made_up(graph, spec, flavor, how, *, timing_cache=None, progress=None):
@@ -66,8 +70,13 @@ class MadeUp(TensorrtContract):
     def _made_up(self, runtime, monkeypatch):
         self.runtime = runtime
         flavor = made_up_engine.flavor(runtime.card, self.flavor, package=self.package)
+        monkeypatch.setattr(_cuda, "find", lambda: self.door(runtime))
         monkeypatch.setattr(_tensorrt_flavor, "find", lambda wanted="auto": flavor)
         monkeypatch.setattr(tensorrt, "build", build_made_up)
+
+    def door(self, runtime):
+        """The way to the CUDA runtime."""
+        return CudaPython(runtime, "13.5")
 
     def installed(self):
         return self.package, "11.4"
@@ -79,6 +88,17 @@ class TestMadeUp(MadeUp):
 
 class TestMadeUpGraphs(MadeUp):
     options = {"cuda_graph": "on"}
+
+
+class TestMadeUpTorch(MadeUp):
+    """Without cuda-python."""
+
+    def door(self, runtime):
+        return CudaTorch(made_up_torch.made_up(runtime))
+
+    @pytest.fixture(autouse=True)
+    def _driver(self, monkeypatch):
+        monkeypatch.setattr(_cuda, "driver_cuda", lambda: 13000)
 
 
 class TestMadeUpRtx(MadeUp):
