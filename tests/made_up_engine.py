@@ -186,11 +186,28 @@ class RuntimeConfig:
         self.cache = None
 
     def create_runtime_cache(self):
-        return object()
+        return RuntimeCache()
 
     def set_runtime_cache(self, cache):
         self.cache = cache
         return True
+
+
+class RuntimeCache:
+    """IRuntimeCache of TensorRT for RTX."""
+
+    HEAD = b"compiled by made-up TensorRT\n"
+
+    def __init__(self):
+        self.content = self.HEAD
+
+    def deserialize(self, blob):
+        fits = blob.startswith(self.HEAD)
+        self.content = blob if fits else self.content
+        return fits
+
+    def serialize(self):
+        return self.content
 
 
 @dataclass

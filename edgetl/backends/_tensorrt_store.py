@@ -2,6 +2,7 @@
 
     FOLDER/KEY.engine        a plan; KEY stands for its fingerprint
     FOLDER/KEY.engine.json   its sidecar, see `edgetl.backends._tensorrt_sidecar`
+    FOLDER/KEY.kernels       what TensorRT for RTX compiled when the engine was opened
     FOLDER/timing-*.cache    what a builder learned about kernels, by flavor, version, compute capability and card
     FOLDER/.lock             held by whoever builds or writes; who reads needs neither the lock nor a right to write
 
@@ -49,13 +50,14 @@ if TYPE_CHECKING:
 
 FOLDER = "engines"  # of the cache
 LIMIT_BYTES = 4 << 30  # a ResNet-50 takes 50 MB, a ViT-L 600 MB
+KERNELS = ".kernels"
 LOCK = ".lock"
 LOCK_POLL_S = 0.05
 PROOF_PATIENCE_S = 2.0  # a proof that is not recorded is given again at the next start
 PATIENCE_S = 3600.0  # the largest networks take half an hour to build
-TIMING_BYTES = 256 << 20  # of a timing cache; thousands of layers take a few MB
-DIGEST = 65  # characters before a timing cache: SHA-256 and the end of the line
-OURS = re.compile(r"([0-9a-f]{32}\.engine|timing-[\w.,+-]+\.cache)(\.json)?")
+LEARNED_BYTES = 256 << 20  # of a timing cache, or of compiled kernels; thousands of layers take a few MB
+DIGEST = 65  # characters before them: SHA-256 and the end of the line
+OURS = re.compile(r"(?:([0-9a-f]{32})\.(?:engine|engine\.json|kernels)|(timing-[\w.-]+)\.cache)")
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,9 @@ class EngineStore:
             engine = make()
             sidecar = sidecar_of(engine, wanted)
             note = note or self._keep(engine, sidecar)
-        return Stored(engine.plan, True, sidecar, found.reason, note, engine.notes)
+            lost = "" if note else self._keep_timing(engine, sidecar)
+        notes = (*engine.notes, *([f"The timing cache is not kept: {lost}."] if lost else []))
+        return Stored(engine.plan, True, sidecar, found.reason, note, notes)
 
     def discard(self, wanted: Fingerprint) -> str:
         """Removes an engine; returns why it could not be removed, as a clause, empty where it is gone.
@@ -166,14 +170,25 @@ class EngineStore:
 
     def timing_cache(self, wanted: Fingerprint) -> bytes | None:
         """What builders of this flavor, version, compute capability and card have learned; None where nothing is."""
-        path = self._timing(wanted)
+        return _learned(self._timing(wanted))
+
+    def kernels(self, wanted: Fingerprint) -> bytes | None:
+        """What `keep_kernels` was given for an engine last; None where there is nothing."""
+        return _learned(self._plan(wanted).with_suffix(KERNELS))
+
+    def keep_kernels(self, wanted: Fingerprint, compiled: bytes) -> str:
+        """Keeps what was compiled for an engine, with which it goes again; returns why not, empty where it does.
+
+        It is only kept where something is known of the engine: where that was kept itself, or a proof of it.
+        """
+        plan = self._plan(wanted)
+        if self._nowhere or not os.path.lexists(sidecar_path(plan)):
+            return self._nowhere or "its engine is not kept"
         try:
-            with open_regular(path, str(path)) as (opened, size):
-                data = read_at_most(opened, TIMING_BYTES + DIGEST, min(size, TIMING_BYTES + DIGEST), str(path))
-        except BundleError:  # nothing was learned yet, or it cannot be read: only a help
-            return None
-        digest, learned = data[:DIGEST], data[DIGEST:]
-        return learned if digest == _digest_line(learned) else None
+            with self._locked(PROOF_PATIENCE_S):
+                return self._learn(plan.with_suffix(KERNELS), compiled, {plan, sidecar_path(plan)})
+        except (EdgetlError, OSError) as problem:
+            return _clause(problem)
 
     # ------------------------------------------------------------------------------------------------- reading
 
@@ -228,21 +243,28 @@ class EngineStore:
             durable.write(sidecar_path(plan), sidecar.encoded())
         except (OutputError, OSError) as problem:
             return self._undone(sidecar.fingerprint, problem)
-        return self._learn(engine, sidecar, self.limit_bytes - size)
+        return ""
 
-    def _learn(self, engine: Engine, sidecar: Sidecar, most: int) -> str:
-        """Writes what a builder learned, where it fits beside the engine; returns why it is not kept."""
-        size = len(engine.timing_cache or b"") + DIGEST
-        if engine.timing_cache is None or size > min(TIMING_BYTES, most):
+    def _keep_timing(self, engine: Engine, sidecar: Sidecar) -> str:
+        """Writes what the builder learned of kernels; returns why it is not kept. The lock is held."""
+        if engine.timing_cache is None:
             return ""
-        plan, path = self._plan(sidecar.fingerprint), self._timing(sidecar.fingerprint)
+        plan = self._plan(sidecar.fingerprint)
+        return self._learn(self._timing(sidecar.fingerprint), engine.timing_cache, {plan, sidecar_path(plan)})
+
+    def _learn(self, path: Path, learned: bytes, beside: set[Path]) -> str:
+        """Writes what was learned where it fits beside an engine; returns why it does not. The lock is held."""
+        size = len(learned) + DIGEST
+        room = min(LEARNED_BYTES, self.limit_bytes - sum(one.stat().st_size for one in beside if one.is_file()))
+        if size > room:
+            return f"it has {size} bytes, and {self.folder} has room for {room}"
         try:
-            self._make_room(size, {path}, {plan, sidecar_path(plan)})
-            durable.write(path, _digest_line(engine.timing_cache) + engine.timing_cache)
+            self._make_room(size, {path}, beside)
+            durable.write(path, _digest_line(learned) + learned)
         except (OutputError, OSError) as problem:
             with contextlib.suppress(OSError):  # the sentence says already what is the matter with the folder
                 self._sweep()
-            return f"its timing cache is not kept: {_clause(problem)}"
+            return _clause(problem)
         return ""
 
     def _undone(self, wanted: Fingerprint, problem: Exception) -> str:
@@ -254,7 +276,7 @@ class EngineStore:
 
     def _remove(self, wanted: Fingerprint) -> None:
         plan = self._plan(wanted)
-        for path in (sidecar_path(plan), plan):
+        for path in (sidecar_path(plan), plan, plan.with_suffix(KERNELS)):
             path.unlink(missing_ok=True)
 
     def _make_room(self, size_bytes: int, replaced: Collection[Path], kept: Collection[Path] = ()) -> None:
@@ -281,7 +303,7 @@ class EngineStore:
         found: dict[str, list[Path]] = {}
         for path in self.folder.iterdir():
             if (named := OURS.fullmatch(path.name)) is not None and path.is_file():
-                found.setdefault(named[1], []).append(path)
+                found.setdefault(named[1] or named[2], []).append(path)
         stats = {name: [path.stat() for path in paths] for name, paths in found.items()}
         return [_Group(max(one.st_mtime_ns for one in stats[name]), sum(one.st_size for one in stats[name]),
                        tuple(paths)) for name, paths in found.items()]
@@ -346,6 +368,17 @@ def _clause(problem: Exception) -> str:
     if isinstance(problem, OSError):
         return f"{problem.filename or 'the cache'} cannot be used: {problem.strerror or problem}"
     return str(problem)
+
+
+def _learned(path: Path) -> bytes | None:
+    """What stands behind its own SHA-256 in a file."""
+    most = LEARNED_BYTES + DIGEST
+    try:
+        with open_regular(path, str(path)) as (opened, size):
+            data = read_at_most(opened, most, min(size, most), str(path))
+    except BundleError:  # nothing was learned yet, or it cannot be read: it is only a help
+        return None
+    return data[DIGEST:] if data[:DIGEST] == _digest_line(data[DIGEST:]) else None
 
 
 def _digest_line(data: bytes) -> bytes:

@@ -59,6 +59,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 FLAGS = {"batches": "batches", "workspace_mib": "workspace_bytes", "optimization_level": "optimization_level",
          "version_compatible": "version_compatible", "hardware_compatible": "hardware_compatible"}
 MIB = 1 << 20
+Opens = Callable[[bytes, Mapping[str, Any]], "TensorrtSession"]  # of a plan and what the store knows it as
 NO_BUNDLE = "it was opened without the golden images of a bundle"
 
 
@@ -134,10 +135,10 @@ def _open(graph: bytes, spec: GraphSpec, threads: int, cache_dir: Path | None,
     _insist_on(flavor, card)
     wanted = fingerprint(graph, flavor, how, Place((card.compute_capability,), card.driver_version, card.name))
 
-    def opened(plan: bytes) -> TensorrtSession:
+    def opened(plan: bytes, known: Mapping[str, Any]) -> TensorrtSession:
         from edgetl.backends._tensorrt_session import TensorrtSession
 
-        return TensorrtSession(plan, flavor, cuda, spec, threads=threads, facts={},
+        return TensorrtSession(plan, flavor, cuda, spec, threads=threads, facts={}, kernels=store.kernels(known),
                                cuda_graph=options.get("cuda_graph", "on") == "on")
 
     def built() -> Any:
@@ -187,38 +188,38 @@ def _whole(options: Mapping[str, str], name: str, default: int) -> int:
 
 
 def _from_file(options: Mapping[str, str], wanted: Mapping[str, Any], store: EngineStore,
-               opened: Callable[[bytes], TensorrtSession]) -> EngineSession | str:
+               opened: Opens) -> EngineSession | str:
     """A session of the engine that the user named, or why it does not serve here, as a clause."""
     path = options["engine"]
     found = read_engine(path, wanted, [FLAGS[name] for name in FLAGS if name in options])
     if found.plan is None or found.sidecar is None:
         return found.reason
-    try:
-        session = opened(found.plan)
-    except BundleError as problem:  # it looks right, and TensorRT does not take it
-        return problem.message.rstrip(".")
     # What is shown of it is kept apart from the engine that this machine would build by itself.
     known = {**wanted, "file_sha256": found.sidecar.plan_sha256}
+    try:
+        session = opened(found.plan, known)
+    except BundleError as problem:  # it looks right, and TensorRT does not take it
+        return problem.message.rstrip(".")
     proofs = store.proofs(known, found.sidecar.plan_sha256)
     return EngineSession(session, Source(store, known, found.sidecar, proofs, {"file": path}))
 
 
 def _from_store(wanted: Mapping[str, Any], store: EngineStore, built: Callable[[], Any],
-                opened: Callable[[bytes], TensorrtSession], spec: GraphSpec, passed_by: str) -> EngineSession:
+                opened: Opens, spec: GraphSpec, passed_by: str) -> EngineSession:
     """A session of the engine that is kept, else of one that is built now."""
     stored = store.get(wanted, built)
     refused = ""
     if not stored.built:
         try:
             _tensorrt_precision.insist(spec.precision, stored.sidecar.precisions, "the engine that is kept here")
-            return EngineSession(opened(stored.plan), _source(store, stored, wanted, passed_by, ""))
+            return EngineSession(opened(stored.plan, wanted), _source(store, stored, wanted, passed_by, ""))
         except BundleError as problem:
             # Its bytes are those that were written, and TensorRT does not take them: once more, from the graph.
             refused = problem.message.rstrip(".")
             store.discard(wanted)
             stored = store.get(wanted, built)
     try:
-        return EngineSession(opened(stored.plan), _source(store, stored, wanted, passed_by, refused))
+        return EngineSession(opened(stored.plan, wanted), _source(store, stored, wanted, passed_by, refused))
     except BundleError as problem:
         store.discard(wanted)
         raise BackendUnavailable(f"An engine was built here just now, and cannot be opened: {problem.message}",
@@ -258,7 +259,7 @@ class EngineSession:
         self.run: Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]] = session.run
         self.device_s = session.device_s
         self.profiled = session.profiled
-        self.close = session.close
+        self._kernels = source.store.kernels(source.fingerprint)
 
     def info(self) -> Mapping[str, Any]:
         """What the engine's session tells; where the engine comes from; and what was shown of it."""
@@ -271,6 +272,21 @@ class EngineSession:
         note = self._source.store.prove(self._source.fingerprint, self._source.sidecar, proof)
         if note and self._facts.get("kept", True):
             self._facts["why_shown_again"] = note
+        self._keep_kernels()
+
+    def close(self) -> None:
+        """Releases the session; a second call does nothing."""
+        try:
+            self._keep_kernels()
+        finally:
+            self._session.close()
+
+    def _keep_kernels(self) -> None:
+        """Leaves to the next start what was compiled in this one; where it cannot be kept, that compiles it again."""
+        kernels = self._session.kernels()
+        if kernels and kernels != self._kernels:
+            self._source.store.keep_kernels(self._source.fingerprint, kernels)
+            self._kernels = kernels
 
     def leave_unproven(self, why: str) -> None:
         """Notes why the engine was not shown to be right."""
@@ -278,7 +294,7 @@ class EngineSession:
 
     def disprove(self) -> str:
         """Closes the session and removes the engine from the cache; returns what became of it, as a clause."""
-        self.close()
+        self._session.close()
         if "file" in self._source.facts:
             return f"{self._source.facts['file']} is not used"
         problem = self._source.store.discard(self._source.fingerprint)

@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import made_up_engine
 import numpy as np
 import pytest
 from made_card import CARD, FLAVOR, HEAD, MadeCard
+from made_up_cuda import Runtime
 from tiny_bundle import edit_manifest, give_features, graph_spec, make_bundle, make_graph, make_photo, reference_logits
 
 from edgetl.backends import _cuda, _tensorrt_flavor, tensorrt
+from edgetl.backends._cuda_python import CudaPython
 from edgetl.backends._tensorrt_build import Engine, How
 from edgetl.backends._tensorrt_store import EngineStore, Place, fingerprint, write_engine
 from edgetl.cli.app import main
@@ -399,6 +402,99 @@ def test_exit_codes_and_words_of_the_command_line(card, bundle, capsys):
 def test_backends_that_run_the_graph_itself_show_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr(proving, "insist", lambda *_: pytest.fail("it was asked for a proof"))
     load(make_bundle(tmp_path / "cpu"), "cpu").close()
+
+
+# ------------------------------------------------------------------------------------------------ the whole way
+
+
+@pytest.fixture
+def whole(monkeypatch):
+    """The real session on a made-up CUDA and engine, which note whatever a card would punish."""
+    runtime, built = Runtime(), []
+    state = SimpleNamespace(runtime=runtime, built=built, bias=0.0, flavor=made_up_engine.flavor(runtime.card, "rtx"))
+
+    def build(graph, spec, flavor, how, *, timing_cache=None):
+        built.append(how)
+        plan = made_up_engine.make_plan(biased(graph, state.bias), (how.batches,), flavor.version)
+        return Engine(plan, {spec.precision: 1.0}, 0.25, None)
+
+    monkeypatch.setattr(_tensorrt_flavor, "find", lambda wanted="auto": state.flavor)
+    monkeypatch.setattr(_cuda, "find", lambda: CudaPython(runtime, "13.5"))
+    monkeypatch.setattr(tensorrt, "build", build)
+    tensorrt._probed.cache_clear()
+    yield state
+    tensorrt._probed.cache_clear()
+    assert runtime.card.violations == []
+    assert runtime.card.left() == []
+
+
+def biased(graph: bytes, bias: float) -> bytes:
+    """The graph that a wrong builder makes of one: the same names and shapes, other numbers."""
+    import onnx
+
+    model = onnx.load_from_string(graph)
+    weight = next(one for one in model.graph.initializer if one.name == "fc_b")
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) + np.float32(bias), "fc_b"))
+    return model.SerializeToString()
+
+
+def test_from_the_bundle_to_the_card_and_back(whole, bundle):
+    for number in range(2):
+        with load(bundle) as classifier:
+            told = classifier.info()["session"]
+            assert told["engine"]["built"] == (number == 0)
+            assert told["provider"].startswith("TensorRT for RTX")
+            assert len(told["proofs"]) == 1
+            assert np.abs(classifier.logits(IMAGES) - reference_logits(IMAGES)).max() < 1e-4
+    assert len(whole.built) == 1
+
+
+def test_a_builder_that_is_wrong_is_found_out_on_the_card(whole, bundle, own_home):
+    whole.bias = 0.25
+    with pytest.raises(GateFailed, match=r"0\.25 away.*the engine is refused"):
+        load(bundle)
+    assert kept(own_home) == []
+    assert whole.runtime.card.left() == []
+    whole.bias = 0.0
+    load(bundle).close()
+    assert len(whole.built) == 2
+
+
+def test_a_plan_of_another_version_that_looks_right_is_built_again_on_the_card(whole, bundle):
+    load(bundle).close()
+    store = EngineStore(None)
+    of = json.loads(next(store.folder.glob("*.json")).read_text())["fingerprint"]
+    store.discard(of)
+    old = made_up_engine.make_plan(GRAPH, version="10.9")
+    store.get(of, lambda: Engine(old, {"fp32": 1.0}, 1.0, None))
+    with load(bundle) as classifier:
+        assert "cannot open the engine" in classifier.info()["session"]["engine"]["why_built"]
+    assert len(whole.built) == 2
+
+
+def test_what_tensorrt_for_rtx_compiled_is_there_at_the_next_start(whole, bundle, monkeypatch):
+    given = []
+    real = made_up_engine.RuntimeCache.deserialize
+    monkeypatch.setattr(made_up_engine.RuntimeCache, "deserialize",
+                        lambda self, blob: given.append(blob) or real(self, blob))
+    load(bundle).close()
+    assert given == []
+    compiled = EngineStore(None).folder.glob("*.kernels")
+    assert [path.read_bytes()[65:] for path in compiled] == [made_up_engine.RuntimeCache.HEAD]
+    with load(bundle) as classifier:
+        classifier.predict(make_photo(0))
+    assert given == [made_up_engine.RuntimeCache.HEAD]
+
+
+def test_what_was_compiled_for_a_file_is_kept_too(whole, bundle, tmp_path):
+    how = How(compute_capabilities=("8.9",))
+    file = tmp_path / "model.engine"
+    plan = made_up_engine.make_plan(GRAPH, (how.batches,), whole.flavor.version)
+    write_engine(file, Engine(plan, {"fp32": 1.0}, 3.0, None),
+                 fingerprint(GRAPH, whole.flavor, how, Place.ahead(how.compute_capabilities)))
+    load(bundle, options={"engine": str(file)}).close()
+    assert len(list(EngineStore(None).folder.glob("*.kernels"))) == 1
+    assert whole.built == []
 
 
 # ------------------------------------------------------------------------------------------------ probe

@@ -366,8 +366,60 @@ def test_a_timing_cache_that_does_not_fit_beside_its_engine_is_left_out(folder):
     store = EngineStore(folder, 4500)
     found = store.get(OF, Builder(OF, timing_cache=bytes(1000)))
     assert found.note == ""
+    assert "The timing cache is not kept: it has 1065 bytes" in found.notes[0]
     assert store.timing_cache(OF) is None
     assert not store.get(OF, Builder(OF)).built
+
+
+# ------------------------------------------------------------------------------------------------ compiled kernels
+
+
+def test_compiled_kernels_are_kept_with_their_engine_and_go_with_it(store, folder):
+    assert store.kernels(OF) is None
+    assert store.keep_kernels(OF, b"compiled") == "its engine is not kept"
+    store.get(OF, Builder(OF))
+    assert store.keep_kernels(OF, b"compiled") == ""
+    assert store.keep_kernels(OF, b"compiled more") == ""
+    assert store.kernels(OF) == b"compiled more"
+    assert store.kernels(OTHERS["driver"]) is None
+    assert len(held(folder)) == 3
+    store.discard(OF)
+    assert held(folder) == []
+    assert store.kernels(OF) is None
+
+
+def test_compiled_kernels_are_removed_with_the_least_recently_used_engine(folder):
+    one, two = graphs(2)
+    store = EngineStore(folder, 6500)
+    store.get(one, Builder(one))
+    assert store.keep_kernels(one, bytes(1000)) == ""
+    used_at(store, one, 1000)
+    os.utime(store._plan(one).with_suffix(".kernels"), (1000, 1000))
+    store.get(two, Builder(two))
+    assert len(held(folder)) == 2
+    assert "room for" in store.keep_kernels(two, bytes(6000))
+    assert not store.get(two, Builder(two)).built
+
+
+@pytest.mark.parametrize("harm", [cut, grow, flip, empty, garbage, dangling, endless, Path.unlink])
+def test_damaged_kernels_are_as_good_as_none(store, harm):
+    store.get(OF, Builder(OF))
+    store.keep_kernels(OF, b"compiled" * 99)
+    harm(store._plan(OF).with_suffix(".kernels"))
+    assert store.kernels(OF) is None
+    assert store.keep_kernels(OF, b"again") == ""
+    assert store.kernels(OF) == b"again"
+
+
+def test_kernels_for_which_there_is_no_room_are_compiled_again(store, monkeypatch):
+    store.get(OF, Builder(OF))
+
+    def full(path, data):
+        raise DiskFull(f"{path} could not be written: No space left on device.")
+
+    monkeypatch.setattr(durable, "write", full)
+    assert "No space left" in store.keep_kernels(OF, b"compiled")
+    assert store.kernels(OF) is None
 
 
 # ------------------------------------------------------------------------------------------------ several at once
@@ -542,7 +594,9 @@ def test_a_disk_without_room_for_the_timing_cache_keeps_the_engine(store, monkey
         real(path, data)
 
     monkeypatch.setattr(durable, "write", full)
-    assert "its timing cache is not kept" in store.get(OF, Builder(OF, timing_cache=b"x")).note
+    found = store.get(OF, Builder(OF, timing_cache=b"x"))
+    assert found.note == ""
+    assert "The timing cache is not kept" in found.notes[0] and "No space left" in found.notes[0]
     assert not store.get(OF, Builder(OF)).built
 
 
@@ -564,6 +618,7 @@ def test_a_user_without_a_home_builds_each_time(monkeypatch):
     assert (found.built, found.plan) == (True, plan_of(OF))
     assert "no home folder" in found.note and "EDGETL_CACHE" in found.note
     assert "no home folder" in store.prove(OF, found.sidecar, "golden")
+    assert "no home folder" in store.keep_kernels(OF, b"compiled")
     assert store.discard(OF) == ""
     assert store.timing_cache(OF) is None
 
