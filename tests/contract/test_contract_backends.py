@@ -20,6 +20,7 @@ from tiny_bundle import CHANNELS, graph_spec, make_graph, reference_features, re
 
 from edgetl import plugins
 from edgetl.errors import BackendUnavailable, BundleError, EdgetlError, InputError
+from edgetl.runtime import processor
 from edgetl.runtime.layers import KINDS, open_profiled
 from edgetl.runtime.session import GraphSpec, TensorSpec, open_session, usable_threads
 
@@ -301,6 +302,10 @@ class OnnxContract(BackendContract):
 
     precisions = ("fp32", "int8")
 
+    def computes(self, precision):
+        """Whether this machine computes in the precision; where it does not, the graph must be refused."""
+        return True
+
     def graph_in(self, graph, precision):
         """The graph as a variant of that precision has it."""
         if precision == "fp32":
@@ -316,7 +321,12 @@ class OnnxContract(BackendContract):
         reference = open_session("cpu", graph, spec, threads=1)
         expected = reference.run({"image": images})["logits"]
         reference.close()
-        session = self.open(self.graph_in(graph, precision), dataclasses.replace(spec, precision=precision))
+        rounded, spec = self.graph_in(graph, precision), dataclasses.replace(spec, precision=precision)
+        if not self.computes(precision):
+            with pytest.raises(BackendUnavailable, match=f"{precision}.*does not"):
+                self.open(rounded, spec)
+            return
+        session = self.open(rounded, spec)
         logits = session.run({"image": images})["logits"]
         assert session.info()["precision"] == precision
         session.close()
@@ -405,6 +415,7 @@ def from_pixels(graph):
 class TestCpu(OnnxContract):
     backend = "cpu"
     package = "onnxruntime"
+    precisions = ("fp32", "fp16", "int8")
 
     def test_another_provider_is_an_error(self):
         from edgetl.backends.cpu import insist
@@ -459,6 +470,10 @@ signal.raise_signal(signal.SIGTERM)
 class TestOpenvino(OnnxContract):
     backend = "openvino"
     package = "openvino"
+    precisions = ("fp32", "fp16", "bf16", "int8")
+
+    def computes(self, precision):
+        return precision in ("fp32", "int8") or processor.accelerates(precision)
 
     def test_floating_point_is_fp32_unless_asked_otherwise(self, session):
         assert session.info()["float_precision"] == "fp32"
