@@ -24,7 +24,7 @@ def quantize(options: Quantize, as_json: bool) -> None:
     if as_json:
         present.document(made.to_json())
         return
-    latency = "not measured: this is not a processor of that kind"
+    latency = "not measured: accuracy was judged on this processor, which is not what the graph is made for"
     if made.latency_s is not None and made.fp32_latency_s is not None:
         latency = f"{1e3 * made.latency_s:.3f} ms (fp32 {1e3 * made.fp32_latency_s:.3f} ms), one image, one thread"
     kernels = made.calibration["fused"]

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from edgetl import evaluate
 from edgetl.compress import calibrate, mixed, quantize
 from edgetl.datasets import Item
-from edgetl.errors import DataError
+from edgetl.errors import DataError, GateFailed
 from edgetl.evaluate import Comparison, Evaluation
-from edgetl.export import variants
+from edgetl.export import half, twin, variants
 from edgetl.export.variants import BACKEND, Built, Stock
 from edgetl.runtime import processor
 from edgetl.runtime.preprocess import Preprocess
@@ -108,6 +108,7 @@ class Ladder:
     def __init__(self, name: str, target: Target, subject: Subject) -> None:
         self.name, self.scheme, self.methods = name, target.quantize, target.quantize["methods"]
         self.subject, self.requires = subject, target.requires.get("int8", ())
+        self.judged_only = BACKEND not in target.backends  # its engine is not the one that answers here
         self.spec = dataclasses.replace(subject.spec, precision="int8")
         chosen = calibrate.choose(subject.train, subject.calibration_images, subject.seed)
         self.items = chosen[:len(chosen) - len(chosen) % subject.batch] if subject.fixed else chosen
@@ -116,7 +117,7 @@ class Ladder:
                             hint="Give more --calibration-images, or a graph with a free batch.")
         self.reader = calibrate.Reader(self.items, subject.read, subject.preprocess, name=self.spec.inputs[0].name,
                                        batch=subject.batch)
-        self.source = quantize.study(subject.graph, self.reader)
+        self.source = quantize.study(subject.graph, self.reader, opset=self.scheme.get("opset", 0))
         self.rungs: list[dict[str, Any]] = []
 
     def climbed(self) -> Attempt | None:
@@ -130,7 +131,7 @@ class Ladder:
     def _attempt(self, method: str, floats: Sequence[str] = ()) -> Attempt:
         """The graph by a method, with some layers left in float; adds a rung."""
         subject = self.subject
-        made = quantize.write(self.source, self.scheme, method=method, known=subject.known, floats=floats)
+        made = self._written(method, floats)
         answered = judged(made.graph, self.spec, subject.val, subject.read, subject.preprocess, subject.threads)
         val = evaluate.with_reference(answered, subject.reference)
         found = evaluate.compare(val, subject.reference)
@@ -139,6 +140,12 @@ class Ladder:
         self.rungs.append({"method": told, "passed": passed, "float_layers": list(floats), **dataclasses.asdict(found)})
         subject.note(f"{self.name}, {told}: {self._sentence(found)}; {'passed' if passed else 'outside the limits'}.")
         return Attempt(made, val, found, tuple(floats))
+
+    def _written(self, method: str, floats: Sequence[str]) -> quantize.Quantized:
+        """What is judged is what is shipped: the rest in half where the target wants it so."""
+        made = quantize.write(self.source, self.scheme, method=method, known=self.subject.known, floats=floats)
+        remainder = self.scheme.get("remainder")
+        return dataclasses.replace(made, graph=half.to_half(made.graph, remainder).graph) if remainder else made
 
     def _sentence(self, found: Comparison) -> str:
         if self.subject.limits.max_drop is not None:
@@ -186,14 +193,16 @@ class Ladder:
         return max(self.rungs, key=lambda rung: (most is None or rung["drop_points"] <= most, rung["agreement"]))
 
     def calibration(self, accepted: Attempt) -> dict[str, Any]:
-        """How the INT8 graph was made, for the manifest: {method, images, split, seed, rounding, rungs, fused, ...}.
+        """How the INT8 graph was made, for the manifest: {method, images, split, seed, rounding, rungs, ...}.
 
         `fused` says what ONNX Runtime makes of it, on a processor of the target's kind; None on another.
         """
         last = next(rung for rung in reversed(self.rungs) if rung["passed"])
-        ours = not processor.missing(self.requires)  # another processor's engine fuses other kernels
+        # Another processor's engine fuses other kernels.
+        ours = not self.judged_only and not processor.missing(self.requires)
         return {"method": last["method"], "images": len(self.items), "split": "train", "seed": self.subject.seed,
-                "rounding": dict(accepted.made.rounding), "float_layers": list(accepted.floats), "rungs": self.rungs,
+                "rounding": dict(accepted.made.rounding), "remainder": self.scheme.get("remainder", "fp32"),
+                "float_layers": list(accepted.floats), "rungs": self.rungs,
                 "fused": quantize.fused(accepted.made.graph) if ours else None}
 
     def refusal(self) -> str:
@@ -212,7 +221,7 @@ class Ladder:
 def judged(graph: bytes, spec: GraphSpec, items: Sequence[Item], read: Callable[[Item], bytes],
            preprocess: Preprocess, threads: int) -> Evaluation:
     """What a graph answers on some images, as many at a time as it takes."""
-    session = open_session(BACKEND, graph, spec, threads=threads)
+    session = twin.open_judge(graph, spec, threads=threads)
     size = spec.inputs[0].shape[0]
     answers = evaluate.session_predict(session, image=spec.inputs[0].name, logits=spec.outputs[0].name)
 
@@ -246,7 +255,10 @@ def build_int8(stock: Stock, target: Target, fp32: Built) -> Built | Rejected:
                       options.calibration_images, options.seed, options.threads, stock.note,
                       _known_steps(stock, fp32.spec, target))
     ladder = Ladder(f"{target.name}.int8", target, subject)
-    attempt = ladder.climbed()
+    try:
+        attempt = ladder.climbed()
+    except GateFailed as problem:  # there is nothing to round
+        return Rejected(ladder.name, tuple(ladder.rungs), f"{ladder.name} is not made: {problem.message.rstrip('.')}")
     if attempt is None:
         return Rejected(ladder.name, tuple(ladder.rungs), ladder.refusal())
     return _built(stock, target, ladder, attempt)

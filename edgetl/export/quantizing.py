@@ -41,7 +41,7 @@ class Outcome:
     accuracy: float | None  # of INT8 on the validation images, 0 to 1; None where the labels are not known
     fp32_accuracy: float | None
     found: Comparison
-    latency_s: float | None  # median of one image on one thread; None where this is not the target's processor
+    latency_s: float | None  # median of one image on one thread; None where the target's machine is not this one
     fp32_latency_s: float | None
     calibration: Mapping[str, Any]  # how it was made: method, rungs, kernels that run as integers, ...
 
@@ -128,8 +128,8 @@ def _relabelled(items: Sequence[Item], data: DataSet, classifier: Foreign, optio
 
 
 def _latencies(target: Target, classifier: Foreign, made: quantizer.Quantized, subject: Subject) -> dict[str, float]:
-    """Median seconds of a call on one thread, interleaved; empty where this is not the target's processor."""
-    if processor.missing(target.requires.get("int8", ())):
+    """Median seconds of a call on one thread, interleaved; empty where the target's machine is not this one."""
+    if BACKEND not in target.backends or processor.missing(target.requires.get("int8", ())):
         return {}
     spec = classifier.spec
     sessions = {"fp32": open_session(BACKEND, classifier.graph, spec, threads=1),

@@ -26,11 +26,11 @@ PLAIN = {"mean": ("0", "0", "0"), "std": ("1", "1", "1")}
 
 
 def graph(*, layout: str = "NCHW", batch: Any = "N", side: Any = 16, opset: int = 18, classes: int = 3,
-          spread: float = 1.0) -> onnx.ModelProto:
-    """The mean colour of each of 12 filters, then a linear layer; NHWC graphs begin with a Transpose."""
+          spread: float = 1.0, filters: int = 12) -> onnx.ModelProto:
+    """The mean colour of each of the filters, then a linear layer; NHWC graphs begin with a Transpose."""
     chance = np.random.default_rng(0)
-    weights = {"w1": chance.normal(0, 0.4, (12, 3, 3, 3)), "b1": np.zeros(12),
-               "w2": chance.normal(0, spread, (classes, 12)), "b2": np.zeros(classes)}
+    weights = {"w1": chance.normal(0, 0.4, (filters, 3, 3, 3)), "b1": np.zeros(filters),
+               "w2": chance.normal(0, spread, (classes, filters)), "b2": np.zeros(classes)}
     shape = [batch, 3, side, side] if layout == "NCHW" else [batch, side, side, 3]
     nodes = [helper.make_node("Transpose", ["photo"], ["image"], perm=[0, 3, 1, 2])] if layout == "NHWC" else []
     nodes += [helper.make_node("Conv", ["photo" if layout == "NCHW" else "image", "w1", "b1"], ["c"], pads=[1] * 4),
@@ -166,9 +166,10 @@ def taught(photos: Path, **changes: Any) -> onnx.ModelProto:
     images = np.concatenate(list(evaluate.images(data.items, data.read, plain)))
     inner = onnx.ModelProto()
     inner.CopyFrom(model)
-    inner.graph.output[0].CopyFrom(helper.make_tensor_value_info("f", TensorProto.FLOAT, ["N", 12]))
+    filters = changes.get("filters", 12)
+    inner.graph.output[0].CopyFrom(helper.make_tensor_value_info("f", TensorProto.FLOAT, ["N", filters]))
     spec = GraphSpec((TensorSpec("photo", "image", "float32", ("N", *images.shape[1:])),),
-                     (TensorSpec("f", "features", "float32", ("N", 12)),))
+                     (TensorSpec("f", "features", "float32", ("N", filters)),))
     seen = open_session("cpu", inner.SerializeToString(), spec, threads=1).run({"photo": images})["f"]
     targets = 8 * (np.eye(3)[[item.label for item in data.items]] - 0.5)
     centred = np.column_stack([seen, np.ones(len(seen))])
@@ -278,6 +279,35 @@ def test_another_processor_s_graph_is_written_untimed(tmp_path, photos):
     made = edgetl.quantize(model=str(saved(tmp_path, graph())), data=str(photos), out=str(tmp_path / "int8.onnx"),
                            target="arm", min_agreement=0.0, **PLAIN)
     assert made.latency_s is None and made.fp32_latency_s is None and (tmp_path / "int8.onnx").exists()
+
+
+@pytest.mark.parametrize("changes", [{}, {"layout": "NHWC"}, {"opset": 13}, {"opset": 11}])
+def test_a_graph_for_tensorrt_is_judged_here_and_not_timed(tmp_path, photos, capsys, monkeypatch, changes):
+    monkeypatch.setattr(quantizing.evaluate, "latencies", None)  # nothing here is what it is made for
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(NAMES))
+    words = ["quantize", str(saved(tmp_path, taught(photos, filters=16, **changes))), "--data", str(photos), "--out",
+             str(tmp_path / "int8.onnx"), "--mean", "0,0,0", "--std", "1,1,1", "--labels", str(names), "--max-drop",
+             "10", "--min-agreement", "80", "--target", "tensorrt", "--json"]
+    assert app.main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["latency_s"] is None and told["fp32_accuracy"] > 0.6 and told["calibration"]["fused"] is None
+    assert told["calibration"]["remainder"] == "fp16" and told["target"] == "tensorrt"
+    written = onnx.load(tmp_path / "int8.onnx")
+    constants = {one.name: numpy_helper.to_array(one) for one in written.graph.initializer}
+    kinds = {value.dtype for value in constants.values() if value.ndim}
+    assert np.dtype(np.float16) in kinds and np.dtype(np.int32) not in kinds
+    assert max(one.version for one in written.opset_import) <= 20
+    assert not any(constants[node.input[2]].any() for node in written.graph.node if node.op_type == "QuantizeLinear")
+    assert app.main([*words[:-1], "--overwrite"]) == 0
+    assert "not measured: accuracy was judged on this processor" in capsys.readouterr().out
+
+
+def test_a_graph_without_a_layer_for_tensorrt_is_left_alone(tmp_path, photos, capsys):
+    words = ["quantize", str(saved(tmp_path, graph())), "--data", str(photos), "--out", str(tmp_path / "int8.onnx"),
+             "--mean", "0,0,0", "--std", "1,1,1", "--target", "tensorrt"]
+    assert app.main(words) == 3 and not (tmp_path / "int8.onnx").exists()
+    assert "no layer that TensorRT would compute faster in INT8" in capsys.readouterr().err
 
 
 def test_classes_that_the_graph_does_not_have_are_named(tmp_path, photos, monkeypatch):
