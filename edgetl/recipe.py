@@ -147,6 +147,14 @@ class Distill(TrainFields):
     round_to: int = opt(8, "slim:R keeps channel counts that are multiples of this.", low=1, high=128)
     pretrained: bool = opt(True, "Start a FAMILY/VARIANT student from its published weights.")
     weights: str | None = opt(None, "File of weights for a FAMILY/VARIANT student.", path=True)
+    views: int = opt(0, "Views of each image, drawn once and shown in turn, so that the teacher looks at each only "
+                     "once; 0 draws new ones every epoch.", low=0, high=10_000)
+    softlabels: str = opt(
+        "auto", "With views, keep what the teacher said to them; 'off' asks it anew every time.",
+        choices=("auto", "off"))
+    teacher_engine: str = opt(
+        "auto", "What runs the teacher on a CPU where only its logits count; 'auto' tries them where that can pay.",
+        choices=("auto", "torch", "cpu", "openvino"))
     control: bool = opt(False, "Also train the same student on labels alone, for the same epochs, and report both.")
 
 

@@ -113,3 +113,8 @@ def gray(images: torch.Tensor) -> torch.Tensor:
 def mixed(values: torch.Tensor, share: float) -> torch.Tensor:
     """share * values + (1 - share) * the batch in reverse order (mixup, Zhang et al. 2018, arXiv:1710.09412)."""
     return values.mul(share).add_(values.flip(0), alpha=1 - share)
+
+
+def blended(values: torch.Tensor, partners: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """shares * values + (1 - shares) * partners, with a share [N] for each image: mixup with chosen partners."""
+    return torch.lerp(partners, values, shares.to(values.dtype).view(-1, *[1] * (values.dim() - 1)))

@@ -1,4 +1,8 @@
-"""Batches of training views, in an order and with views that depend on nothing but (seed, epoch, image)."""
+"""Batches of training views, in an order and with views that depend on nothing but (seed, epoch, image).
+
+With K views an image, epoch e shows view e mod K: the same pixels, bit for bit, every K epochs. Mixup then mixes an
+image with a partner that is drawn for the view, where without views it mixes each batch with itself.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,18 @@ from edgetl.runtime.preprocess import Preprocess
 from edgetl.train import augment
 from edgetl.train.store import ImageStore
 
-ORDER, VIEW, MIX = 0, 1, 2  # streams of random numbers, kept apart by the first word of their seed
+ORDER, VIEW, MIX, PARTNER = 0, 1, 2, 3  # streams of random numbers, kept apart by the first word of their seed
+VIEWS_VERSION = 1  # changes when the same options would draw other views
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Views of a batch before they go to the device; where partners are mixed in, they follow the images."""
+
+    images: torch.Tensor  # uint8 [N, 3, H, W], or [2 N, 3, H, W]
+    factors: torch.Tensor  # [N or 2 N, 3] of brightness, contrast and saturation
+    index: torch.Tensor  # int64 [N or 2 N] rows
+    shares: torch.Tensor | None  # [N] of the image itself where it is mixed
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,7 @@ class Batch:
     labels: torch.Tensor  # int64 [N]
     targets: torch.Tensor  # float32 [N, K] probabilities: smoothed and mixed labels
     index: torch.Tensor  # int64 [N] rows of the store
+    view: int = 0  # which view of the images; of no meaning where views are not drawn once
 
 
 class TrainLoader:
@@ -44,6 +60,7 @@ class TrainLoader:
         options: TrainFields,
         batch_size: int,
         device: torch.device,
+        views: int = 0,
     ) -> None:
         if len(items) < 2:
             raise DataError(f"Training needs at least 2 images, found {len(items)}.")
@@ -54,6 +71,7 @@ class TrainLoader:
             options,
             device,
         )
+        self.views = views
         self.labels = np.array([item.label for item in items], np.int64)
         # Batches of nearly equal size instead of a small last one: every image is seen and batch norm stays sound.
         self.steps = math.ceil(len(items) / batch_size)
@@ -70,7 +88,7 @@ class TrainLoader:
 
     def _prefetched(self, epoch: int, parts: Sequence[tuple[int, NDArray[np.int64]]]) -> Iterator[Batch]:
         pool = ThreadPoolExecutor(self.options.workers, thread_name_prefix="edgetl-loader")
-        waiting: deque[Future[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]] = deque()
+        waiting: deque[Future[Rendered]] = deque()
         try:
             ahead = 2 * self.options.workers
             for _, index in parts[:ahead]:
@@ -83,32 +101,50 @@ class TrainLoader:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _render(self, epoch: int, index: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """uint8 [N, 3, H, W], colour factors [N, 3] and rows [N]: what needs no device."""
+    def _view(self, epoch: int) -> int:
+        return epoch % self.views if self.views else epoch
+
+    def _render(self, epoch: int, index: NDArray[np.int64]) -> Rendered:
+        """What needs no device."""
+        view = self._view(epoch)
+        shares = None
+        if self.views and self.options.mixup > 0:
+            drawn = [self._partner(view, row) for row in index.tolist()]
+            index = np.concatenate([index, np.array([partner for partner, _ in drawn], np.int64)])
+            shares = torch.tensor([share for _, share in drawn])
         height, width = self.preprocess.size_hw
         images = torch.empty((len(index), 3, height, width), dtype=torch.uint8).to(memory_format=torch.channels_last)
         factors = torch.empty((len(index), 3))
         for place, row in enumerate(index.tolist()):
             pixels = self.store[row]
-            view = augment.draw_view(
-                self._rng(VIEW, epoch, row), (pixels.shape[0], pixels.shape[1]), self.options, self.preprocess
-            )
-            images[place] = augment.render(pixels, view, self.preprocess)
-            factors[place] = torch.tensor([view.brightness, view.contrast, view.saturation])
-        return images, factors, torch.from_numpy(index)
+            size = pixels.shape[0], pixels.shape[1]
+            one = augment.draw_view(self._rng(VIEW, view, row), size, self.options, self.preprocess)
+            images[place] = augment.render(pixels, one, self.preprocess)
+            factors[place] = torch.tensor([one.brightness, one.contrast, one.saturation])
+        return Rendered(images, factors, torch.from_numpy(index), shares)
 
-    def _finish(self, rendered: tuple[torch.Tensor, torch.Tensor, torch.Tensor], epoch: int, step: int) -> Batch:
+    def _partner(self, view: int, row: int) -> tuple[int, float]:
+        """The image that is mixed into a view of another one, and the share that is left to that one."""
+        rng = self._rng(PARTNER, view, row)
+        return int(rng.integers(len(self.labels))), float(rng.beta(self.options.mixup, self.options.mixup))
+
+    def _finish(self, rendered: Rendered, epoch: int, step: int) -> Batch:
         """The batch on the training device: colours, soft targets and mixup."""
-        pixels, factors, index = rendered
-        images = pixels.to(self.device, non_blocking=True).float()
+        index = rendered.index
+        images = rendered.images.to(self.device, non_blocking=True).float()
         if self.options.color_jitter > 0:
-            images = augment.jitter_colors(images, factors.to(self.device, non_blocking=True))
+            images = augment.jitter_colors(images, rendered.factors.to(self.device, non_blocking=True))
         labels = torch.from_numpy(self.labels)[index].to(self.device)
         targets = smoothed(labels, self.classes, self.options.label_smoothing)
-        if self.options.mixup > 0:
+        if rendered.shares is not None:
+            own, shares = len(index) // 2, rendered.shares.to(self.device)
+            images, targets = (augment.blended(value[:own], value[own:], shares) for value in (images, targets))
+            labels, index = labels[:own], index[:own]
+        elif self.options.mixup > 0:
             share = float(self._rng(MIX, epoch, step).beta(self.options.mixup, self.options.mixup))
             images, targets = augment.mixed(images, share), augment.mixed(targets, share)
-        return Batch(images.contiguous(memory_format=torch.channels_last), labels, targets, index)
+        contiguous = images.contiguous(memory_format=torch.channels_last)
+        return Batch(contiguous, labels, targets, index, self._view(epoch))
 
     def _rng(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng([self.options.seed, *stream])

@@ -48,6 +48,10 @@ class Task(Protocol):
         """Tensors that a method remembers from step to step, besides what `trained` gives."""
         ...
 
+    def flush(self) -> None:
+        """Writes down what lies outside the checkpoint; called before one is written."""
+        ...
+
 
 @dataclass(frozen=True)
 class Score:
@@ -295,6 +299,7 @@ class Fit:
 
     def _save(self) -> None:
         self._require_finite_weights()
+        self.task.flush()
         state = checkpoint.State(
             scalars={
                 "progress": dataclasses.asdict(self.progress),

@@ -176,6 +176,7 @@ def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, 
         setting.options,
         setting.choices["batch_size"],
         setting.device,
+        getattr(setting.options, "views", 0),
     )
     _require_pairs(loader, network, setting)
     validate = Validation(setting, network)

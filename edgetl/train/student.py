@@ -20,17 +20,24 @@ from edgetl.events import Event, Listener, ignore
 from edgetl.models import Network
 from edgetl.recipe import Distill
 from edgetl.runtime.preprocess import normalize
-from edgetl.train import seed, setting, store
+from edgetl.train import engines, seed, setting, softlabels, store
+from edgetl.train.engines import Engine, GraphOf
 from edgetl.train.setting import Setting
-from edgetl.train.task import ClassifierTask
+from edgetl.train.softlabels import Live, SoftLabels
+from edgetl.train.task import ClassifierTask, looks_at_features
 from edgetl.train.teacher import network_of_run
 
 CONTROL = "control"  # folder of the control inside the student's
 TAYLOR_IMAGES = 512
 
 
-def distill(options: Distill, *, listener: Listener = ignore) -> Path:
+def distill(options: Distill, *, listener: Listener = ignore, graph_of: GraphOf | None = None) -> Path:
     """The RUN folder of a student taught as the options say; with `control`, OUT/control holds its untaught twin.
+
+    Args:
+        options: the recipe.
+        listener: told what is done and found.
+        graph_of: makes the ONNX graph with which another engine than torch can run the teacher; None: torch runs it.
 
     Raises:
         DataError, UnknownName, OutputError, TrainingError: see the sentences.
@@ -47,24 +54,95 @@ def distill(options: Distill, *, listener: Listener = ignore) -> Path:
         place = setting.prepare(options, folder, "distill", listener, recorded=teacher.record["data"]["rule"])
         check_labels(teacher.labels, place)
         if not setting.complete(place):
-            train(options, place, teacher, terms)
+            train(options, place, teacher, terms, graph_of)
     return Path(options.out)
 
 
-def train(options: Distill, place: Setting, teacher: weights.Run, terms: tuple[losses.Term, ...]) -> None:
+def train(
+    options: Distill, place: Setting, teacher: weights.Run, terms: tuple[losses.Term, ...], graph_of: GraphOf | None
+) -> None:
     """Trains student and control from the start or from a checkpoint, and writes the model and its record."""
     student = setting.adjusted(starting_student(options, teacher.network, place), options)
     place.require_test_images(student.preprocess)
     untaught = copy.deepcopy(student) if options.control else None
     more = described(teacher, student, options)
     seed.seed_everything(options.seed)
-    corpus = losses.Corpus([item.label for item in place.parts.train])
-    task = ClassifierTask(student, terms, teacher.network, corpus)
+    task = taught_task(options, place, student, teacher, terms, graph_of)
     setting.fit(place, task, student, place.folder, "distill")
     metrics = setting.measured(place, student)
     if untaught is not None:
         metrics["control"] = run_control(place, untaught, more)
     setting.save(place, student, place.folder, metrics=metrics, **more)
+
+
+def taught_task(
+    options: Distill,
+    place: Setting,
+    student: Network,
+    teacher: weights.Run,
+    terms: tuple[losses.Term, ...],
+    graph_of: GraphOf | None,
+) -> ClassifierTask:
+    """The student on its losses; the teacher answers live where they look at features, else as is quickest.
+
+    Raises:
+        BackendUnavailable: the engine that shall run the teacher cannot run here.
+        EdgetlError: --teacher-engine is given, and only torch has features.
+    """
+    corpus = losses.Corpus([item.label for item in place.parts.train])
+    if looks_at_features(terms):
+        if options.teacher_engine not in ("auto", engines.TORCH):
+            raise EdgetlError(
+                f"--teacher-engine {options.teacher_engine}: a loss looks at the teacher's features, which only torch "
+                "has.", hint="Leave --teacher-engine out.",
+            )  # fmt: skip
+        return ClassifierTask(student, terms, teacher.network, corpus)
+    stored = options.views > 0 and options.softlabels == "auto"
+    engine = teachers_engine(options, place, student, teacher, graph_of, options.views if stored else options.epochs)
+    source = opened_store(options, place, student, teacher, engine) if stored else Live(engine.ask)
+    return ClassifierTask(student, terms, corpus=corpus, source=source)
+
+
+def teachers_engine(
+    options: Distill, place: Setting, student: Network, teacher: weights.Run, graph_of: GraphOf | None, looks: int
+) -> Engine:
+    """What runs the teacher, recorded so that a resume takes the same."""
+    teacher.network.module.to(place.device)
+    engine = engines.choose(
+        engines.recorded(place.choices, options.teacher_engine),
+        teacher.network,
+        teacher.labels,
+        place.precision,
+        asked=min(looks, options.epochs) * len(place.parts.train),
+        batch=setting.CPU_BATCH,
+        size_hw=student.preprocess.size_hw,
+        threads=place.choices["threads"],
+        graph_of=graph_of,
+    )
+    if engine.trial:
+        tried = ", ".join(f"{name} {1e3 * seconds:.0f} ms" for name, seconds in engine.trial.items())
+        place.note(f"{engine.name} runs the teacher: {tried} for {setting.CPU_BATCH} images.")
+    if "teacher_engine" not in place.choices:
+        place.choices["teacher_engine"] = {
+            "name": engine.name, "version": engine.version, "seconds_a_batch": dict(engine.trial)
+        }  # fmt: skip
+    return engine
+
+
+def opened_store(
+    options: Distill, place: Setting, student: Network, teacher: weights.Run, engine: Engine
+) -> SoftLabels:
+    """The store of what the teacher says to the views."""
+    identity = softlabels.Identity(
+        teacher=rundir.sha256((teacher.folder / rundir.MODEL).read_bytes()),
+        teacher_preprocess=teacher.network.preprocess,
+        student_preprocess=student.preprocess,
+        fingerprint=place.parts.fingerprint,
+        keys=tuple(item.key for item in place.parts.train),
+        options=dataclasses.asdict(options),
+        engine=f"{engine.name} {engine.version} {place.choices['amp']}",
+    )
+    return SoftLabels(softlabels.folder_of(identity), len(identity.keys), len(teacher.labels), engine.ask)
 
 
 def check_labels(labels: tuple[str, ...], place: Setting) -> None:

@@ -18,6 +18,7 @@ from edgetl.train.features import Layer, Layers, Tap, chosen, shapes
 
 if TYPE_CHECKING:
     from edgetl.train.loader import Batch
+    from edgetl.train.softlabels import Source
 
 
 class Normalized(nn.Module):
@@ -35,25 +36,43 @@ class Normalized(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits [N, K] of float RGB pixels [N, 3, H, W] in 0..255."""
+        logits: torch.Tensor = self.module(self.prepared(images))
+        return logits
+
+    def prepared(self, images: torch.Tensor) -> torch.Tensor:
+        """What the network itself takes, of float RGB pixels [N, 3, H, W] in 0..255."""
         size = self.preprocess.size_hw
         if tuple(images.shape[2:]) != tuple(size):
             images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
         if self.preprocess.color == "bgr":
             images = images.flip(1)
-        logits: torch.Tensor = self.module((images * self.preprocess.scale - self.mean) / self.std)
-        return logits
+        return (images * self.preprocess.scale - self.mean) / self.std
 
 
 class ClassifierTask(nn.Module):
-    """A network on the weighted sum of losses; the teacher, where there is one, answers on the very same views."""
+    """A network on the weighted sum of losses; the teacher, where there is one, answers on the very same views.
+
+    Args:
+        network: what learns.
+        terms: the losses.
+        teacher: a network that answers in every step, with features where a loss looks at them.
+        corpus: what losses may know of the training images.
+        source: where the teacher's logits come from in place of `teacher`, for losses that look at no features.
+    """
 
     def __init__(
-        self, network: Network, terms: Sequence[Term], teacher: Network | None = None, corpus: Corpus | None = None
+        self,
+        network: Network,
+        terms: Sequence[Term],
+        teacher: Network | None = None,
+        corpus: Corpus | None = None,
+        source: Source | None = None,
     ) -> None:
         super().__init__()
         asking = [term.name for term in terms if term.loss.needs_teacher]
-        if asking and teacher is None:
+        if asking and teacher is None and source is None:
             raise EdgetlError(f"The loss '{asking[0]}' needs a teacher.", hint="Use `edgetl distill --teacher RUN`.")
+        self._source = source if asking else None
         self.network = network.module
         self.input = Normalized(network.module, network.preprocess)
         self.teacher = Normalized(teacher.module, teacher.preprocess) if teacher is not None and asking else None
@@ -66,13 +85,19 @@ class ClassifierTask(nn.Module):
         listening = self._heard.open() if self._heard is not None else contextlib.nullcontext()
         with listening:
             logits = self.input(batch.images)
-            with torch.no_grad():
-                taught = self.teacher(batch.images) if self.teacher is not None else None
+            taught = self._taught(batch)
         given = Given(batch.targets, batch.index)
         with torch.autocast(logits.device.type, enabled=False):
             parts = {term.name: self._part(term, logits, taught, given) for term in self.terms}
         loss = torch.stack([term.weight * parts[term.name] for term in self.terms]).sum()
         return {"loss": loss, "logits": logits, **parts}
+
+    def _taught(self, batch: Batch) -> torch.Tensor | None:
+        """The teacher's logits [N, K]; None where no loss asks for them."""
+        if self._source is not None:
+            return self._source.answers(batch)
+        with torch.no_grad():
+            return self.teacher(batch.images) if self.teacher is not None else None
 
     def _part(self, term: Term, logits: torch.Tensor, taught: torch.Tensor | None, given: Given) -> torch.Tensor:
         ours, theirs = self._heard.of(term) if self._heard is not None else ((), ())
@@ -89,6 +114,11 @@ class ClassifierTask(nn.Module):
         """What the losses remember from step to step, besides their parameters."""
         return dict(self.losses.named_buffers())
 
+    def flush(self) -> None:
+        """Writes down what was learned of the teacher."""
+        if self._source is not None:
+            self._source.flush()
+
     def train_mode(self) -> None:
         """Training mode for the network, evaluation mode for the teacher."""
         self.train()
@@ -100,7 +130,7 @@ class Heard:
     """The features of student and teacher that the losses look at; none where no loss looks at features."""
 
     def __init__(self, student: Network, teacher: Network, terms: Sequence[Term], corpus: Corpus) -> None:
-        looking = [term for term in terms if getattr(term.loss, "features", None) is not None]
+        looking = [term for term in terms if looks_at_features([term])]
         self._layers: dict[str, tuple[tuple[Layer, ...], tuple[Layer, ...]]] = {}
         if looking:
             ours, theirs = Layers(student, "student"), Layers(teacher, "teacher")
@@ -127,3 +157,8 @@ class Heard:
         return tuple(
             tap.features(layers, kind) for tap, layers in zip(self._taps, self._layers[term.name], strict=True)
         )
+
+
+def looks_at_features(terms: Sequence[Term]) -> bool:
+    """Whether a loss looks at more of the networks than their logits."""
+    return any(getattr(term.loss, "features", None) is not None for term in terms)
