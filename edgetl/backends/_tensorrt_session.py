@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.backends import _tensorrt_precision, _tensorrt_profile
-from edgetl.backends._cuda import Cuda
+from edgetl.backends._cuda import CARD, Cuda
 from edgetl.backends._tensorrt_flavor import Flavor
 from edgetl.backends._tensorrt_lane import SECOND, Lane
 from edgetl.backends._tensorrt_opened import Opened
@@ -220,8 +220,9 @@ def _told(opened: Opened, cuda: Cuda, spec: GraphSpec) -> dict[str, Any]:
     card = cuda.card()
     best = opened.profiles[0]
     library = ", ".join(f"{name} {version}" for name, version in cuda.versions.items())
-    return {"backend": "tensorrt", "provider": opened.flavor.title, "device": card.name, "precision": spec.precision,
-            "compute_capability": card.compute_capability, "driver": card.driver_version, "cuda_through": library,
+    return {"backend": "tensorrt", "provider": opened.flavor.title, "device": f"cuda:{CARD}",
+            "precision": spec.precision, "card": card.name, "compute_capability": card.compute_capability,
+            "driver": card.driver_version, "cuda_through": library,
             "batches": [best.least, best.best, best.greatest], "workspace_bytes": opened.workspace_bytes}
 
 

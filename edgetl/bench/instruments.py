@@ -58,7 +58,7 @@ class Instruments:
         return told | ({"energy_reason": "; ".join(failed)} if failed else {})
 
     def _held(self, trial: Trial, device: str) -> dict[str, Any]:
-        pid = trial.pid() if device.startswith("cuda") else None
+        pid = None if sensors.card_number(device) is None else trial.pid()
         held = None if pid is None else self._gpu_memory(pid)
         return {} if held is None else {"gpu_memory_bytes": held}
 

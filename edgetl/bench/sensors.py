@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,13 +57,19 @@ class Found:
 
     def of_device(self, device: str) -> tuple[Sensor, ...]:
         """Those that measure what a session on this device uses: a card's sensor tells nothing of the processor."""
-        wanted = device.partition(":")[2] or "0" if device.startswith("cuda") else None
+        wanted = card_number(device)
         return tuple(one for one in self.sensors
                      if not one.name.startswith("NVML") or one.name.startswith(f"NVML GPU {wanted} "))
 
     def sentence(self) -> str:
         """What was looked for, where nothing was found."""
         return f"no energy sensor found (looked for: {'; '.join(self.lacking)})"
+
+
+def card_number(device: str) -> str | None:
+    """The number of the NVIDIA card that a session runs on, as it calls it (cuda, cuda:1, CUDA 0); None is no card."""
+    named = re.fullmatch(r"cuda(?:[: ](\d+))?", device.lower())
+    return None if named is None else named[1] or "0"
 
 
 def find(root: Path = ROOT, nvml: Any = None) -> Found:

@@ -65,7 +65,8 @@ def machine():
 def test_info_tells_the_card_the_engine_and_the_facts(machine):
     session = machine.open()
     told = session.info()
-    assert told["provider"] == "TensorRT 11.4" and told["device"] == "Made-up 4090"
+    assert told["provider"] == "TensorRT 11.4" and told["device"] == "cuda:0"
+    assert told["card"] == "Made-up 4090"
     assert told["compute_capability"] == "8.9" and told["cuda_through"] == "cuda-python 13.5"
     assert told["batches"] == [1, 1, 32] and told["precisions"] == {"fp32": 1.0} and told["from"] == "a test"
     session.close()

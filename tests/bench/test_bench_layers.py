@@ -276,8 +276,9 @@ class Weighed:
 
 def test_gpu_memory_is_asked_of_what_runs_on_a_card():
     used = instruments.Instruments(find=lambda: Found((), ("NVML: none",)), gpu_memory={7: 300}.get)
-    used.weigh([Weighed("gpu", "cuda:0"), Weighed("cpu", "CPU")])
-    assert used.of("gpu")["gpu_memory_bytes"] == 300 and "gpu_memory_bytes" not in used.of("cpu")
+    used.weigh([Weighed("gpu", "cuda:0"), Weighed("other gpu", "CUDA 0"), Weighed("cpu", "CPU")])
+    assert used.of("gpu")["gpu_memory_bytes"] == used.of("other gpu")["gpu_memory_bytes"] == 300
+    assert "gpu_memory_bytes" not in used.of("cpu")
 
 
 def test_a_benchmark_with_profiles_reports_layers_and_why_there_are_none(tmp_path, monkeypatch):

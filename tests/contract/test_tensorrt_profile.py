@@ -43,6 +43,20 @@ def test_what_the_inspector_tells_of_the_layers():
     assert found["reformat"][1] == "Float kLINEAR"
 
 
+@pytest.mark.parametrize(("layers", "shares"), [
+    (TOLD["Layers"], {"int8": 0.5, "fp16": 0.5}),
+    ([{"LayerType": "kgen", "Inputs": FP16}, {"LayerType": "kgen", "Inputs": FP32},
+      {"LayerType": "Reformat", "Inputs": INT8}, {"LayerType": "kgen", "Inputs": FP16}], {"fp16": 2 / 3, "fp32": 1 / 3}),
+    ([{"LayerType": "CaskGemmConvolution", "Inputs": [{"DataType": "BFloat16", "Format": "kLINEAR"}]},
+      {"LayerType": "MatrixMultiply", "Inputs": [{"Format/Datatype": "Row major linear BF16 format"}]},
+      {"LayerType": "kgen", "Inputs": FP32}], {"bf16": 1.0}),
+    (["conv1", "conv2"], {})])
+def test_the_shares_of_precision(layers, shares):
+    module, engine = module_and_engine({"Layers": layers})
+    found = _tensorrt_profile.precisions(engine, module)
+    assert found == pytest.approx(shares) and list(found) == sorted(found, key=lambda name: -found[name])
+
+
 def test_every_call_is_told_apart():
     module, engine = module_and_engine(TOLD)
     context = types.SimpleNamespace()
