@@ -5,7 +5,7 @@ Options:
     engine: a file that `edgetl engine` built ahead of time. Where it is not for this graph, card, driver and version,
         an engine is built from the graph instead, and `info()["engine"]` says why.
     cuda_graph: "on" (default) or "off": whether a call is launched as a whole where its batch comes again.
-    batches: LEAST:BEST:GREATEST, or one number for all three; 1:1:32 by default.
+    batches: LEAST,BEST,GREATEST, or one number for all three; 1,1,32 by default. Colons do as well as commas.
     workspace_mib: the most memory that a layer may use while it computes; all of the card's by default.
     optimization_level: 0 (built soon) to 5 (searched long); TensorRT's own is 3.
     version_compatible: "off" (default) or "on": whether later versions of the same major number may open the engine.
@@ -173,10 +173,10 @@ def how_of(options: Mapping[str, str]) -> How:
 
 
 def _batches(text: str) -> tuple[int, int, int]:
-    if not re.fullmatch(r"\d{1,6}(:\d{1,6}:\d{1,6})?", text):
-        raise EdgetlError(f"Option 'batches' of the backend 'tensorrt' is '{text}'; expected LEAST:BEST:GREATEST, e.g. "
-                          "1:8:32, or one number.")
-    numbers = [int(part) for part in text.split(":")]
+    if not re.fullmatch(r"\d{1,6}([:,]\d{1,6}[:,]\d{1,6})?", text, re.ASCII):
+        raise EdgetlError(f"Option 'batches' of the backend 'tensorrt' is '{text}'; expected LEAST,BEST,GREATEST, e.g. "
+                          "1,8,32, or one number.")
+    numbers = [int(part) for part in re.split("[:,]", text)]
     return (numbers[0], numbers[len(numbers) // 2], numbers[-1])
 
 

@@ -100,7 +100,8 @@ def test_free_memory_is_no_reason_to_build_again(card):
 
 
 @pytest.mark.parametrize("options, how", [
-    ({"batches": "1:8:32"}, How(batches=(1, 8, 32))), ({"batches": "4"}, How(batches=(4, 4, 4))),
+    ({"batches": "1,8,32"}, How(batches=(1, 8, 32))), ({"batches": "1:8:16"}, How(batches=(1, 8, 16))),
+    ({"batches": "4"}, How(batches=(4, 4, 4))),
     ({"workspace_mib": "512"}, How(workspace_bytes=512 << 20)),
     ({"optimization_level": "5"}, How(optimization_level=5)),
     ({"version_compatible": "on"}, How(version_compatible=True)),
@@ -188,8 +189,8 @@ def test_a_graph_with_its_weights_elsewhere_is_refused(card):
 
 
 @pytest.mark.parametrize("options, says", [
-    ({"batches": "1:2"}, "LEAST:BEST:GREATEST"), ({"batches": "0"}, "from 1 upwards"),
-    ({"batches": "8:4:2"}, "the least, the best and the greatest"), ({"batches": "one"}, "LEAST:BEST:GREATEST"),
+    ({"batches": "1:2"}, "LEAST,BEST,GREATEST"), ({"batches": "0"}, "from 1 upwards"),
+    ({"batches": "8:4:2"}, "the least, the best and the greatest"), ({"batches": "one"}, "LEAST,BEST,GREATEST"),
     ({"workspace_mib": "0"}, "whole number of MiB"), ({"workspace_mib": "1GB"}, "whole number of MiB"),
     ({"cache_mib": "-1"}, "whole number of MiB"), ({"optimization_level": "6"}, "expected one of 0, 1"),
     ({"flavor": "openvino"}, "expected one of auto, tensorrt, rtx"), ({"cuda_graph": "yes"}, "expected one of on, off"),
