@@ -24,6 +24,9 @@ CPU = "CPUExecutionProvider"
 OPTIMIZATIONS = {"all": "ORT_ENABLE_ALL", "extended": "ORT_ENABLE_EXTENDED", "basic": "ORT_ENABLE_BASIC",
                  "off": "ORT_DISABLE_ALL"}
 OPTIONS = {"graph_optimization": tuple(OPTIMIZATIONS), "spin": ("on", "off")}
+# Cast(to=FLOAT16) and Cast(to=BFLOAT16) as protobuf writes that attribute: every graph in half that takes float32 has
+# one, and reading it so needs no onnx, which devices do not have.
+HALF_CASTS = (b"\n\x02to\x18\x0a", b"\n\x02to\x18\x10")
 INSTALL = install_hint("cpu")
 PLACEMENT = "session.record_ep_graph_assignment_info"
 # What a network spends its time in. A provider that leaves these to the CPU is not what runs the graph; shapes, and
@@ -101,7 +104,8 @@ def open_native(graph: bytes, spec: GraphSpec, provider: Provider, *, threads: i
     try:
         # Without the fallback, by which it would tell of a damaged graph on stdout, and try it again.
         session = onnxruntime.InferenceSession(graph, sess_options=settings, enable_fallback=0,
-                                               providers=[(provider.name, dict(provider.options))])
+                                               providers=[(provider.name, dict(provider.options))],
+                                               disabled_optimizers=_harmful(graph))
         # Here, since names that are no UTF-8 are found out only when they are asked for.
         inputs, outputs = ([one.name for one in ports] for ports in (session.get_inputs(), session.get_outputs()))
     except Exception as problem:  # ONNX Runtime's own exceptions share no base class
@@ -109,6 +113,14 @@ def open_native(graph: bytes, spec: GraphSpec, provider: Provider, *, threads: i
     insist(session.get_providers(), provider)
     check_graph(provider.backend, inputs, outputs, spec)
     return Native(session, version, {} if provider.name == CPU else _insist_on_nodes(session, provider))
+
+
+def _harmful(graph: bytes) -> list[str]:
+    """Optimizers that must not see a graph: the one for blocked float32 layouts dies of vision transformers in half.
+
+    ONNX Runtime 1.31 ends the process with signal 11 there; float32 graphs, for which it is made, it serves well.
+    """
+    return ["NchwcTransformer"] if any(cast in graph for cast in HALF_CASTS) else []
 
 
 def _settings(onnxruntime: Any, provider: Provider, threads: int, options: Mapping[str, str]) -> Any:
