@@ -11,7 +11,7 @@ from typing import Any
 from edgetl import datasets, metrics, rundir, splits, weights
 from edgetl.errors import DataError, EdgetlError, GateFailed
 from edgetl.events import Event, Listener, ignore
-from edgetl.export import card, embed, golden, graph, ladder, private, rejection, variants
+from edgetl.export import card, embed, golden, graph, halving, ladder, private, rejection, variants
 from edgetl.export.ladder import Rejected
 from edgetl.export.rejection import Threshold
 from edgetl.export.variants import Built, Stock
@@ -43,7 +43,7 @@ class Made:
 
 
 def export(options: Export, *, listener: Listener = ignore) -> Path:
-    """The bundle folder of a RUN: fp32 always, and INT8 for each target where its accuracy holds.
+    """The bundle folder of a RUN: fp32 always, and the other precisions of each target where their accuracy holds.
 
     Calibration uses training images, every choice validation images, and the test images are for the report.
 
@@ -120,15 +120,15 @@ def build(stock: Stock, targets: Sequence[Target]) -> Made:
     if stock.options.reject_accuracy is not None and not stock.splits.val:
         raise DataError("There are no validation images, so no score to reject below can be found.",
                         hint="Give data with a val split, or train with --val-fraction above 0.")
-    steps = _Steps(stock.listener, 2 + len(targets))
+    wanted = _wanted(stock, targets)
+    steps = _Steps(stock.listener, 2 + len(wanted))
     built: list[Built] = [variants.build_fp32(stock)]
     steps.advance()
     rejected: list[Rejected] = []
-    wanted = [target for target in targets if "int8" in stock.options.precision and "int8" in target.precisions]
-    if "int8" in stock.options.precision and not wanted:
-        stock.warn("No target with INT8 fits this machine; only fp32 is exported. Name one with --target.")
-    for target in wanted:
-        one = ladder.build_int8(stock, target, built[0])
+    for target, precision in wanted:
+        made = (ladder.build_int8(stock, target, built[0]) if precision == "int8" else
+                halving.build_half(stock, target, precision, built[0]))
+        one = halving.confirmed(stock, made, built[0])
         if isinstance(one, Rejected):
             rejected.append(one)
             stock.warn(f"{one.sentence}. It is left out.")
@@ -141,6 +141,17 @@ def build(stock: Stock, targets: Sequence[Target]) -> Made:
     steps.advance()
     steps.end()
     return Made(evaluated, tuple(rejected), threshold)
+
+
+def _wanted(stock: Stock, targets: Sequence[Target]) -> list[tuple[Target, str]]:
+    """The variants beside fp32, which is one for all; warns of precisions that would be in none."""
+    asked = [one for one in dict.fromkeys(stock.options.precision) if one != "fp32"]
+    found = [(target, one) for target in targets for one in asked if one in target.precisions]
+    for one in asked:
+        if not any(precision == one for _, precision in found):
+            left = "" if found else "; only fp32 is exported"
+            stock.warn(f"No target with {one.upper()} fits this machine{left}. Name one with --target.")
+    return found
 
 
 def find_threshold(stock: Stock, order: Sequence[Built]) -> Threshold | None:

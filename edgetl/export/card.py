@@ -13,6 +13,8 @@ RESIZE = {
     "letterbox": "resized to fit into {height} x {width} with its aspect ratio, the rest filled",
 }
 
+ENGINES = {"cpu": "ONNX Runtime", "openvino": "OpenVINO", "cuda": "ONNX Runtime (CUDA)", "tensorrt": "TensorRT"}
+
 
 def card(manifest: Manifest) -> str:
     """The card as markdown."""
@@ -44,7 +46,14 @@ def _variants(manifest: Manifest) -> str:
     length = features_length(manifest)
     needs += [] if length is None else [f"Beside the logits there are {length} features an image, which go into the "
                                         "last layer: the output `features`."]
-    measured = f"Measured with ONNX Runtime on: {', '.join(machines)}." if machines else "Not measured."
+    engines = dict.fromkeys(ENGINES.get(str(found["backend"]), str(found["backend"])) for variant in manifest.variants
+                            for found in variant.evaluations)
+    measured = f"Measured with {' and '.join(engines)} on: {', '.join(machines)}." if machines else "Not measured."
+    elsewhere = [f"`{variant.name}`" for variant in manifest.variants
+                 if any("simulates" in row for row in variant.evaluations)]
+    if elsewhere:
+        needs.append(f"{', '.join(elsewhere)} had no device here: the processor answered for "
+                     "them, rounding as they do.")
     return "\n".join([*rows, "", " ".join([measured, *needs]), ""])
 
 

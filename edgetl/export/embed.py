@@ -43,7 +43,7 @@ def _embedded(stock: Stock, one: Built) -> Built:
     graph, collapsed = with_normalization(one.graph, stock.network.preprocess, stock.data.labels)
     spec = spec_of_pixels(one.spec, stock.network.preprocess)
     apart = _golden_difference(stock, one, graph, spec)
-    val = one.val and variants.evaluation(stock, graph, spec, "val")
+    val = one.val and variants.evaluation(stock, graph, spec, "val", one.judge)
     if val is not None and one.val is not None:
         apart = max(apart, greatest_difference(one.val.logits, val.logits))
     name, allowed = one.variant.name, one.variant.tolerance
@@ -59,7 +59,8 @@ def _embedded(stock: Stock, one: Built) -> Built:
 
 def _golden_difference(stock: Stock, one: Built, graph: bytes, spec: GraphSpec) -> float:
     """The greatest difference of a logit to the graph that takes prepared images, on the golden ones."""
-    answers = [variants.outputs_on_golden(stock, *pair)["logits"] for pair in ((one.graph, one.spec), (graph, spec))]
+    answers = [variants.outputs_on_golden(stock, *pair, one.judge)["logits"]
+               for pair in ((one.graph, one.spec), (graph, spec))]
     return greatest_difference(*answers)
 
 

@@ -28,13 +28,13 @@ MOVING = frozenset({
 })
 
 
-def open_judge(graph: bytes, spec: GraphSpec, *, threads: int) -> Session:
-    """A session on this processor that answers as the graph does where it is made for: its twin's, if it has half.
+def open_judge(graph: bytes, spec: GraphSpec, *, threads: int, backend: str = BACKEND) -> Session:
+    """A session that answers as the graph does where it is made for: on the processor its twin's, if it has half.
 
     Raises:
         BundleError, BackendUnavailable: see `open_session`.
     """
-    return open_session(BACKEND, twin_of(graph), spec, threads=threads)
+    return open_session(backend, twin_of(graph) if backend == BACKEND else graph, spec, threads=threads)
 
 
 def twin_of(graph: bytes) -> bytes:

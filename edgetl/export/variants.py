@@ -16,6 +16,7 @@ from edgetl.datasets import DataSet
 from edgetl.errors import BackendUnavailable, RecipeError
 from edgetl.evaluate import Comparison, Evaluation
 from edgetl.events import Event, Listener
+from edgetl.export import twin
 from edgetl.export.golden import Golden
 from edgetl.export.graph import Exported
 from edgetl.export.parity import greatest_difference
@@ -29,10 +30,13 @@ from edgetl.splits import Splits
 from edgetl.targets import Target
 
 PORTABLE = "portable"  # the target of the fp32 graph: whatever reads ONNX
-PORTABLE_BACKENDS = ("cpu", "openvino")
+# The first that can run is taken, so a processor comes before a card; GPUs take it where they are asked for.
+PORTABLE_BACKENDS = ("cpu", "openvino", "cuda", "tensorrt")
 BACKEND = "cpu"  # what evaluates and times here
 TOLERANCES = {"logits": "tolerance", "features": "features_tolerance"}  # a graph's outputs have their roles as names
 FASTER = 0.97  # a variant is preferred where its median latency is below this share of fp32's: less is noise
+# Of graphs that nobody could time: INT8 may be slower than fp16, and TensorRT is where there is any.
+UNTIMED = (("tensorrt", "fp16"), ("tensorrt", "int8"), ("cuda", "fp16"))
 CONFUSION_CLASSES = 100  # a matrix of more would fill the manifest: it grows with their square
 
 
@@ -66,12 +70,14 @@ class Built:
     spec: GraphSpec
     val: Evaluation | None  # None where the data has no validation images
     against_fp32: Comparison | None = None
-    latency_s: float | None = None  # None: this processor is not the one it is made for
+    latency_s: float | None = None  # None: this machine is not the one it is made for
+    # What answers for it here: its own backend, or else the processor (see `edgetl.export.twin`), which is not timed.
+    judge: str = BACKEND
     test: Evaluation | None = None  # None until every choice has been made, or where the data has no test images
 
 
 def choose_targets(options: Export) -> tuple[Target, ...]:
-    """The targets asked for, else those whose INT8 graphs this processor can run.
+    """The targets asked for, else those whose INT8 graphs this processor can run, and those whose backend can run here.
 
     Raises:
         UnknownName: no such target.
@@ -79,14 +85,15 @@ def choose_targets(options: Export) -> tuple[Target, ...]:
         BackendUnavailable: an INT8 variant was asked for that this processor cannot judge.
     """
     every = {name: plugins.load("targets", name).TARGET for name in options.target or plugins.names("targets")}
-    chosen = tuple(target for name, target in every.items() if options.target or _runs_here(target))
+    chosen = tuple(target for name, target in every.items() if options.target or _runs_here(target)
+                   or (target.comes == "backend" and own_backend(target.backends) is not None))
     known = {"fp32"}.union(*(target.precisions for target in every.values()))
     wrong = [one for one in options.precision if one not in known]
     if wrong:
         raise RecipeError([f"'precision': found '{one}', expected one of {', '.join(sorted(known))}" for one in wrong],
                           where="export")
     for target in chosen:
-        if "int8" in options.precision:
+        if "int8" in options.precision and "int8" in target.precisions:
             _require_judge(target, "Export on such a machine, or give --precision fp32.")
     return chosen
 
@@ -110,6 +117,18 @@ def one_target(name: str | None) -> Target:
     return found
 
 
+def own_backend(backends: Sequence[str], requires: tuple[str, ...] = ()) -> str | None:
+    """The first of some backends that can run here, where the processor has what is required; None: none can."""
+    if processor.missing(requires):
+        return None
+    return next((name for name in backends if plugins.load("backends", name).probe().usable), None)
+
+
+def runs_here(one: Built) -> bool:
+    """Whether the variant answers here by what it is made for, so that its latency can be measured."""
+    return one.judge in one.variant.backends and not processor.missing(one.variant.requires)
+
+
 def _require_judge(target: Target, hint: str) -> None:
     lacking = _lacking_judge(target)
     if lacking:
@@ -120,7 +139,7 @@ def _require_judge(target: Target, hint: str) -> None:
 def _runs_here(target: Target) -> bool:
     """Whether this processor runs the target's INT8 graphs, and no other target's would be better for it."""
     needs = target.requires.get("int8", ())
-    return bool(needs) and not processor.missing(needs) and not _outdone(target)
+    return bool(needs) and target.comes == "features" and not processor.missing(needs) and not _outdone(target)
 
 
 def _outdone(target: Target) -> bool:
@@ -157,7 +176,7 @@ def ordered(stock: Stock, built: Sequence[Built]) -> tuple[Built, ...]:
     after it, what is made for lesser processors after what is made for this one, and what this processor is not made
     for is last and stays untimed.
     """
-    timed = [one for one in built if not processor.missing(one.variant.requires)]
+    timed = [one for one in built if runs_here(one)]
     latency_s = latencies_of(stock, timed)
     reference = latency_s[built[0].variant.name]
 
@@ -172,11 +191,18 @@ def ordered(stock: Stock, built: Sequence[Built]) -> tuple[Built, ...]:
             own_ms = 1e3 * latency_s[one.variant.name]
             stock.warn(f"{one.variant.name} is not faster than fp32 here ({own_ms:.2f} against "
                        f"{1e3 * reference:.2f} ms), so it is not preferred.")
-    untimed = [one for one in built if one not in timed]
+    untimed = sorted((one for one in built if one not in timed), key=_rank_untimed)
     for one in untimed:
-        stock.note(f"{one.variant.name} is for processors with {', '.join(one.variant.requires)}: its accuracy was "
-                   "judged here, its latency was not measured. `edgetl tune` does it on the device.")
+        where = (f"processors with {', '.join(one.variant.requires)}" if processor.missing(one.variant.requires) else
+                 f"the backend {' or '.join(one.variant.backends)}, which cannot run here")
+        stock.note(f"{one.variant.name} is for {where}: its accuracy was judged here, its latency was not measured. "
+                   "`edgetl tune` does it on the device.")
     return (*(dataclasses.replace(one, latency_s=latency_s[one.variant.name]) for one in order), *untimed)
+
+
+def _rank_untimed(one: Built) -> int:
+    kind = (one.variant.target, one.variant.precision)
+    return UNTIMED.index(kind) if kind in UNTIMED else -1
 
 
 def _is_second_choice(variant: Variant) -> bool:
@@ -193,7 +219,7 @@ def evaluated(stock: Stock, order: Sequence[Built]) -> tuple[Built, ...]:
 
 def latencies_of(stock: Stock, built: Sequence[Built]) -> dict[str, float]:
     """Median seconds of one image on one thread, by variant, interleaved in blocks."""
-    sessions = {one.variant.name: open_session(BACKEND, one.graph, one.spec, threads=1) for one in built}
+    sessions = {one.variant.name: open_session(one.judge, one.graph, one.spec, threads=1) for one in built}
     feeds = {one.variant.name: {one.spec.inputs[0].name: np.ascontiguousarray(golden_images(stock, one.spec)[:1])}
              for one in built}
     try:
@@ -208,9 +234,10 @@ def latencies_of(stock: Stock, built: Sequence[Built]) -> dict[str, float]:
 def _with_evaluations(stock: Stock, one: Built, fp32_test: Evaluation | None) -> Built:
     test = fp32_test
     if fp32_test is not None and one.variant.precision != "fp32":
-        test = evaluate.with_reference(_on_split(stock, one.graph, one.spec, "test"), fp32_test)
+        test = evaluate.with_reference(judged(stock, one.graph, one.spec, "test", one.judge), fp32_test)
         stock.note(f"{one.variant.name} on test: {evaluate.compare(test, fp32_test).sentence()}.")
-    rows = tuple({"backend": BACKEND, "split": split, **found.to_json(), "latency_s": one.latency_s,
+    simulated = {} if one.judge in one.variant.backends else {"simulates": list(one.variant.backends)}
+    rows = tuple({"backend": one.judge, **simulated, "split": split, **found.to_json(), "latency_s": one.latency_s,
                   "latency_arrival": "back-to-back", "latency_threads": 1, "machine": rundir.cpu_model()}
                  for split, found in (("val", one.val), ("test", test)) if found is not None)
     status = "not-measured" if one.latency_s is None else "measured"
@@ -218,14 +245,14 @@ def _with_evaluations(stock: Stock, one: Built, fp32_test: Evaluation | None) ->
                                                                            status=status))
 
 
-def evaluation(stock: Stock, graph: bytes, spec: GraphSpec, split: str) -> Evaluation | None:
+def evaluation(stock: Stock, graph: bytes, spec: GraphSpec, split: str, judge: str = BACKEND) -> Evaluation | None:
     """What the graph answers on a split; None where the data has no such split."""
-    return _on_split(stock, graph, spec, split) if stock.splits.of(split) else None
+    return judged(stock, graph, spec, split, judge) if stock.splits.of(split) else None
 
 
-def _on_split(stock: Stock, graph: bytes, spec: GraphSpec, split: str) -> Evaluation:
+def judged(stock: Stock, graph: bytes, spec: GraphSpec, split: str, judge: str) -> Evaluation:
     """What the graph answers on a split that has images."""
-    session = open_session(BACKEND, graph, spec, threads=stock.options.threads)
+    session = twin.open_judge(graph, spec, threads=stock.options.threads, backend=judge)
     try:
         predict = evaluate.session_predict(session, image=spec.inputs[0].name, logits=spec.outputs[0].name)
         return evaluate.evaluate(predict, stock.splits.of(split), stock.data.read, stock.network.preprocess,
@@ -234,18 +261,18 @@ def _on_split(stock: Stock, graph: bytes, spec: GraphSpec, split: str) -> Evalua
         session.close()
 
 
-def tolerances(stock: Stock, graph: bytes, spec: GraphSpec,
-               allowed: Callable[[float, float], float]) -> dict[str, Any]:
+def tolerances(stock: Stock, graph: bytes, spec: GraphSpec, allowed: Callable[[float, float], float],
+               judge: str = BACKEND) -> dict[str, Any]:
     """The tolerances: `allowed` of the greatest difference to torch on the golden images and torch's greatest value."""
-    found = outputs_on_golden(stock, graph, spec)
+    found = outputs_on_golden(stock, graph, spec, judge)
     return {TOLERANCES[role]: allowed(greatest_difference(expected, found[role]),
                                       max(1.0, float(np.abs(expected).max())))
             for role, expected in stock.golden.outputs().items()}
 
 
-def outputs_on_golden(stock: Stock, graph: bytes, spec: GraphSpec) -> dict[str, NDArray[Any]]:
+def outputs_on_golden(stock: Stock, graph: bytes, spec: GraphSpec, judge: str = BACKEND) -> dict[str, NDArray[Any]]:
     """What the graph says to the golden images, by the output's name."""
-    session = open_session(BACKEND, graph, spec, threads=1)
+    session = twin.open_judge(graph, spec, threads=1, backend=judge)
     try:
         return dict(session.run({spec.inputs[0].name: golden_images(stock, spec)}))
     finally:

@@ -39,6 +39,8 @@ FEATURES = {
     "i8mm": ("i8mm",),
     "bf16": ("bf16",),
     "sve": ("sve",),
+    "bf16_arithmetic": ("amx_bf16", "avx512_bf16", "bf16"),
+    "fp16_arithmetic": ("avx512_fp16", "asimdhp"),
 }
 
 # Architecture and precision -> the features of which one makes arithmetic in that precision faster than in fp32.

@@ -21,3 +21,6 @@ class Target:
     # to judge its accuracy, although it may not be the machine that the graph is made for; () is those of `requires`.
     judges: tuple[str, ...] = ()
     better: tuple[str, ...] = ()  # CPU features with which another target is: there this one is made when asked for
+    # When it is exported without being named: "features", where this processor has what INT8 requires; "backend", where
+    # one of its backends can run; "asked", never.
+    comes: str = "features"

@@ -17,6 +17,7 @@ TARGET = Target(
     precisions=("fp32", "fp16", "int8"),
     backends=("tensorrt",),
     opset=OPSET,
+    comes="backend",
     quantize={
         "placement": "inputs",  # of layers and residual additions, see compress.placement; not outputs
         "activations": "int8",

@@ -316,13 +316,13 @@ def test_a_failed_gate_keeps_fp32_and_exits_3(run: Path, tmp_path: Path, monkeyp
     study, write = ladder.quantize.study, ladder.quantize.write
     methods = []
 
-    def spoiled(graph: bytes, *more: Any) -> Any:
+    def spoiled(graph: bytes, *more: Any, **options: Any) -> Any:
         """The sign of the head's weights is lost: every answer is another."""
         model = onnx.load_from_string(graph)
         last = next(node for node in model.graph.node if node.op_type == "Gemm")
         head = next(one for one in model.graph.initializer if one.name == last.input[1])
         head.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(head), head.name))
-        return study(model.SerializeToString(), *more)
+        return study(model.SerializeToString(), *more, **options)
 
     def counted(*given: Any, method: str, **options: Any) -> Any:
         methods.append(method)
@@ -432,7 +432,7 @@ def test_what_cannot_be_exported_is_said_and_leaves_nothing(
         run: Path, tmp_path: Path, photo_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "bundle"
     refused(UnknownName, "Did you mean 'x86-vnni'", run, out, target=["x86-vni"])
-    refused(RecipeError, "found 'int9', expected one of fp32, int8", run, out, precision=["int9"])
+    refused(RecipeError, "found 'int9', expected one of bf16, fp16, fp32, int8", run, out, precision=["int9"])
     refused(EdgetlError, "does not exist", run / "nothing", out)
     refused(DataError, "has the classes", run, out, data=str(photo_folder("two", classes=2, images=12)))
     refused(DataError, "not what .* was made with", run, out, data=str(photo_folder("other", classes=3, images=12)))

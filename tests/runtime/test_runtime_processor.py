@@ -30,14 +30,16 @@ def features(found, monkeypatch):
 
 
 MACHINES = {
-    "raspberry pi 5": (recorded.RASPBERRY_PI_5, "aarch64", {"neon", "asimdhp", "asimddp", "dotprod"}),
+    "raspberry pi 5": (recorded.RASPBERRY_PI_5, "aarch64",
+                       {"neon", "asimdhp", "asimddp", "dotprod", "fp16_arithmetic"}),
     "raspberry pi 4": (recorded.RASPBERRY_PI_4, "aarch64", {"neon"}),
     "raspberry pi 2": (recorded.RASPBERRY_PI_2, "armv7l", {"neon"}),
-    "jetson orin": (recorded.JETSON_ORIN, "aarch64", {"neon", "asimdhp", "asimddp", "dotprod"}),
-    "graviton 3": (recorded.GRAVITON_3, "arm64", {"neon", "asimdhp", "asimddp", "dotprod", "i8mm", "bf16", "sve"}),
+    "jetson orin": (recorded.JETSON_ORIN, "aarch64", {"neon", "asimdhp", "asimddp", "dotprod", "fp16_arithmetic"}),
+    "graviton 3": (recorded.GRAVITON_3, "arm64", {"neon", "asimdhp", "asimddp", "dotprod", "i8mm", "bf16", "sve",
+                                                       "bf16_arithmetic", "fp16_arithmetic"}),
     "laptop": (recorded.x86("avx2 avx_vnni"), "AMD64", {"avx2", "avx_vnni", "vnni"}),
     "server": (recorded.x86("avx2 avx512f avx512_vnni amx_int8 amx_bf16"), "x86_64",
-               {"avx2", "avx512f", "avx512_vnni", "vnni", "amx_int8", "amx_bf16"}),
+               {"avx2", "avx512f", "avx512_vnni", "vnni", "amx_int8", "amx_bf16", "bf16_arithmetic"}),
 }
 
 
