@@ -46,7 +46,8 @@ def test_what_the_inspector_tells_of_the_layers():
 @pytest.mark.parametrize(("layers", "shares"), [
     (TOLD["Layers"], {"int8": 0.5, "fp16": 0.5}),
     ([{"LayerType": "kgen", "Inputs": FP16}, {"LayerType": "kgen", "Inputs": FP32},
-      {"LayerType": "Reformat", "Inputs": INT8}, {"LayerType": "kgen", "Inputs": FP16}], {"fp16": 2 / 3, "fp32": 1 / 3}),
+      {"LayerType": "Reformat", "Inputs": INT8}, {"LayerType": "kgen", "Inputs": FP16}],
+     {"fp16": 2 / 3, "fp32": 1 / 3}),
     ([{"LayerType": "CaskGemmConvolution", "Inputs": [{"DataType": "BFloat16", "Format": "kLINEAR"}]},
       {"LayerType": "MatrixMultiply", "Inputs": [{"Format/Datatype": "Row major linear BF16 format"}]},
       {"LayerType": "kgen", "Inputs": FP32}], {"bf16": 1.0}),
