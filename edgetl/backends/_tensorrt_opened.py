@@ -92,6 +92,7 @@ class Opened:
                 self._runtime, self.native = self._deserialised(plan)
             self.inputs, self.outputs = self._ports(spec)
             self.profiles = self._profiles()
+            self._parts: dict[int, tuple[int, ...]] = {}  # of the batches that came
         except BaseException:
             self.close()
             raise
@@ -179,6 +180,12 @@ class Opened:
         Raises:
             InputError: there is no profile for it.
         """
+        known = self._parts.get(batch)
+        if known is None:
+            known = self._parts[batch] = self._divided(batch)
+        return known
+
+    def _divided(self, batch: int) -> tuple[int, ...]:
         if self.profile(batch) is not None:
             return (batch,)
         greatest = max(one.greatest for one in self.profiles)

@@ -84,10 +84,16 @@ class TensorrtSession:
         ready = self._check(feeds)
         parts = pool.opened.parts(pool.opened.batch(ready))
         try:
-            with pool.lane() as lane:
-                return lane.run(ready, parts, timed=timed)
+            lane = pool.take()
         except Closed:
             raise self._handle.error() from None
+        try:
+            found = lane.run(ready, parts, timed=timed)
+        except BaseException:
+            pool.give_back(lane, broken=True)
+            raise
+        pool.give_back(lane)
+        return found
 
     def profiled(self) -> ProfiledSession:
         """This session with TensorRT's profiler on; it must have been opened without CUDA graphs, and run nothing yet.
@@ -145,7 +151,17 @@ class Pool:
 
     @contextmanager
     def lane(self) -> Iterator[Lane]:
-        """A lane that nobody else uses meanwhile, the last one used first.
+        """`take` and `give_back`."""
+        lane = self.take()
+        try:
+            yield lane
+        except BaseException:
+            self.give_back(lane, broken=True)
+            raise
+        self.give_back(lane)
+
+    def take(self) -> Lane:
+        """A lane that nobody else uses until it is given back, the last one used first.
 
         Raises:
             Closed: the pool is.
@@ -155,25 +171,33 @@ class Pool:
             if self._closed:
                 raise Closed
             self._busy += 1
-            lane = self._idle.pop() if self._idle else None
+            if self._idle:
+                return self._idle.pop()
         try:
-            if lane is None:
-                lane = Lane(self.opened, self._cuda, replay=self.replay)
-            yield lane
+            return Lane(self.opened, self._cuda, replay=self.replay)
         except BaseException:
-            with suppress(BackendUnavailable):  # a card that failed may fail again; the first failure is told
-                self._done(None, broken=lane)  # what is still queued in it is unknown
+            self._done([])
             raise
-        self._done(lane)
 
-    def _done(self, lane: Lane | None, *, broken: Lane | None = None) -> None:
+    def give_back(self, lane: Lane, *, broken: bool = False) -> None:
+        """Keeps the lane for the next call; a broken one, in which there may still be work queued, is freed."""
+        if broken:
+            with suppress(BackendUnavailable):  # a card that failed may fail again; the first failure is told
+                self._done([lane])
+            return
+        with self._lock:
+            if not self._closed:
+                self._busy -= 1
+                self._idle.append(lane)
+                return
+        self._done([lane])
+
+    def _done(self, lanes: list[Lane]) -> None:
+        """One call less is under way; frees the lanes that it leaves, and the engine where it was the last."""
         with self._lock:
             self._busy -= 1
-            if lane is not None and not self._closed:
-                self._idle.append(lane)
-                lane = None
             last = self._closed and not self._busy
-        self._free([one for one in (lane, broken) if one is not None], last=last)
+        self._free(lanes, last=last)
 
     def close(self) -> None:
         """Frees the idle lanes, and the engine with the last of those that are busy; a second call does nothing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import gc
 import os
@@ -448,17 +447,17 @@ def test_an_engine_that_computes_in_another_precision_is_refused_and_given_back(
 
 def one_lane_for_all(monkeypatch):
     """All threads share one lane, as if there were no pool."""
-    original = Pool.lane
-    shared = {}
+    take, shared, one_at_a_time = Pool.take, [], threading.Lock()
 
-    def lane(pool):
-        if "lane" not in shared:
-            with original(pool) as first:
-                shared["lane"] = first
-        return contextlib.nullcontext(shared["lane"])
+    def first(pool):
+        with one_at_a_time:
+            if not shared:
+                shared.append(take(pool))
+        return shared[0]
 
     finish = _cuda_python.PythonStream.finish
-    monkeypatch.setattr(Pool, "lane", lane)
+    monkeypatch.setattr(Pool, "take", first)
+    monkeypatch.setattr(Pool, "give_back", lambda pool, lane, broken=False: None)
     # Others come in meanwhile.
     monkeypatch.setattr(_cuda_python.PythonStream, "finish", lambda self: time.sleep(0.005) or finish(self))
 
