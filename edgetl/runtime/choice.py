@@ -3,8 +3,9 @@
 Three rules, the first that knows an answer decides:
 
 1. "tuned": what `edgetl tune` measured for this bundle on this machine;
-2. "features": a variant made for this kind of processor, of known accuracy and in a precision that this very processor
-   computes fast in, comes before the portable ones, unless the manifest's order was measured on this kind of processor;
+2. "features": a variant made for a card comes first where a card may be and the export could not measure it, and one
+   made for this kind of processor, of known accuracy and in a precision that this very processor computes fast in,
+   before the portable ones, unless the manifest's order was measured on this kind of processor;
 3. "order": the manifest's order, in which the export measured the variants.
 
 What cannot run here, or would give wrong answers, is passed over by all three.
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgetl import plugins
 from edgetl.errors import BackendUnavailable, BundleError, UnknownName
-from edgetl.runtime import processor
+from edgetl.runtime import cards, processor
 from edgetl.runtime.manifest import Manifest, Variant
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 PORTABLE = "portable"  # the target of a graph that is made for no processor in particular
+CARDS = frozenset({"tensorrt", "cuda"})  # backends whose probes are not asked without a sign of a card
+PROCESSOR = "CPU"  # the device of a backend that computes on the processor
 PROCESSORS = ("x86", "arm")  # architectures that a target's first word may name: x86-vnni, arm
 
 
@@ -59,7 +62,7 @@ def choose(manifest: Manifest, backend: str = AUTO, variant: str = AUTO, *, tune
     measured, note = _measured(tuned, candidates, variant, wanted)
     if measured is not None:
         return measured
-    ordered, promoted = _by_features(manifest, candidates)
+    ordered, promoted = _by_cards(*_by_features(manifest, candidates))
     passed_over: list[str] = []
     for one, name, why_not in _pairs(ordered, wanted):
         if why_not is None:
@@ -166,16 +169,25 @@ def _objection(entry: Entry, answer: Answer, variant: Variant | None, *, asked: 
     if lacking := _lacking(variant) or why_not:
         return f"{variant.name} {lacking}"
     measured = entry.versions.get(answer.backend)
-    if measured != (available.version or ""):
-        return f"{answer.backend} was {measured} when it was measured, and is {available.version}"
+    if measured != identity(available):
+        return f"{answer.backend} was {measured} when it was measured, and is {identity(available)}"
     return None
+
+
+def identity(available: Any) -> str:
+    """What a measurement on a backend holds for, of an Availability: the version, and the device unless the processor.
+
+    The processor is part of `tuned.Machine`; cards are exchanged, and their drivers, without another processor.
+    """
+    elsewhere = available.device not in (None, PROCESSOR)
+    return f"{available.version or ''} on {available.device}" if elsewhere else available.version or ""
 
 
 # ----------------------------------------------------------------------------------------------- 2. what the CPU has
 
 
 def _by_features(manifest: Manifest, variants: tuple[Variant, ...]) -> tuple[tuple[Variant, ...], Mapping[str, str]]:
-    """The variants reordered by what this processor has, and of those that moved forward the feature that did it.
+    """The variants reordered by what this processor has, and of those that moved forward why.
 
     Only variants for processors change places with one another; those for other devices keep theirs.
     """
@@ -194,9 +206,25 @@ def _by_features(manifest: Manifest, variants: tuple[Variant, ...]) -> tuple[tup
         elif one.precision in ("fp16", "bf16") and not fast:
             ranks[one.name] = 2  # every operation would be converted to fp32 and back
         elif fits == here and fast and elsewhere and _accuracy_is_known(one):
-            ranks[one.name], promoted[one.name] = 0, fast
+            ranks[one.name] = 0
+            promoted[one.name] = f"this processor has {fast}, which makes {one.precision} fast"
     moved = iter(sorted((one for one in variants if one.name in ranks), key=lambda one: ranks[one.name]))
     return tuple(next(moved) if one.name in ranks else one for one in variants), promoted
+
+
+def _by_cards(variants: tuple[Variant, ...],
+              promoted: Mapping[str, str]) -> tuple[tuple[Variant, ...], Mapping[str, str]]:
+    """First those made for a card that nobody could measure, where there may be one; the export has put them last.
+
+    Whether it can be used, their backends' probes say when it is their turn.
+    """
+    unmeasured = [one for one in variants if one.target != PORTABLE and CARDS.intersection(one.backends)
+                  and one.status == "not-measured" and _accuracy_is_known(one)]
+    if not unmeasured or not cards.nvidia():
+        return variants, promoted
+    others = [one for one in variants if one not in unmeasured]
+    why = "this machine has a card for it"
+    return (*unmeasured, *others), {**promoted, **{one.name: why for one in unmeasured}}
 
 
 def _accuracy_is_known(variant: Variant) -> bool:
@@ -220,8 +248,8 @@ def _rule(one: Variant, backend: str, variant: str, promoted: Mapping[str, str])
         return "asked", "the variant was asked for; its first backend that can run here"
     asked = "" if backend == AUTO else f" with the backend '{backend}'"
     if one.name in promoted:
-        return "features", (f"made for {one.target}, and this processor has {promoted[one.name]}, which makes "
-                            f"{one.precision} fast; the first such variant that can run here{asked}")
+        return "features", (f"made for {one.target}, and {promoted[one.name]}; the first such variant that can run "
+                            f"here{asked}")
     return "order", f"first in the manifest's order that can run here{asked}"
 
 

@@ -10,7 +10,7 @@ from tiny_bundle import LABELS, PREPROCESS, SIZE, make_graph, make_variant
 from edgetl import plugins
 from edgetl.backends import Availability
 from edgetl.errors import BackendUnavailable, BundleError, UnknownName
-from edgetl.runtime import choice, processor
+from edgetl.runtime import cards, choice, processor
 from edgetl.runtime.choice import check_classifier, choose
 from edgetl.runtime.manifest import SCHEMA, Manifest
 from edgetl.runtime.session import TensorSpec
@@ -246,6 +246,90 @@ def test_variants_for_other_devices_keep_their_place(here):
     found = choose(made_on("x86_64", gone, FP32, ARM))
     assert (found.variant.name, found.rule) == ("arm.int8", "features")
     assert found.passed_over == ("tensorrt.int8 runs on 'abacus', which this edgetl does not have",)
+
+
+# ------------------------------------------------------------------------------------------------ by the machine's card
+
+UNTIMED = {"evaluations": ({"split": "val", "accuracy": 0.9, "latency_s": None, "simulates": ["tensorrt"]},),
+           "status": "not-measured"}
+TENSOR = plain("tensorrt.fp16", target="tensorrt", precision="fp16", backends=("tensorrt",), **UNTIMED)
+CUDA = plain("cuda.fp16", target="cuda", precision="fp16", backends=("cuda",), **UNTIMED)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Makes a machine: with signs of a card or none, and these backends usable; the probes that were asked."""
+
+    def make(signs, *usable):
+        real, asked = plugins.load, []
+
+        def load(package, name):
+            def probe():
+                asked.append(name)
+                return Availability(usable=name in usable, reason="there is none.", device="a card")
+
+            real(package, name)
+            return type("Said", (), {"probe": staticmethod(probe)})
+
+        monkeypatch.setattr(choice.plugins, "load", load)
+        monkeypatch.setattr(choice.cards, "nvidia", lambda: signs)
+        return asked
+
+    return make
+
+
+def test_a_card_is_taken_where_there_is_one(machine):
+    asked = machine(True, "cpu", "tensorrt", "cuda")
+    found = choose(manifest(FP32, TENSOR, CUDA))
+    assert (found.variant.name, found.backend, found.rule) == ("tensorrt.fp16", "tensorrt", "features")
+    assert "made for tensorrt, and this machine has a card for it" in found.why
+    assert asked == ["tensorrt"]
+
+
+def test_the_next_that_can_run_is_taken_and_the_reason_kept(machine):
+    machine(True, "cpu", "cuda")
+    found = choose(manifest(FP32, TENSOR, CUDA))
+    assert (found.variant.name, found.backend) == ("cuda.fp16", "cuda")
+    assert found.passed_over == ("tensorrt.fp16 cannot run on tensorrt: there is none",)
+    machine(True, "cpu")
+    assert choose(manifest(FP32, TENSOR, CUDA)).variant.name == "fp32"
+
+
+def test_without_a_sign_of_a_card_nothing_is_asked_of_one(machine):
+    asked = machine(False, "cpu", "tensorrt", "cuda")
+    assert choose(manifest(FP32, TENSOR, CUDA)).variant.name == "fp32"
+    assert asked == ["cpu"]
+    assert choose(manifest(FP32, TENSOR, CUDA), variant="tensorrt.fp16").backend == "tensorrt"  # unless by name
+
+
+def test_an_order_that_was_measured_with_a_card_stands(machine):
+    machine(True, "cpu", "tensorrt", "cuda")
+    timed = dataclasses.replace(TENSOR, **MEASURED)
+    assert choose(manifest(FP32, timed)).variant.name == "fp32"  # fp32 was faster there
+    assert choose(manifest(timed, FP32)).variant.name == "tensorrt.fp16"
+    unknown = dataclasses.replace(TENSOR, evaluations=())
+    assert choose(manifest(FP32, unknown)).variant.name == "fp32"
+
+
+def test_a_portable_graph_runs_on_a_card_where_that_is_asked_for(machine):
+    machine(True, "cpu", "tensorrt", "cuda")
+    everywhere = dataclasses.replace(FP32, backends=("cpu", "openvino", "cuda", "tensorrt"))
+    assert choose(manifest(everywhere)).backend == "cpu"
+    assert choose(manifest(everywhere, TENSOR), backend="cuda").variant.name == "fp32"
+
+
+def test_the_signs_of_a_card(monkeypatch, tmp_path):
+    monkeypatch.setattr(cards, "DEVICES", (str(tmp_path / "nvidiactl"),))
+    monkeypatch.setattr(cards.sys, "platform", "linux")
+    assert not cards.nvidia()
+    (tmp_path / "nvidiactl").touch()
+    assert cards.nvidia()
+    monkeypatch.setattr(cards.sys, "platform", "win32")
+    monkeypatch.setenv("SYSTEMROOT", str(tmp_path))
+    assert not cards.nvidia()
+    (tmp_path / "System32").mkdir()
+    (tmp_path / "System32" / cards.LIBRARY).touch()
+    assert cards.nvidia()
 
 
 def test_an_unknown_processor_runs_what_requires_nothing(here, monkeypatch):
