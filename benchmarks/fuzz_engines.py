@@ -86,17 +86,19 @@ def base_engines() -> Kitchen:
         graph = make_graph(classes)
         place = CARD if len(how.compute_capabilities) == 1 else Place.ahead(how.compute_capabilities)
         engine = build(graph, graph_spec(classes), flavor, how)
-        made.append(Kept(fingerprint(graph, flavor, how, place), engine))
+        made.append(Kept(fingerprint(graph, graph_spec(classes), flavor, how, place), engine))
     return made
 
 
 def made_up_engines(size: int = 3000) -> Kitchen:
     """Engines of random bytes, for where TensorRT for RTX is not installed."""
+    from tiny_bundle import graph_spec
+
     flavor = Flavor("rtx", None, "1.7.1.116", "tensorrt-rtx-cu13-bindings")
     several = How(compute_capabilities=("8.6", "8.9", "12.0"))
     described = ((b"a", How(), CARD), (b"b", How(), CARD), (b"a", How(batches=(1, 4, 8)), CARD),
                  (b"a", several, Place.ahead(several.compute_capabilities)))
-    return [Kept(fingerprint(graph, flavor, how, place),
+    return [Kept(fingerprint(graph, graph_spec(), flavor, how, place),
                  Engine(np.random.default_rng(number).bytes(size + number), {"fp16": 1.0}, 1.0, None))
             for number, (graph, how, place) in enumerate(described)]
 

@@ -6,6 +6,7 @@ A plan is a line of text and the graph itself, so that what was built, kept and 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -45,7 +46,7 @@ class MadeCard:
 
     def install(self, monkeypatch: Any) -> MadeCard:
         """Puts it in the place of the card and of TensorRT."""
-        tensorrt._probed.cache_clear()
+        monkeypatch.setattr(tensorrt, "_probed", functools.cache(tensorrt._probed.__wrapped__))  # forgotten after the test
         monkeypatch.setattr(_tensorrt_flavor, "find", lambda wanted="auto": self.flavor)
         monkeypatch.setattr(_cuda, "find", lambda: SimpleNamespace(card=lambda: self.card, name="made up"))
         monkeypatch.setattr(tensorrt, "build", self._build)

@@ -7,10 +7,12 @@ import json
 from typing import Any
 
 import numpy as np
+from tiny_bundle import graph_spec
 
 from edgetl.backends._tensorrt_build import Engine, How
 from edgetl.backends._tensorrt_flavor import Flavor
 from edgetl.backends._tensorrt_store import Place, fingerprint
+from edgetl.runtime.session import GraphSpec
 
 GRAPH = b"a graph"
 FLAVOR = Flavor("rtx", None, "1.7.1.116", "tensorrt-rtx-cu13-bindings")
@@ -19,9 +21,9 @@ PLAN_BYTES = 3000
 
 
 def wanted(graph: bytes = GRAPH, flavor: Flavor = FLAVOR, how: How | None = None,
-           place: Place = PLACE) -> dict[str, Any]:
+           place: Place = PLACE, spec: GraphSpec | None = None) -> dict[str, Any]:
     """A fingerprint."""
-    return fingerprint(graph, flavor, how or How(), place)
+    return fingerprint(graph, spec or graph_spec(), flavor, how or How(), place)
 
 
 def plan_of(of: dict[str, Any], size: int = PLAN_BYTES) -> bytes:

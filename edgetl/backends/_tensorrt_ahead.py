@@ -64,7 +64,7 @@ def build_ahead(graph: bytes, spec: GraphSpec, out: Path, *, flavor: str = AUTO,
     begun_from = cache.before if cache is not None else None
     engine = build(graph, spec, chosen, how, timing_cache=begun_from, progress=progress)
     durable.make_folder(out.parent)
-    sidecar = write_engine(out, engine, fingerprint(graph, chosen, how, place))
+    sidecar = write_engine(out, engine, fingerprint(graph, spec, chosen, how, place))
     if cache is not None:
         cache.keep(engine.timing_cache)
     return Ahead(chosen.name, chosen.title, chosen.version, chosen.package, place.compute_capabilities, place.device,

@@ -22,6 +22,7 @@ from edgetl import __version__
 from edgetl.errors import BundleError
 from edgetl.runtime import durable, strict_json
 from edgetl.runtime.fields import Table, words
+from edgetl.runtime.session import GraphSpec
 from edgetl.runtime.storage import open_regular, read_at_most, require_memory
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ SUFFIX = ".json"  # of the sidecar, behind the plan's name
 MOST_BYTES = 1 << 20  # of a sidecar; it takes a few thousand
 PROOFS = 16  # that are kept, the latest: one a bundle that holds the graph
 FIELDS = {"flavor": "flavor", "version": "version", "compute_capabilities": "compute capability", "driver": "driver",
-          "device": "card", "system": "system", "graph_sha256": "graph", "flags": "flags"}
+          "device": "card", "system": "system", "graph_sha256": "graph", "inputs": "inputs",
+          "flags": "flags"}
 # Hardware compatibilities (docs.nvidia.com/deeplearning/tensorrt): every card from Ampere on, or of one capability.
 AMPERE_PLUS, SAME_CAPABILITY = "ampere-plus", "same-compute-capability"
 VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})*")
@@ -67,18 +69,20 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split("."))
 
 
-def fingerprint(graph: bytes, flavor: Flavor, how: How, place: Place) -> dict[str, Any]:
+def fingerprint(graph: bytes, spec: GraphSpec, flavor: Flavor, how: How, place: Place) -> dict[str, Any]:
     """Everything that an engine depends on, as plain JSON values: where one differs, the engine is another.
 
     Args:
         graph: the ONNX graph.
+        spec: its inputs; where the graph leaves a size free and they do not, the engine is built for theirs.
         flavor: the TensorRT that builds it, or runs it.
         how: the flags of the build.
         place: the machine.
     """
     made = {"flavor": flavor.name, "version": flavor.version, "compute_capabilities": place.compute_capabilities,
             "driver": place.driver, "device": place.device, "system": place.system,
-            "graph_sha256": hashlib.sha256(graph).hexdigest(), "flags": how.to_json()}
+            "graph_sha256": hashlib.sha256(graph).hexdigest(), "inputs": {one.name: one.shape for one in spec.inputs},
+            "flags": how.to_json()}
     return dict(json.loads(_text(made)))  # as it will be read: lists for tuples
 
 

@@ -58,6 +58,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 # The options that are flags of a build, and their names in `How`.
 FLAGS = {"batches": "batches", "workspace_mib": "workspace_bytes", "optimization_level": "optimization_level",
          "version_compatible": "version_compatible", "hardware_compatible": "hardware_compatible"}
+COMPUTES_ON_THREADS = False
 MIB = 1 << 20
 Opens = Callable[[bytes, Mapping[str, Any]], "TensorrtSession"]  # of a plan and what the store knows it as
 NO_BUNDLE = "it was opened without the golden images of a bundle"
@@ -133,7 +134,8 @@ def _open(graph: bytes, spec: GraphSpec, threads: int, cache_dir: Path | None,
     cuda = _cuda.find()
     card = cuda.card()
     _insist_on(flavor, card)
-    wanted = fingerprint(graph, flavor, how, Place((card.compute_capability,), card.driver_version, card.name))
+    place = Place((card.compute_capability,), card.driver_version, card.name)
+    wanted = fingerprint(graph, spec, flavor, how, place)
 
     def opened(plan: bytes, known: Mapping[str, Any]) -> TensorrtSession:
         from edgetl.backends._tensorrt_session import TensorrtSession

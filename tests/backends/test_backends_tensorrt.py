@@ -32,8 +32,7 @@ IMAGES = np.random.default_rng(0).normal(size=(3, 3, 16, 16)).astype(np.float32)
 
 @pytest.fixture
 def card(monkeypatch) -> MadeCard:
-    yield MadeCard().install(monkeypatch)
-    tensorrt._probed.cache_clear()
+    return MadeCard().install(monkeypatch)
 
 
 @pytest.fixture
@@ -147,7 +146,7 @@ def test_a_plan_that_looks_right_and_is_not_taken_is_built_again_once(card, own_
 
 
 def wanted() -> dict:
-    return fingerprint(GRAPH, FLAVOR, How(), Place(("8.9",), "580.65", "Made Up 9"))
+    return fingerprint(GRAPH, SPEC, FLAVOR, How(), Place(("8.9",), "580.65", "Made Up 9"))
 
 
 def test_an_engine_that_was_built_now_and_is_not_taken_is_an_error_and_not_kept(card, own_home):
@@ -218,7 +217,8 @@ def test_layers_are_profiled_without_cuda_graphs(card):
 def ahead(path: Path, plan: bytes = HEAD + GRAPH, cards: tuple[str, ...] = ("8.6", "8.9"),
           graph: bytes = GRAPH) -> Path:
     how = How(compute_capabilities=cards)
-    write_engine(path, Engine(plan, {"fp32": 1.0}, 3.0, None), fingerprint(graph, FLAVOR, how, Place.ahead(cards)))
+    of = fingerprint(graph, SPEC, FLAVOR, how, Place.ahead(cards))
+    write_engine(path, Engine(plan, {"fp32": 1.0}, 3.0, None), of)
     return path
 
 
@@ -492,7 +492,7 @@ def test_what_was_compiled_for_a_file_is_kept_too(whole, bundle, tmp_path):
     file = tmp_path / "model.engine"
     plan = made_up_engine.make_plan(GRAPH, (how.batches,), whole.flavor.version)
     write_engine(file, Engine(plan, {"fp32": 1.0}, 3.0, None),
-                 fingerprint(GRAPH, whole.flavor, how, Place.ahead(how.compute_capabilities)))
+                 fingerprint(GRAPH, SPEC, whole.flavor, how, Place.ahead(how.compute_capabilities)))
     load(bundle, options={"engine": str(file)}).close()
     assert len(list(EngineStore(None).folder.glob("*.kernels"))) == 1
     assert whole.built == []

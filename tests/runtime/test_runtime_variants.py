@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from made_card import MadeCard
 from onnx import TensorProto, helper, numpy_helper
 from tiny_bundle import (
     CHANNELS,
@@ -20,7 +21,7 @@ from tiny_bundle import (
     parameters,
 )
 
-from edgetl.errors import BundleError, EdgetlError, InputError, UnknownName
+from edgetl.errors import BundleError, EdgetlError, GateFailed, InputError, UnknownName
 from edgetl.runtime import load, verify
 from edgetl.runtime.drift import Drift
 from edgetl.runtime.manifest import MANIFEST
@@ -104,6 +105,18 @@ def test_verify_feeds_it_the_golden_pixels(embedded):
     assert {check.status for check in report.checks} == {"passed"}
     logits = next(check for check in report.checks if check.name == "fp32")
     assert logits.measured < 1e-4
+
+
+def test_an_engine_of_it_is_shown_the_golden_pixels(embedded, monkeypatch):
+    card = MadeCard().install(monkeypatch)
+    edit_manifest(embedded, "variants", 0, "backends", value=["tensorrt"])
+    with load(embedded, threads=1) as loaded:
+        assert len(loaded.info()["session"]["proofs"]) == 1
+    card.off_by = 0.5
+    edit_manifest(embedded, "variants", 0, "tolerance", value=1e-4)
+    with pytest.raises(GateFailed, match="the engine is refused"):
+        load(embedded, threads=1)
+    assert card.calls == [2, 2]
 
 
 @pytest.mark.parametrize("changes", [{}, {"layout": "NHWC"}, {"mean": (0.0, 0.0, 0.0), "std": (0.01, 1.0, 3.0)}])
