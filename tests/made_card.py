@@ -46,7 +46,8 @@ class MadeCard:
 
     def install(self, monkeypatch: Any) -> MadeCard:
         """Puts it in the place of the card and of TensorRT."""
-        monkeypatch.setattr(tensorrt, "_probed", functools.cache(tensorrt._probed.__wrapped__))  # forgotten after the test
+        # With a memory of its own, which ends with the test.
+        monkeypatch.setattr(tensorrt, "_probed", functools.cache(tensorrt._probed.__wrapped__))
         monkeypatch.setattr(_tensorrt_flavor, "find", lambda wanted="auto": self.flavor)
         monkeypatch.setattr(_cuda, "find", lambda: SimpleNamespace(card=lambda: self.card, name="made up"))
         monkeypatch.setattr(tensorrt, "build", self._build)

@@ -75,13 +75,13 @@ def insist(bundle: Bundle, variant: Variant, session: Provable, backend: str) ->
 
     try:
         check_answers(bundle, variant, read_golden(bundle), session, backend)
+        session.prove(proof)
     except GateFailed as problem:
         fate = session.disprove()
         raise GateFailed(f"{problem.message.rstrip('.')}; the engine is refused, and {fate}.", hint=HINT) from problem
     except BaseException:  # Ctrl-C, too
         session.close()
         raise
-    session.prove(proof)
 
 
 __all__ = ["NO_GOLDEN", "PROOFS", "Provable", "insist", "proof_of"]
