@@ -9,14 +9,15 @@ from edgetl.cli.options import Json
 from edgetl.errors import EdgetlError
 
 if TYPE_CHECKING:
+    from edgetl.runtime.nvidia import Found
     from edgetl.runtime.tuned import Entry
+    from edgetl.targets import Target
 
 EXAMPLE = "edgetl doctor --json"
 
 GIB = 2**30
 LITTLE_SPACE_BYTES = 5 * GIB
-BOTH_RUNTIMES = "onnxruntime and onnxruntime-gpu are both installed, and each overwrites files of the other."
-ONE_RUNTIME = "pip uninstall -y onnxruntime onnxruntime-gpu, then install the one you want."
+FAST = ("int8", "bf16", "fp16")
 
 
 def doctor(as_json: Json = False) -> None:
@@ -29,57 +30,87 @@ def doctor(as_json: Json = False) -> None:
     else:
         _show(found)
     if found["errors"]:
-        raise EdgetlError(" ".join(found["errors"]), hint=ONE_RUNTIME)
+        raise EdgetlError(" ".join(found["errors"]), hint=" ".join(one["fix"] for one in found["findings"]
+                                                                   if one["error"]))
 
 
 def _show(found: dict[str, Any]) -> None:
     from edgetl.cli import present
 
     machine, cpu = found["environment"], found["processor"]
+    fast = ", ".join(f"{precision} by {feature}" for precision, feature in found["fast"].items())
     present.pairs({"python": machine["python"], "platform": machine["platform"],
                    "processor": f"{cpu['model']} ({cpu['architecture']})",
                    "processors": f"{found['threads']} of {machine['cpus']} usable",
                    "features": f"{', '.join(found['features']) or 'none known'} (told by {cpu['source']})",
-                   "allocator": found["allocator"]["allocator"],
+                   "fast": fast or "none known", "NVIDIA": _cards(found["nvidia"]),
+                   "Jetson": found["jetson"], "allocator": found["allocator"]["allocator"],
                    "free disk": f"{found['disk_free_bytes'] / GIB:.1f} GiB"})
     print()
     present.table(("package", "version"), sorted(machine["versions"].items()))
     print()
     present.table(("backend", "usable", "version", "device or reason"),
                   [(name, "yes" if one["usable"] else "no", one["version"] or "-", one["device"] or one["reason"] or "")
-                   for name, one in found["backends"].items()])
+                   for name, one in found["backends"].items()], wrap=True)
     print()
     present.table(("variant", "runs here", "because"),
-                  [(one["variant"], "yes" if one["runs"] else "no", one["because"]) for one in found["variants"]])
+                  [(one["variant"], "yes" if one["runs"] else "no", one["because"]) for one in found["variants"]],
+                  wrap=True)
     if found["tuned"]:
         print()
         present.table(("tuned bundle", "when", "runs", "state"),
-                      [(one["bundle"], one["tuned_at"], one["runs"], one["state"]) for one in found["tuned"]])
+                      [(one["bundle"], one["tuned_at"], one["runs"], one["state"]) for one in found["tuned"]],
+                      wrap=True)
     if found["advice"]:
         print()
     for advice in found["advice"]:
-        print(f"- {advice}")
+        present.item(advice)
+
+
+def _cards(found: dict[str, Any]) -> str:
+    """Driver and cards in one line."""
+    driver = found["driver"]
+    if driver is None:
+        return f"none: {found['reason']}"
+    named = f"driver {driver['version'] or '(its version is not told)'}, CUDA {driver['cuda'][0]}.{driver['cuda'][1]}"
+    cards = ", ".join(f"{one['name']} ({one['compute_capability']}, {one['total_bytes'] / GIB:.0f} GiB)"
+                      for one in found["cards"])
+    return f"{named}: {cards or found['reason']}"
 
 
 def examine() -> dict[str, Any]:
     """What the machine has and what should be done about it, as plain JSON."""
+    import dataclasses
     import shutil
 
-    from edgetl import rundir
+    from edgetl import diagnosis, rundir
     from edgetl.allocator import set_allocator
     from edgetl.runtime import processor
     from edgetl.runtime.session import usable_threads
 
     backends = _backends()
     environment = rundir.environment()
+    facts = diagnosis.look(environment["versions"])
+    findings = diagnosis.findings(facts)
     free = shutil.disk_usage(Path.cwd()).free
     features = list(processor.features())
     cpu = processor.read()._asdict()
     del cpu["flags"]  # a hundred words, of which `features` are those that matter
+    advice = diagnosis.advice(facts, backends)
+    if free < LITTLE_SPACE_BYTES:
+        advice.append(f"Only {free / GIB:.1f} GiB of disk are free here; training may need more.")
     return {"environment": environment, "processor": cpu, "threads": usable_threads(), "features": features,
+            "fast": {one: feature for one in FAST if (feature := processor.accelerates(one)) is not None},
+            "nvidia": _plain(facts.cards), "jetson": facts.jetson,
             "allocator": dict(set_allocator()), "disk_free_bytes": free, "backends": backends,
-            "variants": _variants(), "tuned": _tuned(backends), "errors": _errors(environment["versions"]),
-            "advice": _advice(environment, backends, features, free)}
+            "variants": _variants(backends), "tuned": _tuned(backends),
+            "findings": [dataclasses.asdict(one) for one in findings],
+            "errors": [one.text for one in findings if one.error], "advice": advice}
+
+
+def _plain(cards: Found) -> dict[str, Any]:
+    return {**cards._asdict(), "driver": cards.driver and cards.driver._asdict(),
+            "cards": [one._asdict() for one in cards.cards]}
 
 
 def _backends() -> dict[str, dict[str, Any]]:
@@ -90,24 +121,33 @@ def _backends() -> dict[str, dict[str, Any]]:
     return {name: dataclasses.asdict(plugins.load("backends", name).probe()) for name in plugins.names("backends")}
 
 
-def _variants() -> list[dict[str, Any]]:
-    """The variants that a bundle can have, whether this processor may run them, and why."""
+def _variants(backends: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The variants that a bundle can have, whether this machine may run them, and why."""
     from edgetl import plugins
-    from edgetl.runtime import processor
 
     found = []
     for name in plugins.names("targets"):
         target = plugins.load("targets", name).TARGET
         for precision in target.precisions:
-            needs = target.requires.get(precision, ())
-            lacking, fast = processor.missing(needs), processor.accelerates(precision)
-            because = f"this processor has no {', '.join(lacking)}" if lacking else "it needs no feature"
-            if needs and not lacking:
-                because = f"this processor has {', '.join(needs)}"
-            if not lacking and fast and fast not in needs:
-                because += f", and {fast} makes {precision} fast"
-            found.append({"variant": f"{target.name}.{precision}", "runs": not lacking, "because": because})
+            objection, because = _because(target, precision, backends)
+            found.append({"variant": f"{target.name}.{precision}", "runs": objection is None,
+                          "because": objection or because})
     return found
+
+
+def _because(target: Target, precision: str, backends: dict[str, dict[str, Any]]) -> tuple[str | None, str]:
+    """Why a variant does not run here, or None, and why it does."""
+    from edgetl import diagnosis
+    from edgetl.runtime import processor
+
+    needs = target.requires.get(precision, ())
+    if lacking := processor.missing(needs):
+        return f"this processor has no {', '.join(lacking)}", ""
+    if not any(backends[name]["usable"] for name in target.backends if name in backends):
+        return f"{' and '.join(target.backends)} cannot run here", ""
+    because = f"this processor has {', '.join(needs)}" if needs else "it needs no feature"
+    fast = None if set(target.backends) <= set(diagnosis.ON_CARDS) else processor.accelerates(precision)
+    return None, because + (f", and {fast} makes {precision} fast" if fast and fast not in needs else "")
 
 
 def _tuned(backends: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -142,17 +182,3 @@ def _state(entry: Entry, backends: dict[str, dict[str, Any]]) -> str:
     changed = [f"{name} was {version} and is {backends[name]['version']}" for name, version in entry.versions.items()
                if name in backends and backends[name]["version"] != version]
     return f"{'; '.join(changed)}; tune again" if changed else "counts"
-
-
-def _errors(versions: dict[str, str]) -> list[str]:
-    return [BOTH_RUNTIMES] if {"onnxruntime", "onnxruntime-gpu"} <= set(versions) else []
-
-
-def _advice(environment: dict[str, Any], backends: dict[str, dict[str, Any]], features: list[str],
-            free_bytes: int) -> list[str]:
-    advice = [f"backend {name}: {one['fix']}" for name, one in backends.items() if not one["usable"] and one["fix"]]
-    if environment["machine"] in ("x86_64", "AMD64") and "vnni" not in features:
-        advice.append("This processor has no VNNI: INT8 made for x86-vnni would lose accuracy; the runtime refuses it.")
-    if free_bytes < LITTLE_SPACE_BYTES:
-        advice.append(f"Only {free_bytes / GIB:.1f} GiB of disk are free here; training may need more.")
-    return advice

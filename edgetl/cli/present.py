@@ -17,15 +17,41 @@ def document(value: Any) -> None:
     print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: Sequence[bool] = ()) -> None:
-    """Prints aligned columns; figures to the right; nothing is cut, whatever the terminal's width."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: Sequence[bool] = (),
+          wrap: bool = False) -> None:
+    """Prints aligned columns; figures to the right; nothing is cut, whatever the terminal's width.
+
+    Args:
+        columns: their heads.
+        rows: a text for each column.
+        numeric: which columns, from the first, hold figures.
+        wrap: on a terminal the last column goes on below itself where a line has no room for it.
+    """
     lines = [list(columns), *([*row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
     right = [*numeric, *[False] * (len(columns) - len(numeric))]
+    before = sum(width + 2 for width in widths[:-1])
     for line in lines:
-        cells = (cell.rjust(width) if to_right else cell.ljust(width)
-                 for cell, width, to_right in zip(line, widths, right, strict=True))
-        print("  ".join(cells).rstrip())
+        *first, last = (cell.rjust(width) if to_right else cell.ljust(width)
+                        for cell, width, to_right in zip(line, widths, right, strict=True))
+        parts = _filled(last.rstrip(), before) if wrap else [last]
+        for part in parts:
+            print("  ".join((*first, part)).rstrip())
+            first = [" " * len(cell) for cell in first]
+
+
+def _filled(text: str, before: int) -> list[str]:
+    """The text in lines that have room beside so many characters; one line where stdout is no terminal."""
+    if not sys.stdout.isatty():
+        return [text]
+    room = max(20, shutil.get_terminal_size().columns - before)
+    return textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def item(text: str) -> None:
+    """Prints a point of a list, on a terminal wrapped."""
+    for place, line in enumerate(_filled(text, 2)):
+        print(f"  {line}" if place else f"- {line}")
 
 
 def pairs(values: Mapping[str, Any]) -> None:
@@ -33,7 +59,8 @@ def pairs(values: Mapping[str, Any]) -> None:
     known = {name: value for name, value in values.items() if value is not None}
     width = max(map(len, known), default=0)
     for name, value in known.items():
-        print(f"{name.ljust(width)}  {value}")
+        for place, line in enumerate(_filled(str(value), width + 2)):
+            print(f"{(name if place == 0 else '').ljust(width)}  {line}")
 
 
 def hint(text: str) -> None:

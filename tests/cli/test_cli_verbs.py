@@ -12,7 +12,7 @@ import pytest
 from bench import hand_made
 from tiny_bundle import LABELS, edit_manifest, encode, make_bundle, make_graph, make_photo
 
-from edgetl import plan, recipe_file, rundir
+from edgetl import diagnosis, plan, recipe_file, rundir
 from edgetl.cli import app, doctor, init, present
 from edgetl.datasets import open_data
 from edgetl.runtime import load
@@ -238,8 +238,8 @@ def test_two_runtimes_that_overwrite_each_other_are_an_error(
 ) -> None:
     monkeypatch.setattr(rundir, "versions", lambda: {"onnxruntime": "1", "onnxruntime-gpu": "1"})
     code, out, err = said(capsys, "doctor", "--json")
-    assert (code, json.loads(out)["errors"]) == (1, [doctor.BOTH_RUNTIMES])
-    assert err == f"error: {doctor.BOTH_RUNTIMES}\nhint: {doctor.ONE_RUNTIME}\n"
+    assert (code, json.loads(out)["errors"]) == (1, [diagnosis.BOTH_RUNTIMES])
+    assert err == f"error: {diagnosis.BOTH_RUNTIMES}\nhint: {diagnosis.ONE_RUNTIME}\n"
     assert said(capsys, "doctor")[0] == 1
 
 
