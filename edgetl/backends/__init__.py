@@ -10,7 +10,9 @@ and may have
 - `open_profiled(graph: bytes, spec: GraphSpec, *, threads: int, options: Mapping[str, str]) -> ProfiledSession`: the
   same session with the engine's own profiler on; see `edgetl.runtime.layers`;
 - `SURVIVES_DAMAGE = True`: its parser was tried on damaged graphs and neither aborted nor hung on any. The digest of
-  an unsigned graph is then computed while `open` is at work, and the session thrown away if it differs.
+  an unsigned graph is then computed while `open` is at work, and the session thrown away if it differs;
+- `COMPUTES_ON_THREADS = False`: a card computes, and the number of the host's threads changes next to nothing, so that
+  `edgetl tune` measures one.
 
 Files here import the standard library and numpy only at module level (`torch.py` apart).
 """

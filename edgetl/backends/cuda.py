@@ -38,6 +38,7 @@ OPTIONS = _onnxruntime.OPTIONS | {
     "device_id": (), "cudnn_conv_algo_search": SEARCHES, "tf32": ON_OFF, "cuda_graph": ON_OFF, "io": ("plain", "bound"),
     "memory_limit_mib": (), "partial": ("refuse", "allow")}
 INSTALL = "pip uninstall -y onnxruntime, then pip install onnxruntime-gpu: each overwrites files of the other."
+COMPUTES_ON_THREADS = False
 MOST_GRAPHS = 8  # batch sizes with a recording of their own; each keeps its memory on the card
 MIB = 2**20
 

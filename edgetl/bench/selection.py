@@ -16,6 +16,8 @@ FASTER_BY = 1.03  # the least effect: medians that are closer are as good as one
 SIGNIFICANCE = 0.05  # and the most that a rank test over the rounds may say for chance
 LEAST_ROUNDS = 5  # the least in which that test can reach it: 2**-5 is below it, 2**-4 is not
 FP32 = "fp32"
+RANKS = {FP32: 0, "fp16": 1, "bf16": 1}  # the lower, the more precise; INT8 comes after all of these
+LEAST_PRECISE = 2
 ROUNDING = 1e-9  # points; a limit that is met exactly is met
 
 
@@ -68,8 +70,8 @@ def decide(group: Sequence[Candidate], *, max_drop: float, by_name: bool = False
     """The candidate of a group to run.
 
     A variant of less precision than fp32 must keep its accuracy within `max_drop` points and be faster than the
-    quickest fp32 of the group. Of those left the fastest is taken, or the first, in the group's order, of those that
-    it is not faster than.
+    quickest of the group that is more precise and may be chosen: fp16 than fp32, INT8 than fp16 and fp32. Of those
+    left the fastest is taken, or the first, in the group's order, of those that it is not faster than.
 
     Args:
         group: in the order of preference.
@@ -78,13 +80,27 @@ def decide(group: Sequence[Candidate], *, max_drop: float, by_name: bool = False
     """
     running = [one for one in group if one.reason is None]
     reference = min((one for one in running if one.precision == FP32), key=_median, default=None)
-    refusals = tuple(one.reason or (None if by_name else _refusal(one, reference, max_drop)) for one in group)
+    refusals = tuple(one.reason for one in group) if by_name else _refusals(group, max_drop)
     left = [one for one, refusal in zip(group, refusals, strict=True) if refusal is None]
     if not left:
         return Verdict(None, "nothing of it may be chosen", refusals)
     fastest = min(left, key=_median)
     chosen = next(one for one in left if not faster(fastest, one))
     return Verdict(chosen, _why(chosen, fastest, reference, len(left)), refusals)
+
+
+def _refusals(group: Sequence[Candidate], max_drop: float) -> tuple[str | None, ...]:
+    """Why each of a group may not be chosen: the most precise first, for the others are held against them."""
+    found = [one.reason for one in group]
+    quickest: Candidate | None = None
+    for rank in range(LEAST_PRECISE + 1):
+        places = [place for place, one in enumerate(group)
+                  if one.reason is None and RANKS.get(one.precision, LEAST_PRECISE) == rank]
+        for place in places:
+            found[place] = _refusal(group[place], quickest, max_drop)
+        allowed = [group[place] for place in places if found[place] is None]
+        quickest = min((*allowed, *([] if quickest is None else [quickest])), key=_median, default=None)
+    return tuple(found)
 
 
 def _refusal(one: Candidate, reference: Candidate | None, max_drop: float) -> str | None:

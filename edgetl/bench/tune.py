@@ -188,7 +188,8 @@ def find(bundle: Bundle, options: Tune, scratch: Path) -> tuple[tuple[Case, ...]
         title = f"{variant.name} {backend}"
         subject = cases.of_variant(bundle.manifest, variant, backend, title=title, source=Path(str(options.bundle)),
                                    graph=graph)
-        found += [Case(f"{title} {count} thread{'s' * (count != 1)}", subject, count, 1) for count in counts]
+        found += [Case(f"{title} {count} thread{'s' * (count != 1)}", subject, count, 1)
+                  for count in _worth_measuring(backend, counts)]
     if not found:
         raise EdgetlError(f"Nothing of '{bundle.manifest.name}' that was asked for can run here: "
                           + "; ".join(f"{one.variant} {one.reason}" for one in impossible) + ".",
@@ -211,6 +212,11 @@ def _pairs(manifest: Manifest, options: Tune) -> Iterator[tuple[Variant, str, st
             if asked and backend not in asked:
                 continue
             yield variant, backend, choice.refusal(variant, backend, asked=backend in asked)
+
+
+def _worth_measuring(backend: str, counts: tuple[int, ...]) -> tuple[int, ...]:
+    """Of the thread counts, those that make a difference on a backend: where a card computes, the first for all."""
+    return counts if getattr(plugins.load("backends", backend), "COMPUTES_ON_THREADS", True) else counts[:1]
 
 
 def thread_counts(asked: Sequence[str]) -> tuple[int, ...]:
@@ -347,7 +353,7 @@ def _entry(bundle: Bundle, where: tuned.Machine, measured: Sequence[Candidate], 
             if found.chosen is not None:
                 best = found.chosen
                 answers.append(Answer(variant, backend, best.variant, best.backend, best.threads, found.why))
-    versions = {one: plugins.load("backends", one).probe().version or "" for one in
+    versions = {one: choice.identity(plugins.load("backends", one).probe()) for one in
                 dict.fromkeys(trial.case.subject.backend for trial in trials)}
     moment = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return Entry(bundle.digest, bundle.manifest.name, where, versions, moment, tuple(answers)), verdict

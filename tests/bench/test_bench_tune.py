@@ -68,7 +68,7 @@ def test_the_best_is_measured_kept_and_run(tmp_path, own_home):
     assert path == made.path and path.is_relative_to(own_home / "cache" / "edgetl")
     assert [one.name for one in path.parent.iterdir()] == [path.name]
     stored = json.loads(path.read_text())
-    assert stored["versions"] == {PACED: "1"} and len(stored["cases"]) == 6
+    assert stored["versions"] == {PACED: "1 on nowhere"} and len(stored["cases"]) == 6
     assert made.to_json()["chosen"]["variant"] == "other" and json.dumps(made.to_json())
     assert tuned.read(path) == made.entry
 
