@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from edgetl.backends import Availability, _cuda, _tensorrt_flavor, _tensorrt_precision
 from edgetl.backends._tensorrt_ahead import build_ahead as build_ahead  # for `edgetl engine`
-from edgetl.backends._tensorrt_build import COMPATIBLE, How, build, check, known_cards
+from edgetl.backends._tensorrt_build import COMPATIBLE, Engine, How, build, check, known_cards
 from edgetl.backends._tensorrt_flavor import Flavor
 from edgetl.backends._tensorrt_store import (
     LIMIT_BYTES,
@@ -60,7 +60,8 @@ FLAGS = {"batches": "batches", "workspace_mib": "workspace_bytes", "optimization
          "version_compatible": "version_compatible", "hardware_compatible": "hardware_compatible"}
 COMPUTES_ON_THREADS = False
 MIB = 1 << 20
-Opens = Callable[[bytes, Mapping[str, Any]], "TensorrtSession"]  # of a plan and what the store knows it as
+# A session of a plan, from its sidecar and the fingerprint that the store knows it by.
+Opens = Callable[[bytes, Sidecar, Mapping[str, Any]], "TensorrtSession"]
 NO_BUNDLE = "it was opened without the golden images of a bundle"
 
 
@@ -137,13 +138,15 @@ def _open(graph: bytes, spec: GraphSpec, threads: int, cache_dir: Path | None,
     place = Place((card.compute_capability,), card.driver_version, card.name)
     wanted = fingerprint(graph, spec, flavor, how, place)
 
-    def opened(plan: bytes, known: Mapping[str, Any]) -> TensorrtSession:
+    def opened(plan: bytes, sidecar: Sidecar, known: Mapping[str, Any]) -> TensorrtSession:
         from edgetl.backends._tensorrt_session import TensorrtSession
 
+        _tensorrt_precision.insist(spec.precision, sidecar.precisions, "the engine")
         return TensorrtSession(plan, flavor, cuda, spec, threads=threads, facts={}, kernels=store.kernels(known),
-                               cuda_graph=options.get("cuda_graph", "on") == "on")
+                               cuda_graph=options.get("cuda_graph", "on") == "on",
+                               host_code=known["flags"].get("version_compatible") is True)
 
-    def built() -> Any:
+    def built() -> Engine:
         return build(graph, spec, flavor, how, timing_cache=store.timing_cache(wanted))
 
     passed_by = ""
@@ -152,7 +155,7 @@ def _open(graph: bytes, spec: GraphSpec, threads: int, cache_dir: Path | None,
         if isinstance(from_file, EngineSession):
             return from_file
         passed_by = from_file
-    return _from_store(wanted, store, built, opened, spec, passed_by)
+    return _from_store(wanted, store, built, opened, passed_by)
 
 
 def how_of(options: Mapping[str, str]) -> How:
@@ -197,31 +200,32 @@ def _from_file(options: Mapping[str, str], wanted: Mapping[str, Any], store: Eng
     if found.plan is None or found.sidecar is None:
         return found.reason
     # What is shown of it is kept apart from the engine that this machine would build by itself.
-    known = {**wanted, "file_sha256": found.sidecar.plan_sha256}
+    known = {**wanted, "flags": found.sidecar.fingerprint["flags"], "file_sha256": found.sidecar.plan_sha256}
     try:
-        session = opened(found.plan, known)
+        session = opened(found.plan, found.sidecar, known)
     except BundleError as problem:  # it looks right, and TensorRT does not take it
         return problem.message.rstrip(".")
     proofs = store.proofs(known, found.sidecar.plan_sha256)
-    return EngineSession(session, Source(store, known, found.sidecar, proofs, {"file": path}))
+    return EngineSession(session, Source(store, known, found.sidecar, proofs, {"file": path, "built": False}))
 
 
-def _from_store(wanted: Mapping[str, Any], store: EngineStore, built: Callable[[], Any],
-                opened: Opens, spec: GraphSpec, passed_by: str) -> EngineSession:
+def _from_store(wanted: Mapping[str, Any], store: EngineStore, built: Callable[[], Engine], opened: Opens,
+                passed_by: str) -> EngineSession:
     """A session of the engine that is kept, else of one that is built now."""
     stored = store.get(wanted, built)
     refused = ""
     if not stored.built:
         try:
-            _tensorrt_precision.insist(spec.precision, stored.sidecar.precisions, "the engine that is kept here")
-            return EngineSession(opened(stored.plan, wanted), _source(store, stored, wanted, passed_by, ""))
+            return EngineSession(opened(stored.plan, stored.sidecar, wanted),
+                                 _source(store, stored, wanted, passed_by, ""))
         except BundleError as problem:
             # Its bytes are those that were written, and TensorRT does not take them: once more, from the graph.
             refused = problem.message.rstrip(".")
             store.discard(wanted)
             stored = store.get(wanted, built)
     try:
-        return EngineSession(opened(stored.plan, wanted), _source(store, stored, wanted, passed_by, refused))
+        return EngineSession(opened(stored.plan, stored.sidecar, wanted),
+                             _source(store, stored, wanted, passed_by, refused))
     except BundleError as problem:
         store.discard(wanted)
         raise BackendUnavailable(f"An engine was built here just now, and cannot be opened: {problem.message}",
@@ -271,9 +275,9 @@ class EngineSession:
     def prove(self, proof: str) -> None:
         """Notes that the engine was shown to be right, also for the next start where that can be recorded."""
         self._proofs = (*self._proofs, proof)
-        note = self._source.store.prove(self._source.fingerprint, self._source.sidecar, proof)
-        if note and self._facts.get("kept", True):
-            self._facts["why_shown_again"] = note
+        if self._facts.get("kept", True):  # else it is built again at the next start, and shown again
+            note = self._source.store.prove(self._source.fingerprint, self._source.sidecar, proof)
+            self._facts |= {"why_shown_again": note} if note else {}
         self._keep_kernels()
 
     def close(self) -> None:

@@ -129,7 +129,17 @@ def test_a_full_cache_is_told(card, monkeypatch):
     told = engine_of(cache_mib="1")
     assert told["kept"] is False
     assert "limited to 100" in told["why_not_kept"]
-    assert engine_of(cache_mib="1")["built"]
+    assert engine_of(cache_mib="1")["why_built"] == "it was not built here yet"
+
+
+def test_of_an_engine_that_is_not_kept_no_proof_is(card, bundle, monkeypatch):
+    monkeypatch.setattr(tensorrt, "MIB", 1500)  # room for a sidecar, not for the plan too
+    for _ in range(2):
+        with load(bundle, options={"cache_mib": "1"}) as classifier:
+            told = classifier.info()["session"]
+        assert (told["engine"]["why_built"], told["engine"]["kept"]) == ("it was not built here yet", False)
+        assert len(told["proofs"]) == 1
+    assert card.calls == [2, 2]
 
 
 def test_a_plan_that_looks_right_and_is_not_taken_is_built_again_once(card, own_home):
@@ -167,7 +177,7 @@ def test_an_engine_that_was_built_now_and_is_not_taken_is_an_error_and_not_kept(
 
 def test_a_kept_engine_of_another_precision_is_refused(card):
     engine_of()
-    with pytest.raises(GateFailed, match="fp16 was asked for, but the engine that is kept here computes in 100 % fp32"):
+    with pytest.raises(GateFailed, match="fp16 was asked for, but the engine computes in 100 % fp32"):
         open_session("tensorrt", GRAPH, dataclasses.replace(SPEC, precision="fp16"), threads=1)
 
 
