@@ -72,6 +72,8 @@ class Opened:
         spec: what it must take and give.
         replay: whether TensorRT for RTX shall launch its work as CUDA graphs, which it records by itself.
         kernels: what `kernels` gave in an earlier process; where they do not fit, they are compiled again.
+        host_code: whether code for the host in the plan may run. A version compatible one holds a runtime of its own,
+            and is not opened without.
 
     Raises:
         BundleError: the plan is damaged, of another version of TensorRT or of another kind of card, or has other inputs
@@ -80,7 +82,7 @@ class Opened:
     """
 
     def __init__(self, plan: bytes, flavor: Flavor, cuda: Cuda, spec: GraphSpec, *, replay: bool,
-                 kernels: bytes | None = None) -> None:
+                 kernels: bytes | None = None, host_code: bool = False) -> None:
         self.flavor, self._cuda, self._replay, self._kernels = flavor, cuda, replay, kernels
         self._making = threading.Lock()
         self._cache: Any = None  # of the kernels that TensorRT for RTX compiles, for all contexts
@@ -89,7 +91,7 @@ class Opened:
         self._heard = self._ears.enter_context(_tensorrt_log.collected(flavor.module))
         try:
             with cuda.on_card():
-                self._runtime, self.native = self._deserialised(plan)
+                self._runtime, self.native = self._deserialised(plan, host_code)
             self.inputs, self.outputs = self._ports(spec)
             self.profiles = self._profiles()
             self._parts: dict[int, tuple[int, ...]] = {}  # of the batches that came
@@ -97,10 +99,12 @@ class Opened:
             self.close()
             raise
 
-    def _deserialised(self, plan: bytes) -> tuple[Any, Any]:
+    def _deserialised(self, plan: bytes, host_code: bool) -> tuple[Any, Any]:
         module = self.flavor.module
         with _tensorrt_log.collected(module) as heard:
             runtime = module.Runtime(_tensorrt_log.logger(module))
+            if host_code:
+                runtime.engine_host_code_allowed = True
             native = runtime.deserialize_cuda_engine(plan) if plan else None
         if native is not None:
             return runtime, native

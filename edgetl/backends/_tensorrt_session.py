@@ -39,6 +39,7 @@ class TensorrtSession:
         cuda_graph: whether to launch a call's work as one CUDA graph, where that can be recorded.
         facts: what else `info` shall tell.
         kernels: see `kernels`.
+        host_code: whether code for the host in the plan may run, as version compatible plans have it.
 
     Raises:
         BundleError: the plan is damaged, of another version of TensorRT or of another kind of card, or has other inputs
@@ -48,8 +49,8 @@ class TensorrtSession:
     """
 
     def __init__(self, plan: bytes, flavor: Flavor, cuda: Cuda, spec: GraphSpec, *, threads: int, cuda_graph: bool,
-                 facts: Mapping[str, Any], kernels: bytes | None = None) -> None:
-        opened = Opened(plan, flavor, cuda, spec, replay=cuda_graph, kernels=kernels)
+                 facts: Mapping[str, Any], kernels: bytes | None = None, host_code: bool = False) -> None:
+        opened = Opened(plan, flavor, cuda, spec, replay=cuda_graph, kernels=kernels, host_code=host_code)
         pool = Pool(opened, cuda, replay=cuda_graph and not opened.records_itself)
         with ExitStack() as undo:
             undo.callback(pool.close)
