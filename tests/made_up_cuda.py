@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import enum
 import threading
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
 
 COPY_S = 0.5
+PAUSE_S = 1e-4  # of the clock on the wall
 GARBAGE, FREED = 0xCB, 0xDD
 FIRST_ADDRESS = 0x7000_0000_0000
 
@@ -162,7 +164,8 @@ class Card:
             return OK
 
     def finish(self, stream):
-        """Does what is queued."""
+        """Does what is queued; not at once, so that other threads come in meanwhile."""
+        time.sleep(PAUSE_S)
         while True:
             with self.lock:
                 if not stream.queue:

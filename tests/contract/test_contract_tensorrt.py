@@ -18,6 +18,8 @@ from edgetl.backends import _cuda, _tensorrt_flavor, tensorrt
 from edgetl.backends._cuda_python import CudaPython
 from edgetl.backends._cuda_torch import CudaTorch
 from edgetl.backends._tensorrt_build import Engine
+from edgetl.bench.cases import spec_to_json
+from edgetl.bench.worker import Worker
 from edgetl.errors import BundleError
 from edgetl.runtime.session import check_graph
 
@@ -88,6 +90,21 @@ class TestMadeUp(MadeUp):
 
 class TestMadeUpGraphs(MadeUp):
     options = {"cuda_graph": "on"}
+
+    def test_the_benchmark_gets_the_device_s_own_time_and_the_layers(self, graph, spec, tmp_path):
+        (tmp_path / "tiny.onnx").write_bytes(graph)
+        about = {"backend": "tensorrt", "graph": str(tmp_path / "tiny.onnx"), "spec": spec_to_json(spec), "threads": 1,
+                 "batch": 4}
+        worker = Worker(lambda told: None)
+        opened = worker.answer({"do": "open", **about})
+        assert opened["tells_device"] and opened["session"]["cuda_graph"] == "on"
+        timed = worker.answer({"do": "block", "n": 12, "interval_s": None, "drop": 2})
+        alone = worker.answer({"do": "device", "n": 12, "interval_s": None, "drop": 2})
+        assert len(timed["seconds"]) == 10 and alone == {"device_s": pytest.approx([4 * made_up_engine.IMAGE_S] * 10)}
+        assert worker.answer({"do": "close"}) == {}
+        profiled = worker.answer({"do": "profile", **about, "calls": 15})
+        assert profiled["layers"][0]["op"] == "CaskConvolution" and profiled["profiled_s"] > 0
+        assert profiled["layers_s"] == pytest.approx(sum(one["median_s"] for one in profiled["layers"]))
 
 
 class TestMadeUpTorch(MadeUp):
