@@ -3,11 +3,13 @@
 - `variants() -> tuple[str, ...]`: names that follow the slash in `family/variant`, without building anything;
 - `build(variant, *, classes, pretrained, weights, image_size) -> Network`: `pretrained` loads the family's own
   published weights, `weights` is a file (safetensors or a state dict) that takes their place; the head
-  is new unless it fits.
+  is new unless it fits;
+- `resize(variant, module, size)`, only where an architecture is built for one size of image: changes it in place.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,3 +71,18 @@ def create(
         variant, classes=classes, pretrained=pretrained, weights=weights, image_size=image_size
     )
     return network
+
+
+def resized(network: Network, size: int) -> Network:
+    """The network for square images of `size` pixels; its weights stay, position embeddings are interpolated.
+
+    Raises:
+        EdgetlError: the architecture does not take that size.
+    """
+    if network.preprocess.size_hw == (size, size):
+        return network
+    family, _, variant = network.model.partition("/")
+    resize = getattr(plugins.load("models", family, foreign=False), "resize", None)
+    if resize is not None:
+        resize(variant, network.module, size)
+    return dataclasses.replace(network, preprocess=dataclasses.replace(network.preprocess, size_hw=(size, size)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgetl.errors import MissingDependency, UnknownName
+from edgetl.errors import EdgetlError, MissingDependency, UnknownName
 from edgetl.models import Network, WeightsReport, _weights
 from edgetl.runtime.preprocess import Preprocess
 
@@ -30,6 +30,8 @@ def build(variant: str, *, classes: int, pretrained: bool, weights: Path | None,
     hub = pretrained and weights is None
     with _weights.explained_download(f"timm/{variant}", hub):
         module = timm.create_model(variant, pretrained=hub, num_classes=classes, **options)
+    if image_size:
+        require_whole_patches(variant, module, image_size)
     report = WeightsReport(f"timm hub: {variant}" if hub else "scratch")
     if weights is not None:
         report = _weights.load_file(module, weights)
@@ -39,6 +41,33 @@ def build(variant: str, *, classes: int, pretrained: bool, weights: Path | None,
 def takes_image_size(timm: Any, architecture: str) -> bool:
     """Whether the architecture is built for one input size (vision transformers and their kin)."""
     return bool(timm.models.get_pretrained_cfg_value(architecture, "fixed_input_size"))
+
+
+def resize(variant: str, module: Any, size: int) -> None:
+    """Makes a network that was built for one size of image take another, in place.
+
+    Raises:
+        EdgetlError: timm cannot change this architecture.
+    """
+    if not takes_image_size(_timm(), variant.split(".")[0]):
+        return
+    if not hasattr(module, "set_input_size"):
+        raise EdgetlError(f"timm/{variant} is built for one size of image, and timm cannot change it to {size} px.",
+                          hint="Leave --image-size out.")
+    require_whole_patches(variant, module, size)
+    module.set_input_size(img_size=(size, size))
+
+
+def require_whole_patches(variant: str, module: Any, size: int) -> None:
+    """Raises EdgetlError where a network wants a whole number of patches, and `size` pixels are none."""
+    embedding = getattr(module, "patch_embed", None)
+    # One that is strict about its size leaves the rest of the image out; one that pads has no rest.
+    if getattr(embedding, "strict_img_size", True) or getattr(embedding, "dynamic_img_pad", False):
+        return
+    step = int(module.patch_embed.patch_size[0])
+    if size % step:
+        raise EdgetlError(f"timm/{variant} cuts its images into pieces of {step} px, found an image size of {size} px.",
+                          hint=f"Give a multiple of {step} as --image-size.")
 
 
 def head_name(module: Any) -> str:

@@ -119,6 +119,25 @@ def bare(name: str, size: int) -> nn.Module:
     return module
 
 
+def resize(variant: str, module: nn.Module, size: int) -> None:
+    """Makes a network that was built for one size of image take another, in place.
+
+    Raises:
+        EdgetlError: the architecture does not take that size.
+    """
+    name, published = named(variant)
+    require_size(name, size, published)
+    kind = family(name)
+    if kind == "maxvit":
+        raise EdgetlError(f"torchvision/{name} cannot be changed to {size} px once it is trained.",
+                          hint="Leave --image-size out, or start from published weights or a file of weights.")
+    if kind == "vision_transformer":
+        vit: Any = module
+        vit.image_size, vit.seq_length = size, (size // vit.patch_size) ** 2 + 1
+        positions = vit.encoder.pos_embedding
+        vit.encoder.pos_embedding = nn.Parameter(interpolated(positions.detach(), vit.seq_length))
+
+
 def _accept_unversioned(module: nn.Module) -> None:
     """Lets MNASNet load tensors that come without torch's metadata, as safetensors do: it takes them for version 2."""
     original = type(module)

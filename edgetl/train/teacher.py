@@ -106,13 +106,14 @@ def described_misfits(network: Network) -> str:
 
 
 def network_of_run(folder: Path, labels: tuple[str, ...], image_size: int | None) -> Network:
-    """The model of an earlier RUN; with the same classes it keeps its head, with others it gets a new one."""
+    """The model of an earlier RUN; with the same classes it keeps its head, with others it gets a new one.
+
+    Raises:
+        EdgetlError: no RUN there, or its architecture does not take images of that size.
+    """
     run = weights.load(folder)
-    size = image_size or run.network.preprocess.size_hw[0]
-    wants = dataclasses.replace(run.network.preprocess, size_hw=(size, size))
-    if run.labels == labels:
-        return dataclasses.replace(run.network, preprocess=wants)
-    return dataclasses.replace(with_new_head(run.network, len(labels)), preprocess=wants)
+    network = models.resized(run.network, image_size or run.network.preprocess.size_hw[0])
+    return network if run.labels == labels else with_new_head(network, len(labels))
 
 
 def with_new_head(network: Network, classes: int) -> Network:
@@ -128,8 +129,10 @@ def with_new_head(network: Network, classes: int) -> Network:
     elif isinstance(head, nn.Conv2d) and head.kernel_size == (1, 1):
         fresh = nn.Conv2d(head.in_channels, classes, 1, bias=head.bias is not None)
     else:
-        raise EdgetlError(f"The head of {network.model} is {type(head).__name__}, expected a linear layer or a "
-                          "convolution of single pixels to replace.")
+        raise EdgetlError(
+            f"The head of {network.model} is {type(head).__name__}, expected a linear layer or a "
+            "convolution of single pixels to replace."
+        )
     network.module.set_submodule(network.head, fresh)
     return network
 

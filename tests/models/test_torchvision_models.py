@@ -17,7 +17,7 @@ from edgetl.models import torchvision as zoo
 from edgetl.recipe import Finetune
 from edgetl.recipe import build as recipe
 from edgetl.runtime.geometry import fit
-from edgetl.runtime.preprocess import prepare
+from edgetl.runtime.preprocess import Preprocess, prepare
 from edgetl.train.teacher import finetune
 
 # Family -> its cheapest architecture, the smallest image that it takes, and the name of its head.
@@ -128,6 +128,37 @@ def test_position_embeddings_are_interpolated_and_old_names_understood() -> None
     assert torch.equal(target.encoder.pos_embedding[0, 0], source.encoder.pos_embedding[0, 0])
     assert torch.equal(target.state_dict()["encoder.layers.encoder_layer_0.mlp.3.weight"],
                        source.state_dict()["encoder.layers.encoder_layer_0.mlp.3.weight"])
+
+
+def test_a_trained_vision_transformer_takes_images_of_another_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = vit(32).eval()
+    nn.init.normal_(module.heads.head.weight)
+    monkeypatch.setattr(zoo, "require_size", lambda *_: None)  # its patches are none of torchvision's
+    network = models.Network("torchvision/vit_b_16", module, "heads.head", Preprocess(size_hw=(32, 32)))
+    images = torch.rand(1, 3, 32, 32)
+    before = module(images).detach()
+    wide = models.resized(network, 64)
+    assert wide.preprocess.size_hw == (64, 64) and module(torch.rand(2, 3, 64, 64)).shape == (2, 1000)
+    zoo.resize("vit_b_16", module, 32)  # and back: twice as fine and averaged again is nearly the same
+    assert float((module(images).detach() - before).norm() / before.norm()) < 0.1
+
+
+def test_sizes_that_a_trained_network_cannot_take_are_one_sentence() -> None:
+    with torch.device("meta"):
+        maxvit = models.create("torchvision/maxvit_t", classes=2, pretrained=False)
+    assert models.resized(maxvit, 224) is maxvit
+    with pytest.raises(EdgetlError, match="cannot be changed to 448 px once it is trained"):
+        models.resized(maxvit, 448)
+    squeezenet = models.create("torchvision/squeezenet1_1", classes=2, pretrained=False)
+    assert models.resized(squeezenet, 32).preprocess.size_hw == (32, 32)
+    with pytest.raises(EdgetlError, match="takes images of 17 px and more, found 16 px"):
+        models.resized(squeezenet, 16)
+    vit_of_timm = models.create("timm/test_vit", classes=2, pretrained=False, image_size=32)
+    assert models.resized(vit_of_timm, 64).module(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
+    with pytest.raises(EdgetlError, match="pieces of 16 px, found an image size of 72 px"):
+        models.resized(vit_of_timm, 72)
+    with pytest.raises(EdgetlError, match="pieces of 16 px, found an image size of 72 px"):
+        models.create("timm/test_vit", classes=2, pretrained=False, image_size=72)
 
 
 def test_positions_that_are_no_square_are_refused() -> None:
