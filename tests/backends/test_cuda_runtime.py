@@ -103,3 +103,25 @@ def test_the_version_of_the_driver(tmp_path, monkeypatch, told, version):
         (tmp_path / "version").write_text(told)
     monkeypatch.setattr(_cuda, "DRIVER_VERSIONS", (str(tmp_path / "version"),))
     assert _cuda.driver_version(13000) == version
+
+
+@without_driver
+def test_the_real_runtime_takes_every_argument_that_a_stream_hands_it(monkeypatch):
+    """Without a driver each call is refused, but as an error of CUDA and not for the type of an argument."""
+    runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
+    monkeypatch.setattr(_cuda_python.CudaPython, "_expect_card", lambda self: None)
+    cuda = _cuda_python.CudaPython(runtime, "13")
+    answers = {"cudaStreamCreateWithFlags": runtime.cudaStream_t(0), "cudaEventCreate": runtime.cudaEvent_t(0)}
+    call = _cuda_python.CudaPython.call
+    monkeypatch.setattr(_cuda_python.CudaPython, "call", lambda self, doing, function, *arguments:
+                        answers[function] if function in answers else call(self, doing, function, *arguments))
+    stream, mark = cuda.stream(), _cuda_python.PythonMark(cuda)
+    replay = _cuda_python.PythonReplay(cuda, runtime.cudaGraphExec_t(0), runtime.cudaStream_t(0))
+    freed = []
+    here, there = (_cuda.Memory(address, 64, lambda: freed.append(1)) for address in (4096, 8192))
+    for what in (lambda: stream.upload(there, here, 64), lambda: stream.download(here, there, 64), stream.finish,
+                 stream.mark, lambda: stream.capture(list), stream.free, lambda: mark.seconds_since(mark), mark.free,
+                 replay.launch, replay.free):
+        with pytest.raises(BackendUnavailable, match=r"^CUDA failed while .*: cudaErrorInsufficientDriver"):
+            what()
+    assert stream.handle == 0 and freed == []

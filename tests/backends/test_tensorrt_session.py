@@ -445,6 +445,41 @@ def test_an_engine_that_computes_in_another_precision_is_refused_and_given_back(
 # -------------------------------------------------------------------------------------- the made-up card sees mistakes
 
 
+def test_the_made_up_runtime_offers_nothing_that_the_real_one_lacks():
+    found = [one.module for one in _tensorrt_flavor.installed()]
+    if not found:
+        pytest.skip("no TensorRT is installed")
+    for real in found:
+        for made, name in ((made_up_engine.Engine, "ICudaEngine"), (made_up_engine.Context, "IExecutionContext"),
+                           (made_up_engine.Runtime, "Runtime"), (made_up_engine.RuntimeConfig, "IRuntimeConfig")):
+            offered = {one for one in vars(made) if not one.startswith("_")} - {"error"}
+            if made is made_up_engine.RuntimeConfig and not hasattr(real, "CudaGraphStrategy"):
+                continue  # TensorRT itself is never asked for one
+            assert [one for one in offered if not hasattr(getattr(real, name), one)] == []
+        for name, made in (("TensorIOMode", made_up_engine.Mode), ("TensorLocation", made_up_engine.Location),
+                           ("TensorFormat", made_up_engine.Format), ("DataType", made_up_engine.DataType),
+                           ("ExecutionContextAllocationStrategy", made_up_engine.Strategy)):
+            assert set(made.__members__) <= set(getattr(real, name).__members__)
+    rtx = next((one for one in found if hasattr(one, "CudaGraphStrategy")), None)
+    if rtx is not None:
+        assert set(GraphStrategy.__members__) <= set(rtx.CudaGraphStrategy.__members__)
+        real = rtx.DynamicShapesKernelSpecializationStrategy
+        assert set(Specialization.__members__) <= set(real.__members__)
+
+
+def test_the_made_up_cuda_offers_nothing_that_the_real_one_lacks():
+    real = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
+    names = [name for name in vars(Runtime) if name.startswith("cuda")]
+    assert len(names) > 20 and [name for name in names if not hasattr(real, name)] == []
+    for made in (Error, Runtime.cudaDeviceAttr, Runtime.cudaMemcpyKind):
+        assert all(getattr(getattr(real, real_name(made)), one.name).value == one.value for one in made)
+    assert hasattr(real.cudaStreamCaptureMode, "cudaStreamCaptureModeThreadLocal")
+
+
+def real_name(made):
+    return next(name for name in ("cudaError_t", "cudaDeviceAttr", "cudaMemcpyKind") if getattr(Runtime, name) is made)
+
+
 def one_lane_for_all(monkeypatch):
     """All threads share one lane, as if there were no pool."""
     take, shared, one_at_a_time = Pool.take, [], threading.Lock()
