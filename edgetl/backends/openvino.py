@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 DEVICE = "CPU"
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 HINTS = {"latency": "LATENCY", "throughput": "THROUGHPUT"}
-OPTIONS = {"hint": tuple(HINTS), "precision": tuple(PRECISIONS)}
+PINS = {"off": "NO", "on": "YES"}
+OPTIONS = {"hint": tuple(HINTS), "precision": tuple(PRECISIONS), "pin": tuple(PINS)}
 INSTALL = install_hint("openvino")
 _CORES: dict[int, Any] = {}  # by process number
 
@@ -105,7 +106,7 @@ def _open(graph: bytes, spec: GraphSpec, threads: int, cache_dir: Path | None, o
     core = _core()
     precision = options.get("precision", spec.precision if spec.precision in PRECISIONS else "fp32")
     insist_on_arithmetic(precision, core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
-    config = {**_config(options.get("hint", "latency"), precision, threads, cache_dir), **more}
+    config = {**_config(options, precision, threads, cache_dir), **more}
 
     def compiled_for(batch: int | None) -> Any:
         model = core.read_model(graph)
@@ -127,15 +128,16 @@ def _open(graph: bytes, spec: GraphSpec, threads: int, cache_dir: Path | None, o
     version = str(openvino.__version__).split("-")[0]
     about = {"backend": "openvino", "provider": f"OpenVINO {DEVICE}", "device": DEVICE, "precision": spec.precision,
              "float_precision": precision, "hint": options.get("hint", "latency"),
-             "streams": int(compiled.get_property("NUM_STREAMS")),
+             "streams": int(compiled.get_property("NUM_STREAMS")), "pin": options.get("pin", "off") == "on",
              "threads": int(compiled.get_property("INFERENCE_NUM_THREADS")), "versions": {"openvino": version}}
     return OpenvinoSession(_Graphs(compiled, compiled_for if free_batch else None, pool), spec, outputs, about)
 
 
-def _config(hint: str, precision: str, threads: int, cache_dir: Path | None) -> dict[str, str]:
+def _config(options: Mapping[str, str], precision: str, threads: int, cache_dir: Path | None) -> dict[str, str]:
     """OpenVINO's own properties."""
+    hint = options.get("hint", "latency")
     config = {"PERFORMANCE_HINT": HINTS[hint], "INFERENCE_NUM_THREADS": str(threads),
-              "INFERENCE_PRECISION_HINT": PRECISIONS[precision]}
+              "INFERENCE_PRECISION_HINT": PRECISIONS[precision], "ENABLE_CPU_PINNING": PINS[options.get("pin", "off")]}
     if hint == "latency":
         config["NUM_STREAMS"] = "1"
     if cache_dir is not None:
@@ -277,5 +279,5 @@ class OpenvinoSession:
         self._handle.close()
 
     def info(self) -> Mapping[str, Any]:
-        """Backend, provider, precision (of floating-point layers too), hint, streams, threads and version."""
+        """Backend, provider, precision (of floating-point layers too), hint, streams, pinning, threads and version."""
         return self._info

@@ -1,6 +1,7 @@
 """What the backend openvino has beyond the contract, and the contract with each of its options."""
 
 import dataclasses
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -134,3 +135,23 @@ def test_bf16_runs_and_is_told(hint):
 def test_unknown_values_are_refused():
     with pytest.raises(EdgetlError, match=r"'hint' of the backend 'openvino' is 'fast'; expected one of latency, thr"):
         open_session("openvino", make_graph(), graph_spec(), options={"hint": "fast"})
+
+
+@pytest.mark.parametrize("pin", ["off", "on"])
+def test_threads_are_bound_to_cores_only_where_that_is_asked_for(monkeypatch, pin):
+    asked = []
+    config = openvino._config
+    monkeypatch.setattr(openvino, "_config", lambda *given: asked.append(config(*given)) or asked[-1])
+    session = open_session("openvino", make_graph(), graph_spec(), threads=1, options={"pin": pin})
+    assert session.info()["pin"] is (pin == "on")
+    assert asked[0]["ENABLE_CPU_PINNING"] == {"off": "NO", "on": "YES"}[pin]
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    assert np.abs(session.run({"image": images(2)})["logits"] - reference_logits(images(2))).max() < 1e-4
+    assert before is None or pin == "on" or os.sched_getaffinity(0) == before
+    session.close()
+
+
+def test_threads_are_not_bound_by_default():
+    session = open_session("openvino", make_graph(), graph_spec(), threads=1)
+    assert session.info()["pin"] is False
+    session.close()
