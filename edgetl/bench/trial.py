@@ -79,7 +79,7 @@ class Trial:
 
     def _built_its_engine(self, opened: Mapping[str, Any]) -> bool:
         """Whether this start built what later ones find: it takes minutes, and is no load as theirs are."""
-        engine = opened["session"].get("engine")
+        engine = opened.get("session", {}).get("engine")
         if not isinstance(engine, Mapping) or not (engine.get("built") and engine.get("kept")):
             return False
         self.remarks.append(f"{self.case.name}: its engine had to be built first, which took "

@@ -239,7 +239,7 @@ FULL = "import collections, shutil\nshutil.disk_usage = lambda _: collections.na
      "pip install"),
     ({"absent": ("onnxruntime", *sshd.HEAVY)}, "has no runtime for cpu (", "pip"),
     ({"more": "import os; os.access = lambda *_: False"}, "has no temporary folder that can be written to", "TMPDIR"),
-    ({"more": FULL}, "has too little room: 17", "Make room"),
+    ({"more": FULL}, "has too little room: 1", "Make room"),
     ({"first": "ulimit -f 8"}, "refused to put code.zip in", None),
     ({"first": "exit 3"}, "it ended with exit code 3", "--device-python"),
     ({"more": "raise SystemExit('Illegal instruction')"}, "does not run on", "--device-python"),
