@@ -111,7 +111,7 @@ class EngineStore:
             Exception: what `make` raises; then nothing is kept.
         """
         found = self._look(wanted)
-        if found is not None and found.plan is not None and found.sidecar is not None:
+        if found.plan is not None and found.sidecar is not None:
             return Stored(found.plan, False, found.sidecar)
         with contextlib.ExitStack() as stack:
             note = self._nowhere or self._entered(stack)
@@ -152,7 +152,10 @@ class EngineStore:
             return self._nowhere
         try:
             with self._locked(PROOF_PATIENCE_S):
-                data = self._current(path, dataclasses.replace(sidecar, fingerprint=wanted)).proven(proof).encoded()
+                now = self._current(path, dataclasses.replace(sidecar, fingerprint=wanted))
+                if now is None:
+                    return "another engine has taken its place"
+                data = now.proven(proof).encoded()
                 self._make_room(len(data), {path}, {plan})
                 durable.write(path, data)
         except (EdgetlError, OSError) as problem:
@@ -218,13 +221,15 @@ class EngineStore:
             os.utime(sidecar_path(plan))
         return found
 
-    def _current(self, path: Path, sidecar: Sidecar) -> Sidecar:
-        """What stands in a sidecar now, with what others have proven meanwhile; else `sidecar`."""
+    def _current(self, path: Path, sidecar: Sidecar) -> Sidecar | None:
+        """What stands in a sidecar now, with what others have proven meanwhile; None where it is another engine's."""
         try:
             now = read_sidecar(path)
         except BundleError:  # it is about to be replaced
             return sidecar
-        return now if now.plan_sha256 == sidecar.plan_sha256 and now.fingerprint == sidecar.fingerprint else sidecar
+        if difference(now.fingerprint, sidecar.fingerprint):  # it is damaged
+            return sidecar
+        return now if now.plan_sha256 == sidecar.plan_sha256 else None
 
     # ------------------------------------------------------------------------------------------------- writing
 
@@ -374,6 +379,7 @@ def _learned(path: Path) -> bytes | None:
     """What stands behind its own SHA-256 in a file."""
     most = LEARNED_BYTES + DIGEST
     try:
+        _insist_on_owner(path)
         with open_regular(path, str(path)) as (opened, size):
             data = read_at_most(opened, most, min(size, most), str(path))
     except BundleError:  # nothing was learned yet, or it cannot be read: it is only a help

@@ -221,6 +221,16 @@ def test_a_folder_in_the_place_of_a_plan_is_not_fatal(store, folder):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+def test_what_another_user_learned_is_not_used(store, folder):
+    store.get(OF, Builder(OF, timing_cache=b"learned"))
+    store.keep_kernels(OF, b"compiled")
+    for path in (*folder.glob("timing-*"), *folder.glob("*.kernels")):
+        os.chown(path, 12345, 12345)
+    assert store.timing_cache(OF) is None
+    assert store.kernels(OF) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
 @pytest.mark.parametrize("file", [plan_file, side_file])
 def test_what_another_user_wrote_is_not_used(store, folder, file):
     store.get(OF, Builder(OF))
@@ -667,6 +677,17 @@ def test_a_proof_is_kept_with_the_engine_and_goes_with_it(store, folder):
     assert store.discard(OF) == ""
     assert held(folder) == []
     assert store.get(OF, Builder(OF)).sidecar.proofs == ()
+
+
+def test_a_proof_of_an_engine_that_another_has_replaced_is_not_recorded(store):
+    """As if two processes had built without being able to lock the folder."""
+    sidecar = store.get(OF, Builder(OF)).sidecar
+    assert store.discard(OF) == ""
+    other = Engine(b"another plan", {}, 1.0, None)
+    store.get(OF, lambda: other)
+    assert store.prove(OF, sidecar, "golden") == "another engine has taken its place"
+    found = store.get(OF, Builder(OF))
+    assert (found.plan, found.built, found.sidecar.proofs) == (b"another plan", False, ())
 
 
 def test_the_latest_proofs_are_kept(store):
