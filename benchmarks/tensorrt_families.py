@@ -6,9 +6,10 @@ python benchmarks/tensorrt_families.py [--models resnet18,vit_b_32] [--size 224]
 Needs TensorRT for RTX (tensorrt-rtx-cu13-bindings and -libs), but no driver and no card: the engines are built ahead of
 time, for 8.6, 8.9 and 12.0 in one build, and for 7.5, which has no fp32 matrix products, in another where the graph is
 based on fp16. The families are torchvision's own files; of each the architecture with the fewest parameters is taken,
-and a second one where SECOND knows of another kind. Weights are random, images noise of the size the published weights
-want; INT8 is what the target `tensorrt` says, rounded to the nearest step. Beside each graph's engine stands how far it
-answers from the fp32 graph on ONNX Runtime's CPU, as a share of the greatest logit. Whatever crashes is a row: graphs
+and a second one where SECOND knows of another kind. Weights are random, images coloured squares of the size that the
+published weights want; INT8 is what the target `tensorrt` says, rounded to the nearest step. Beside each graph's engine
+stands how far it answers from the fp32 graph on this processor, as a share of the greatest logit: random networks
+magnify what is rounded, so that tells whether a graph is whole, not what INT8 costs. Whatever crashes is a row: graphs
 and engines are made in processes of their own. A markdown table of the same name is written beside FILE.json.
 """
 
@@ -35,7 +36,7 @@ SECOND = {"resnet": "resnext50_32x4d", "efficientnet": "efficientnet_v2_s", "reg
 PRECISIONS = ("fp32", "fp16", "int8")
 TOGETHER, TURING = ("8.6", "8.9", "12.0"), ("7.5",)
 CLASSES = sweep.CLASSES
-CALIBRATION = 8  # images of noise
+CALIBRATION = 8  # images that calibrate INT8
 GREATEST_BATCH = 8
 LIMIT_S = 3600.0
 
@@ -53,7 +54,7 @@ def families() -> dict[str, tuple[str, ...]]:
     return {family: tuple(dict.fromkeys(names)) for family, names in chosen.items()}
 
 
-class Noise:
+class Images:
     """Calibration images, as ONNX Runtime's quantizer asks for them."""
 
     def __init__(self, images: np.ndarray, name: str) -> None:
@@ -92,7 +93,7 @@ def graphs(model: str, size: int | None, folder: Path) -> dict[str, Any]:
     told: dict[str, Any] = {"size": side, "parameters": parameters, "exporter": exported.exporter, "graphs": {}}
     for precision in PRECISIONS:
         try:
-            made = in_precision(exported.graph, precision, noise(side), exported.spec.inputs[0].name)
+            made = in_precision(exported.graph, precision, images(side), exported.spec.inputs[0].name)
         except EdgetlError as problem:
             told["graphs"][precision] = {"why_not": problem.message}
             continue
@@ -101,9 +102,9 @@ def graphs(model: str, size: int | None, folder: Path) -> dict[str, Any]:
     return told
 
 
-def noise(size: int) -> np.ndarray:
+def images(size: int) -> np.ndarray:
     """Images [CALIBRATION, 3, size, size], the same ones each time."""
-    return np.random.default_rng(2).standard_normal((CALIBRATION, 3, size, size)).astype(np.float32)
+    return sweep.pictures(CALIBRATION, size, seed=2)
 
 
 def in_precision(graph: bytes, precision: str, images: np.ndarray, name: str) -> bytes:
@@ -118,7 +119,7 @@ def in_precision(graph: bytes, precision: str, images: np.ndarray, name: str) ->
     from edgetl.compress import quantize
 
     scheme = {**plugins.load("targets", "tensorrt").TARGET.quantize, "rounding": "nearest"}
-    source = quantize.study(graph, Noise(images, name), opset=scheme["opset"])
+    source = quantize.study(graph, Images(images, name), opset=scheme["opset"])
     return to_half(quantize.write(source, scheme, method="min-max").graph, scheme["remainder"]).graph
 
 
@@ -131,7 +132,8 @@ def difference(file: Path, size: int) -> dict[str, Any]:
         spec = spec_of(size, graph.stem)
         session = open_judge(graph.read_bytes(), spec, threads=1)
         try:
-            logits.append(session.run({spec.inputs[0].name: noise(size)[:2]})[spec.outputs[0].name].astype(np.float64))
+            found = session.run({spec.inputs[0].name: images(size)[:2]})
+            logits.append(found[spec.outputs[0].name].astype(np.float64))
         finally:
             session.close()
     return {"difference": float(np.abs(logits[0] - logits[1]).max() / np.abs(logits[1]).max())}

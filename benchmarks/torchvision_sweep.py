@@ -2,19 +2,20 @@
 
 python benchmarks/torchvision_sweep.py [--models resnet18,vit_b_16] [--least 32]
     [--out benchmarks/results/torchvision_sweep.json]
+python benchmarks/torchvision_sweep.py --timm [--models convnext,levit] [--out benchmarks/results/timm_sweep.json]
 
-Weights are random, the classes five, the images square noise of the smallest size from --least on that the architecture
+Weights are random, the classes five, the images square, of the smallest size from --least on that the architecture
 takes. The step is one of edgetl's own loop (AdamW, cross-entropy); what is exported is that network, its batch norms
-settled on noise and its head scaled to logits of about 10. Features and logits are compared at batch sizes 1 and 5; the
-difference is given as a share of the greatest value. Each architecture runs in a process of its own, one at a
-time; one that crashes, or for which memory or ONNX does not suffice, is a row that says so. A markdown table of the
-same name is written beside FILE.json.
+settled on coloured squares and its head scaled to logits of about 10. Features and logits are compared on noise, at
+batch sizes 1 and 5; the difference is given as a share of the greatest value. Each architecture runs in a process of
+its own, one at a time; one that crashes, or for which memory or ONNX does not suffice, is a row that says so. A
+markdown table of the same name is written beside FILE.json. With --timm the same for one model of fewer than 30 million
+parameters from each file of timm, at 96 px where the size is free.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 from edgetl import rundir
@@ -31,6 +33,8 @@ from edgetl.bench.environment import load_average
 
 CLASSES, BATCH, LEAST = 5, 2, 32
 LIMIT_S = 1800.0
+TIMM_PARAMETERS, TIMM_SIZE, TIMM_TRIES = 30_000_000, 96, 12
+LITTLE = ("atto", "femto", "pico", "nano", "zepto", "tiny", "xxs", "small", "mini", "18", "26", "050")
 # Weights, gradients, AdamW's two moments and the exporter's copies, as multiples of the weights; and what torch and
 # its kernels take before any weight.
 MEMORY_FACTOR, MEMORY_BASE = 6, 1 << 30
@@ -90,6 +94,17 @@ def trained_once(network: Any, size: int) -> float:
     return fit.progress.sums["loss"] / BATCH
 
 
+def pictures(count: int, size: int, seed: int) -> np.ndarray:
+    """Images [count, 3, size, size] of coloured squares under some noise.
+
+    Of noise alone all images look alike to a network; batch norms would blow up the little that tells them apart.
+    """
+    chance = np.random.default_rng(seed)
+    coarse, place = chance.standard_normal((count, 3, 4, 4)), np.arange(size) * 4 // size
+    fine = chance.standard_normal((count, 3, size, size))
+    return (coarse[:, :, place][:, :, :, place] + 0.3 * fine).astype(np.float32)
+
+
 def settle(network: Any, size: int) -> None:
     """Makes the random network's answers worth comparing: logits up to 10, which lean on every layer.
 
@@ -99,7 +114,7 @@ def settle(network: Any, size: int) -> None:
     from torch import nn
 
     count = 32 if size <= 128 else 8  # the fewer pixels a map has left, the more images its statistics need
-    images = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
+    images = torch.from_numpy(pictures(count, size, seed=1))
     module, head = network.module, network.module.get_submodule(network.head)
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
@@ -203,14 +218,49 @@ def write(out: Path, rows: Sequence[dict[str, Any]], text: str, title: str, **mo
     rundir.write_text(out.with_suffix(".md"), f"# {title}\n\n{text}\n")
 
 
-def sweep(names: Sequence[str], least: int) -> list[dict[str, Any]]:
-    """A row for each architecture of torchvision, told as it comes."""
+def of_timm(modules: Sequence[str] = ()) -> list[tuple[str, int | None]]:
+    """One architecture for each file of timm, with its size: the first below TIMM_PARAMETERS, short names first.
+
+    Where the architecture is built for one size, that is left to it.
+    """
+    import timm
+    import torch
+
+    chosen: list[tuple[str, int | None]] = []
+    for module in modules or timm.list_modules():
+        names = [name for name in timm.list_models(module=module) if not name.startswith("test_")]
+        names.sort(key=lambda name: (not any(word in name for word in LITTLE), len(name), name))
+        for name in names[:TIMM_TRIES]:
+            with torch.device("meta"):
+                try:
+                    made = timm.create_model(name, num_classes=CLASSES)
+                except (NotImplementedError, RuntimeError):  # reads values while it is built
+                    continue
+            if sum(one.numel() for one in made.parameters()) < TIMM_PARAMETERS:
+                fixed = bool(timm.models.get_pretrained_cfg_value(name, "fixed_input_size"))
+                chosen.append((f"timm/{name}", None if fixed else TIMM_SIZE))
+                break
+    return chosen
+
+
+def sweep(models: Sequence[tuple[str, int | None]]) -> list[dict[str, Any]]:
+    """A row for each model with the size of its images, told as it comes."""
     rows = []
-    for name in names:
-        row = alone(f"torchvision/{name}", smallest(name, least))
+    for model, size in models:
+        row = alone(model, size)
         rows.append(row)
         print(row["model"], row.get("why_not") or f"{row['difference']:.1e} of the greatest logit", flush=True)
     return rows
+
+
+def wanted(asked: argparse.Namespace) -> list[tuple[str, int | None]]:
+    """The models that were asked for, with the sizes of their images."""
+    names = asked.models.split(",") if asked.models else []
+    if asked.timm:
+        return of_timm(names)
+    from edgetl.models import torchvision as zoo
+
+    return [(f"torchvision/{name}", smallest(name, asked.least)) for name in names or zoo.variants()]
 
 
 def main() -> None:
@@ -218,6 +268,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="", help="names, separated by commas (default: all)")
     parser.add_argument("--least", type=int, default=LEAST)
+    parser.add_argument("--timm", action="store_true", help="one model for each file of timm; --models names files")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
@@ -225,14 +276,13 @@ def main() -> None:
     if asked.one:
         one(asked.one, asked.size)
         return
-    from edgetl.models import torchvision as zoo
-
     busy = load_average()
-    rows = sweep(asked.models.split(",") if asked.models else zoo.variants(), asked.least)
+    rows = sweep(wanted(asked))
     print(table(rows))
     if asked.out is not None:
-        write(asked.out, rows, table(rows), "torchvision's classifiers through edgetl", classes=CLASSES, batch=BATCH,
-              load_average=dataclasses.asdict(busy) if dataclasses.is_dataclass(busy) else busy)
+        library = "timm" if asked.timm else "torchvision"
+        write(asked.out, rows, table(rows), f"Classifiers of {library} through edgetl", classes=CLASSES, batch=BATCH,
+              load_average=busy)
 
 
 if __name__ == "__main__":

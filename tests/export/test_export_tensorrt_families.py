@@ -36,7 +36,7 @@ def test_every_family_of_torchvision_is_there_with_its_smallest_architecture() -
 
 def test_calibration_goes_back_to_any_image() -> None:
     images = np.arange(4, dtype=np.float32).reshape(4, 1, 1, 1)
-    noise = bench.Noise(images, "image")
+    noise = bench.Images(images, "image")
     noise.set_range(1, 3)
     found = [noise.get_next(), noise.get_next(), noise.get_next()]
     assert [None if one is None else float(one["image"].item()) for one in found] == [1.0, 2.0, None]

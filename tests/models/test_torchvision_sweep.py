@@ -49,6 +49,15 @@ def test_what_fails_or_has_no_memory_is_a_row_with_a_sentence(monkeypatch: pytes
     assert "GB of memory" in full["why_not"] and "| Needs about" in sweep.table([failed, full])
 
 
+def test_timm_is_represented_by_a_small_model_of_each_file() -> None:
+    import timm
+
+    ((convnext, size), (levit, own)) = sweep.of_timm(["convnext", "levit"])
+    assert (size, own) == (sweep.TIMM_SIZE, None), "LeViT is built for one size of image"
+    assert convnext.removeprefix("timm/") in timm.list_models(module="convnext")
+    assert levit.removeprefix("timm/") in timm.list_models(module="levit")
+
+
 def test_a_network_too_large_for_onnx_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     network = models.create("torchvision/squeezenet1_1", classes=2, pretrained=False, image_size=32)
     monkeypatch.setattr(graph, "LARGEST", 1_000_000)
