@@ -45,45 +45,63 @@ def device(tmp_path_factory):
         yield wheel
 
 
+@pytest.fixture(scope="module")
+def tensorrt(tmp_path_factory):
+    """The wheel edgetl-runtime-tensorrt."""
+    with built(ROOT / "deploy" / "device-wheel-tensorrt", tmp_path_factory.mktemp("tensorrt")) as wheel:
+        yield wheel
+
+
 def described(wheel: zipfile.ZipFile):
     (name,) = (one for one in wheel.namelist() if one.endswith(".dist-info/METADATA"))
     return message_from_string(wheel.read(name).decode())
 
 
-def test_the_wheel_for_devices_is_small(device):
-    assert Path(device.filename).stat().st_size < MOST_BYTES
+def test_the_wheels_for_devices_are_small(device, tensorrt):
+    for wheel in (device, tensorrt):
+        assert Path(wheel.filename).stat().st_size < MOST_BYTES
 
 
-def test_both_wheels_hold_the_package_and_nothing_else(whole, device):
-    for wheel in (whole, device):
+def test_the_wheels_hold_the_package_and_nothing_else(whole, device, tensorrt):
+    for wheel in (whole, device, tensorrt):
         names = wheel.namelist()
         assert len(names) == len(set(names))
         assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"edgetl"}
         assert not [name for name in names if set(name.split("/")) & set(FOREIGN) or name.endswith((".pyc", ".so"))]
-        assert "edgetl/py.typed" in names
         assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
         for name in names:
             if name.startswith("edgetl/"):
                 assert wheel.read(name) == (ROOT / name).read_bytes(), name
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "edgetl").rglob("*.py")}
     assert sources <= set(whole.namelist())
-    assert {"edgetl/demo.toml"} <= set(whole.namelist())
+    assert {"edgetl/demo.toml", "edgetl/py.typed"} <= set(whole.namelist())
 
 
-def test_the_device_has_the_whole_runtime_and_every_backend(device):
+def test_a_device_has_the_whole_runtime_and_every_backend_in_two_wheels_that_share_no_file(device, tensorrt):
     rooms = {path.relative_to(ROOT).as_posix() for room in ("runtime", "backends")
              for path in (ROOT / "edgetl" / room).rglob("*.py")}
-    inside = {name for name in device.namelist() if name.startswith("edgetl/")}
-    assert rooms - inside == {"edgetl/backends/torch.py"}
+    inside, beside = ({name for name in wheel.namelist() if name.startswith("edgetl/")} for wheel in (device, tensorrt))
+    assert not inside & beside
+    assert {"edgetl/backends/tensorrt.py"} <= beside and all(name.startswith("edgetl/backends/") for name in beside)
+    inside |= beside
+    assert rooms - inside == {"edgetl/backends/torch.py", "edgetl/backends/_torch_profile.py"}
     assert inside - rooms == {f"edgetl/{name}" for name in ("__init__.py", "errors.py", "plugins.py", "py.typed")}
 
 
-def test_both_need_numpy_only_and_are_one_version(whole, device):
+def test_they_need_numpy_only_and_are_one_version(whole, device, tensorrt):
     for wheel, name in ((whole, "edgetl"), (device, "edgetl-runtime")):
         told = described(wheel)
         needs = [one for one in told.get_all("Requires-Dist") if "extra ==" not in one]
         assert needs == ["numpy>=1.26"]
         assert (told["Name"], told["Version"], told["Requires-Python"]) == (name, edgetl.__version__, ">=3.11")
+    told = described(tensorrt)
+    needs = [one for one in told.get_all("Requires-Dist") if "extra ==" not in one]
+    assert (told["Version"], needs) == (edgetl.__version__, [f"edgetl-runtime=={edgetl.__version__}"])
+    for wheel in (device, tensorrt):
+        require_the_same_extras(whole, wheel)
+
+
+def require_the_same_extras(whole, device):
     extras = {extra: {one for one in described(whole).get_all("Requires-Dist") if f"extra == '{extra}'" in one}
               for extra in described(device).get_all("Provides-Extra")}
     assert extras == {extra: {one for one in described(device).get_all("Requires-Dist") if f"extra == '{extra}'" in one}
@@ -122,5 +140,5 @@ def test_a_bundle_runs_from_the_device_s_wheel(device, tmp_path):
     with edgetl.load(bundle, threads=1) as classifier:
         assert label == classifier.predict(photo).label
     assert missing.startswith("edgetl.finetune is not part of edgetl-runtime")
-    assert set(backends) == set(plugins.names("backends")) - {"torch"}
+    assert set(backends) == set(plugins.names("backends")) - {"torch", "tensorrt"}
     assert checks >= 4
