@@ -213,6 +213,13 @@ def refusal(error: str, says: str, doing: str) -> BackendUnavailable:
     return BackendUnavailable(f"CUDA failed while {doing}: {error} ({says}).", hint=FIXES.get(error, OTHERWISE))
 
 
+def lacking(says: str, doing: str) -> BackendUnavailable:
+    """That the driver lacks a function, in the words of cuda-python before 13: `Function "cuInit" not found`."""
+    if "cuInit" in says or "dlopen" in says:  # the one is in every driver, the other looks for it
+        return no_driver(f"cuda-python finds none ({says})")
+    return BackendUnavailable(f"CUDA failed while {doing}: {says}.", hint=UPDATE_DRIVER)
+
+
 def driver_too_old(driver: int, runtime: int) -> BackendUnavailable:
     """That the driver is older than the CUDA runtime wants, or that there is none; both numbers as 12040 for 12.4."""
     if driver == 0:
@@ -266,4 +273,4 @@ def driver_version(supported: int) -> str:
 
 
 __all__ = ["Card", "Cuda", "Mark", "Memory", "Replay", "Stream", "driver_cuda", "driver_too_old", "driver_version",
-           "find", "megabytes", "no_card", "no_driver", "out_of_host_memory", "out_of_memory", "refusal"]
+           "find", "lacking", "megabytes", "no_card", "no_driver", "out_of_host_memory", "out_of_memory", "refusal"]

@@ -69,10 +69,16 @@ class CudaPython:
         Raises:
             BackendUnavailable: the function failed; `doing` says at what.
         """
-        error, *results = getattr(self.runtime, function)(*arguments)
+        error, *results = self._asked(doing, function, *arguments)
         if error:
             raise self.refusal(error, doing)
         return results[0] if len(results) == 1 else results
+
+    def _asked(self, doing: str, function: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self.runtime, function)(*arguments)
+        except RuntimeError as problem:  # versions before 13 raise where the driver lacks a function, or is not there
+            raise _cuda.lacking(str(problem), doing) from problem
 
     def refusal(self, error: Any, doing: str) -> Exception:
         """The error as a sentence; the runtime forgets it, so that the next user of CUDA does not find it."""
@@ -87,7 +93,7 @@ class CudaPython:
         return text.decode("utf-8", "replace") if isinstance(text, bytes) else "unknown"
 
     def _expect_card(self) -> None:
-        error, count = self.runtime.cudaGetDeviceCount()
+        error, count = self._asked("looking for cards", "cudaGetDeviceCount")
         if error and self._name(error) == _cuda.TOO_OLD:
             driver = self.call("asking for the driver", "cudaDriverGetVersion")
             raise _cuda.driver_too_old(driver, self.call("asking for the runtime", "cudaRuntimeGetVersion"))
@@ -122,25 +128,27 @@ class CudaPython:
 
     def device_memory(self, size_bytes: int, purpose: str) -> Memory:
         """See `edgetl.backends._cuda.Cuda`."""
-        error, address = self.runtime.cudaMalloc(size_bytes)
+        doing = f"taking memory for {purpose}"
+        error, address = self._asked(doing, "cudaMalloc", size_bytes)
         if error and self._name(error) == _cuda.MEMORY:
             self.runtime.cudaGetLastError()
             free, total = self.call("asking for the free memory", "cudaMemGetInfo")
             raise _cuda.out_of_memory(purpose, size_bytes, free, total)
         if error:
-            raise self.refusal(error, f"taking memory for {purpose}")
+            raise self.refusal(error, doing)
         return Memory(int(address), size_bytes, partial(self.call, "giving memory back", "cudaFree", address))
 
     def host_memory(self, size_bytes: int, purpose: str) -> Memory:
         """See `edgetl.backends._cuda.Cuda`."""
         import ctypes
 
-        error, address = self.runtime.cudaHostAlloc(size_bytes, self.runtime.cudaHostAllocPortable)
+        doing = f"taking page-locked memory for {purpose}"
+        error, address = self._asked(doing, "cudaHostAlloc", size_bytes, self.runtime.cudaHostAllocPortable)
         if error and self._name(error) == _cuda.MEMORY:
             self.runtime.cudaGetLastError()
             raise _cuda.out_of_host_memory(purpose, size_bytes)
         if error:
-            raise self.refusal(error, f"taking page-locked memory for {purpose}")
+            raise self.refusal(error, doing)
         array = np.ctypeslib.as_array((ctypes.c_uint8 * size_bytes).from_address(int(address)))
         release = partial(self.call, "giving page-locked memory back", "cudaFreeHost", address)
         return Memory(int(address), size_bytes, release, array=array)

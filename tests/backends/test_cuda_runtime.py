@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import re
 import subprocess
 import sys
 
@@ -11,6 +10,9 @@ import pytest
 
 from edgetl.backends import _cuda, _cuda_python, _cuda_torch
 from edgetl.errors import BackendUnavailable
+
+# Which raise and give no error; docs in `_cuda.lacking`.
+BEFORE_13 = r"There is no NVIDIA driver: cuda-python finds none \(Function \"cuInit\" not found\)"
 
 
 def driver_is_here():
@@ -37,7 +39,7 @@ def test_no_driver_is_one_sentence_with_the_fix(find):
 @without_driver
 def test_no_driver_in_the_words_of_cuda_python():
     pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
-    with pytest.raises(BackendUnavailable, match=r"no NVIDIA driver: the CUDA \d+\.\d runtime finds none"):
+    with pytest.raises(BackendUnavailable, match=r"no NVIDIA driver: (the CUDA .* runtime|cuda-python) finds none"):
         _cuda_python.open()
 
 
@@ -50,7 +52,7 @@ def test_no_driver_in_the_words_of_cuda_python():
 def test_every_call_that_the_real_runtime_refuses_says_at_what(monkeypatch, doing, what):
     runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
     monkeypatch.setattr(_cuda_python.CudaPython, "_expect_card", lambda self: None)
-    says = re.escape(f"CUDA failed while {doing}: cudaErrorInsufficientDriver (")
+    says = rf"^(CUDA failed while {doing}: cudaErrorInsufficientDriver|{BEFORE_13})"
     with pytest.raises(BackendUnavailable, match=says):
         what(_cuda_python.CudaPython(runtime, "13"))
 
@@ -77,6 +79,14 @@ def test_a_driver_that_is_too_old_is_told_with_both_versions():
     assert "supports CUDA 12.4, which is too old for the CUDA 13.2 runtime" in problem.message
     assert "packages of CUDA 12" in problem.hint
     assert "no NVIDIA driver" in _cuda.driver_too_old(0, 13020).message
+
+
+def test_a_function_that_an_old_driver_lacks():
+    for says in ('Function "cuInit" not found', "Failed to dlopen libcuda.so.1"):
+        assert f"no NVIDIA driver: cuda-python finds none ({says})." in _cuda.lacking(says, "copying").message
+    problem = _cuda.lacking('Function "cuGraphInstantiateWithFlags" not found', "copying")
+    assert problem.message == 'CUDA failed while copying: Function "cuGraphInstantiateWithFlags" not found.'
+    assert "Update the NVIDIA driver" in problem.hint
 
 
 @pytest.mark.parametrize(("needed", "said"), [(100 * 2**20, "100.0 MiB is needed"), (1, "0.1 MiB is needed"),
@@ -119,9 +129,10 @@ def test_the_real_runtime_takes_every_argument_that_a_stream_hands_it(monkeypatc
     replay = _cuda_python.PythonReplay(cuda, runtime.cudaGraphExec_t(0), runtime.cudaStream_t(0))
     freed = []
     here, there = (_cuda.Memory(address, 64, lambda: freed.append(1)) for address in (4096, 8192))
+    says = rf"^(CUDA failed while .*: cudaErrorInsufficientDriver|{BEFORE_13})"
     for what in (lambda: stream.upload(there, here, 64), lambda: stream.download(here, there, 64), stream.finish,
                  stream.mark, lambda: stream.capture(list), stream.free, lambda: mark.seconds_since(mark), mark.free,
                  replay.launch, replay.free):
-        with pytest.raises(BackendUnavailable, match=r"^CUDA failed while .*: cudaErrorInsufficientDriver"):
+        with pytest.raises(BackendUnavailable, match=says):
             what()
     assert stream.handle == 0 and freed == []
