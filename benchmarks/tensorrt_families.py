@@ -30,9 +30,9 @@ import torchvision_sweep as sweep
 from edgetl.bench.environment import load_average
 from edgetl.errors import BundleError, EdgetlError, GateFailed
 
-# Another kind of network in the same file of torchvision: grouped convolutions, other blocks, batch norms.
+# Another kind of network in the same file of torchvision: grouped convolutions, other blocks, other attention.
 SECOND = {"resnet": "resnext50_32x4d", "efficientnet": "efficientnet_v2_s", "regnet": "regnet_x_400mf",
-          "swin_transformer": "swin_v2_t", "vgg": "vgg11_bn", "mobilenetv3": "mobilenet_v3_large"}
+          "swin_transformer": "swin_v2_t", "mobilenetv3": "mobilenet_v3_large"}
 PRECISIONS = ("fp32", "fp16", "int8")
 TOGETHER, TURING = ("8.6", "8.9", "12.0"), ("7.5",)
 CLASSES = sweep.CLASSES
