@@ -19,10 +19,11 @@ from edgetl.errors import GateFailed
 from edgetl.export import variants
 from edgetl.export.metadata import metadata_of
 from edgetl.export.parity import greatest_difference
-from edgetl.export.variants import Built, Stock
+from edgetl.export.variants import PORTABLE, Built, Stock
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.runtime.session import GraphSpec
 
+NO_BYTES = "tensorrt"  # its parser takes bytes for a Cast only, and so no portable graph that transposes them
 PREFIX = "normalize_"  # of the names of what is put in front
 
 
@@ -40,7 +41,9 @@ def embedded(stock: Stock, built: Sequence[Built]) -> tuple[Built, ...]:
 
 
 def _embedded(stock: Stock, one: Built) -> Built:
-    graph, collapsed = with_normalization(one.graph, stock.network.preprocess, stock.data.labels)
+    own = one.variant.target != PORTABLE
+    graph, collapsed = with_normalization(one.graph, stock.network.preprocess, stock.data.labels,
+                                          bytes_move=not (own and NO_BYTES in one.variant.backends))
     spec = spec_of_pixels(one.spec, stock.network.preprocess)
     apart = _golden_difference(stock, one, graph, spec)
     val = one.val and variants.evaluation(stock, graph, spec, "val", one.judge)
@@ -52,7 +55,8 @@ def _embedded(stock: Stock, one: Built) -> Built:
                          f"without; allowed are {allowed:.3g}.", hint="Export without --embed-normalize.")
     how = "its first rounding gives back the pixels and is left out" if collapsed else "normalised in float32 first"
     stock.note(f"{name} takes pixels ({how}); logits differ from those of prepared images by at most {apart:.2g}.")
-    variant = dataclasses.replace(one.variant, embeds_preprocess=True, inputs=spec.inputs,
+    backends = one.variant.backends if own else tuple(each for each in one.variant.backends if each != NO_BYTES)
+    variant = dataclasses.replace(one.variant, embeds_preprocess=True, inputs=spec.inputs, backends=backends,
                                   sha256=rundir.sha256(graph), size_bytes=len(graph))
     return dataclasses.replace(one, variant=variant, graph=graph, spec=spec, val=val)
 
@@ -71,20 +75,22 @@ def spec_of_pixels(spec: GraphSpec, preprocess: Preprocess) -> GraphSpec:
     return dataclasses.replace(spec, inputs=(image, *spec.inputs[1:]))
 
 
-def with_normalization(graph: bytes, preprocess: Preprocess, labels: Sequence[str]) -> tuple[bytes, bool]:
+def with_normalization(graph: bytes, preprocess: Preprocess, labels: Sequence[str], *,
+                       bytes_move: bool = True) -> tuple[bytes, bool]:
     """The graph with the normalisation in front, and whether that fell together with its first rounding.
 
     Args:
         graph: takes prepared images, as its only input.
         preprocess: how they are prepared.
         labels: for the graph's metadata.
+        bytes_move: whether the engine can transpose bytes, which is quicker than to transpose floats.
     """
     import onnx
 
     model = onnx.load_from_string(graph)
     image = model.graph.input[0]
     collapsed = _first_rounding(model, preprocess)
-    nodes, prepared = _prefix(image.name, preprocess, collapsed is not None)
+    nodes, prepared = _prefix(image.name, preprocess, collapsed is not None, bytes_move)
     for node in model.graph.node:
         for place, name in enumerate(node.input):
             if name == (image.name if collapsed is None else collapsed.output[0]):
@@ -108,7 +114,7 @@ def with_normalization(graph: bytes, preprocess: Preprocess, labels: Sequence[st
     return written, collapsed is not None
 
 
-def _prefix(image: str, preprocess: Preprocess, collapsed: bool) -> tuple[list[Any], str]:
+def _prefix(image: str, preprocess: Preprocess, collapsed: bool, bytes_move: bool) -> tuple[list[Any], str]:
     """The nodes from pixels to what the network takes, and the name of their result."""
     from onnx import TensorProto, helper
 
@@ -120,10 +126,13 @@ def _prefix(image: str, preprocess: Preprocess, collapsed: bool) -> tuple[list[A
         nodes.append(helper.make_node(kind, [name, *constants], [result], name=result, **attributes))
         name = result
 
-    if preprocess.layout == "NCHW":
-        then("Transpose", perm=[0, 3, 1, 2])  # while a pixel still is one byte
+    moves = preprocess.layout == "NCHW"
+    if moves and (bytes_move or collapsed):
+        then("Transpose", perm=[0, 3, 1, 2])
     if not collapsed:
         then("Cast", to=TensorProto.FLOAT)
+        if moves and not bytes_move:
+            then("Transpose", perm=[0, 3, 1, 2])
         then("Mul", f"{PREFIX}factor")
         then("Add", f"{PREFIX}offset")
     return nodes, name

@@ -215,7 +215,7 @@ def test_a_graph_that_answers_otherwise_is_not_handed_out(stock: variants.Stock,
                                                           monkeypatch: pytest.MonkeyPatch) -> None:
     right = embed.with_normalization
 
-    def wrong(graph: bytes, preprocess: Preprocess, labels: Any) -> tuple[bytes, bool]:
+    def wrong(graph: bytes, preprocess: Preprocess, labels: Any, **more: Any) -> tuple[bytes, bool]:
         return right(graph, dataclasses.replace(preprocess, mean=(0.5, 0.4, 0.3)), labels)
 
     monkeypatch.setattr(embed, "with_normalization", wrong)

@@ -18,14 +18,15 @@ from onnx import numpy_helper
 
 import edgetl.runtime
 from edgetl import datasets, evaluate, models, plugins, splits, weights
-from edgetl.backends import Availability
-from edgetl.errors import DataError, GateFailed, RecipeError
+from edgetl.backends import Availability, _tensorrt_build, _tensorrt_flavor
+from edgetl.errors import BackendUnavailable, BundleError, DataError, GateFailed, RecipeError
 from edgetl.export import bundle, half, halving, reach, variants
 from edgetl.export.bundle import export
 from edgetl.recipe import Export, build
 from edgetl.runtime import manifest as manifests
 from edgetl.runtime import processor
 from edgetl.runtime.manifest import Manifest
+from edgetl.runtime.session import GraphSpec
 
 needs_vnni = pytest.mark.skipif(bool(processor.missing(("vnni",))), reason="this processor has no VNNI")
 
@@ -116,7 +117,7 @@ def test_variants_of_devices_that_are_not_here_are_judged_and_not_timed(made: Pa
         assert 0 < one.tolerance < 1 and one.features_tolerance is not None
     names = [one.name for one in manifest.variants]
     assert names.index("fp32") < names.index("tensorrt.fp16") < names.index("cuda.fp16")
-    assert found["fp32"].backends == ("cpu", "openvino", "cuda", "tensorrt")
+    assert found["fp32"].backends == ("cpu", "openvino", "cuda")  # TensorRT transposes no bytes
     card = (made / "README.md").read_text()
     assert "| tensorrt.fp16 | fp16 | tensorrt |" in card and "not measured" in card
     assert "`cuda.fp16` had no device here: the processor answered for them" in card
@@ -131,6 +132,24 @@ def test_what_is_judged_here_verifies_here(made: Path, monkeypatch: pytest.Monke
     assert checks["openvino.bf16"].status == "passed"
     only = {one.name: one for one in edgetl.runtime.verify(made, backend="openvino").checks}
     assert only["cuda.fp16"].status == "skipped" and only["fp32"].status == "passed"
+
+
+@pytest.mark.parametrize("name", ["tensorrt.fp16", "cuda.fp16"])
+def test_tensorrt_parses_and_builds_what_is_made_for_it(made: Path, name: str) -> None:
+    """For a card that need not be there. What is made for CUDA transposes bytes, which TensorRT refuses."""
+    try:
+        flavor = _tensorrt_flavor.find()
+    except BackendUnavailable as problem:
+        pytest.skip(problem.message)
+    variant = next(one for one in manifest_of(made).variants if one.name == name)
+    spec = GraphSpec(variant.inputs, variant.outputs, variant.precision)
+    how = _tensorrt_build.How(compute_capabilities=("8.9",), batches=(1, 1, 2))
+    graph = (made / variant.file).read_bytes()
+    if name == "cuda.fp16":
+        with pytest.raises(BundleError, match="Transpose"):
+            _tensorrt_build.build(graph, spec, flavor, how)
+    else:
+        assert _tensorrt_build.build(graph, spec, flavor, how).precisions["fp16"] == 1.0
 
 
 def test_auto_never_takes_a_card_that_is_not_there(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +182,7 @@ def test_int8_for_tensorrt_is_beside_its_fp16(stock: variants.Stock, run: Path, 
     assert set(names[:2]) == {"fp32", "x86-vnni.int8"}
     assert names[2:] == ["tensorrt.fp16", "tensorrt.int8", "cuda.fp16"]
     int8 = manifest.variants[3]
+    assert manifest.variants[names.index("fp32")].backends == ("cpu", "openvino", "cuda", "tensorrt")
     assert int8.status == "not-measured" and int8.evaluations[0]["simulates"] == ["tensorrt"]
     model = onnx.load_from_string((out / int8.file).read_bytes())
     kinds = {node.op_type for node in model.graph.node}
