@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 POSITIONS = 64  # output pixels of an image that are looked at, for each layer: neighbours tell the same
 WIDEST = 4096  # inputs of one output channel; H of wider layers takes too much memory, they keep the nearest step
+BLOCK = 128  # weights of a channel after which the errors are passed on to all that follow
 DAMPING = 0.01  # of H's mean diagonal, added to it: directions that the images do not show must not blow up
 GREATEST = 127  # of a symmetric int8
 KINDS = ("Conv", "Gemm", "MatMul")
@@ -76,11 +77,16 @@ def round_layer(weight: NDArray[np.float64], scale: NDArray[np.float64], moment:
     step = scale.reshape(groups, -1)
     steps = np.zeros_like(remaining)
     upper = _inverse_factor(moment)
-    for place in range(width):
-        current = remaining[:, :, place]
-        steps[:, :, place] = np.clip(np.rint(current / step), -greatest, greatest)
-        error = (current - steps[:, :, place] * step) / upper[:, None, place, place]
-        remaining[:, :, place + 1:] -= error[:, :, None] * upper[:, None, place, place + 1:]
+    for first in range(0, width, BLOCK):
+        last = min(first + BLOCK, width)
+        errors = np.zeros((*step.shape, last - first))
+        for place in range(first, last):
+            current = remaining[:, :, place]
+            steps[:, :, place] = np.clip(np.rint(current / step), -greatest, greatest)
+            error = (current - steps[:, :, place] * step) / upper[:, None, place, place]
+            remaining[:, :, place + 1:last] -= error[:, :, None] * upper[:, None, place, place + 1:last]
+            errors[:, :, place - first] = error
+        remaining[:, :, last:] -= np.matmul(errors, upper[:, first:last, last:])  # all at once: memory is the limit
     return steps.reshape(weight.shape).astype(np.int8)
 
 

@@ -209,6 +209,17 @@ def test_compensated_rounding_is_nearer_than_the_nearest_step() -> None:
     assert np.square(logits(compensated.graph) - expected).mean() < np.square(logits(nearest.graph) - expected).mean()
 
 
+@pytest.mark.parametrize("block", [1, 3, 7, 64])
+def test_the_blocks_of_the_rounding_change_nothing(monkeypatch, block) -> None:
+    chance = np.random.default_rng(0)
+    weight, inputs = chance.normal(size=(6, 20)), chance.random((2, 90, 1)) + 0.1 * chance.normal(size=(2, 90, 20))
+    moment, scale = np.matmul(inputs.transpose(0, 2, 1), inputs), np.full(6, 0.02)
+    expected = rounding.round_layer(weight, scale, moment)
+    monkeypatch.setattr(rounding, "BLOCK", block)
+    assert np.array_equal(rounding.round_layer(weight, scale, moment), expected)
+    assert not np.array_equal(expected, np.clip(np.rint(weight / 0.02), -127, 127))
+
+
 @given(st.integers(0, 1000), st.integers(1, 3), st.integers(1, 4), st.integers(2, 9))
 @settings(deadline=None, max_examples=40)
 def test_a_compensated_layer_loses_less_on_correlated_inputs(seed, groups, outputs, width) -> None:
