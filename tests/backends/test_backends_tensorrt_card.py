@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny_bundle import edit_manifest, graph_spec, make_bundle, make_graph, reference_logits
 
-from edgetl.backends import _cuda, tensorrt
+from edgetl.backends import _cuda, _tensorrt_flavor, tensorrt
 from edgetl.backends._tensorrt_sidecar import read_sidecar, sidecar_path
 from edgetl.errors import BackendUnavailable, GateFailed
 from edgetl.runtime import load
@@ -106,7 +106,8 @@ def driverless() -> bool:
 
 @pytest.mark.skipif(not driverless(), reason="there is an NVIDIA driver here")
 def test_without_a_driver_one_sentence_says_what_is_missing(bundle):
-    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed")
+    if not _tensorrt_flavor.installed():
+        pytest.skip("neither TensorRT nor TensorRT for RTX can be imported")
     words = [sys.executable, "-m", "edgetl.runtime", "verify", str(bundle), "--backend", "tensorrt"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 1

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import fuzz_engines
 
-from edgetl.backends import _tensorrt_sidecar, _tensorrt_store
+from edgetl.backends import _tensorrt_flavor, _tensorrt_sidecar, _tensorrt_store
 from edgetl.errors import EdgetlError
 
 COUNTS = {"kills": 4}
@@ -62,7 +62,8 @@ def test_a_store_that_writes_without_care_is_found_out(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_thousands_of_cases_with_real_plans_under_the_harness(tmp_path):
-    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX builds the plans, and is not installed")
+    if isinstance(_tensorrt_flavor.look("rtx"), _tensorrt_flavor.Absent):
+        pytest.skip("TensorRT for RTX builds the plans, and cannot be imported")
     cases = {family: 30 if family == "kills" else 400 for family in fuzz_engines.FAMILIES}
     found = fuzz_engines.run(cases, 11, tmp_path, fuzz_engines.base_engines())
     assert sum(tally.failures for tally in found.values()) == 0
