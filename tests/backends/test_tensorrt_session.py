@@ -13,12 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 import made_up_engine
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from made_up_cuda import COPY_S, Card, Error, Runtime
 from made_up_engine import IMAGE_S, WEIGHTS, WORKSPACE, GraphStrategy, Specialization
 from tiny_bundle import SIZE, graph_spec, make_graph, reference_logits
 
 from edgetl.backends import _cuda_python, _tensorrt_flavor, _tensorrt_lane, _tensorrt_log
 from edgetl.backends._cuda_python import CudaPython
+from edgetl.backends._tensorrt_opened import Opened, Port, Profile
 from edgetl.backends._tensorrt_session import Pool, TensorrtSession
 from edgetl.errors import BackendUnavailable, BundleError, GateFailed, InputError
 from edgetl.runtime.session import GraphSpec, TensorSpec
@@ -216,6 +219,26 @@ def seen(context, run):
         run.append(next(iter(self.shapes.values()))[0])
         return original(self, stream)
     return execute
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), min_size=1, max_size=3), st.integers(1, 90))
+@settings(deadline=None, max_examples=60)
+def test_the_parts_of_any_batch_are_its_images_and_fit_or_it_is_refused(ranges, batch):
+    opened = object.__new__(Opened)
+    opened.profiles = tuple(Profile(index, least, least, least + more) for index, (least, more) in enumerate(ranges))
+    opened.inputs = opened.outputs = (Port("x", np.dtype("float32"), ("N", 3)),)
+    opened._parts = {}
+    fits = {size for least, more in ranges for size in range(least, least + more + 1)}
+    try:
+        parts = opened.parts(batch)
+    except InputError as problem:
+        assert batch not in fits and str(batch) in problem.message
+        # Never where any split into nearly equal parts of the fewest would do.
+        count = -(-batch // max(fits))
+        assert count == 1 or not {batch // count, -(-batch // count)} <= fits
+    else:
+        assert sum(parts) == batch and set(parts) <= fits and max(parts) - min(parts) <= 1
+        assert (len(parts) == 1) == (batch in fits)
 
 
 def test_profiles_are_changed_with_the_batch(machine):
