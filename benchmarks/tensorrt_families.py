@@ -7,10 +7,11 @@ Needs TensorRT for RTX (tensorrt-rtx-cu13-bindings and -libs), but no driver and
 time, for 8.6, 8.9 and 12.0 in one build, and for 7.5, which has no fp32 matrix products, in another where the graph is
 based on fp16. The families are torchvision's own files; of each the architecture with the fewest parameters is taken,
 and a second one where SECOND knows of another kind. Weights are random, images coloured squares of the size that the
-published weights want; INT8 is what the target `tensorrt` says, rounded to the nearest step. Beside each graph's engine
-stands how far it answers from the fp32 graph on this processor, as a share of the greatest logit: random networks
-magnify what is rounded, so that tells whether a graph is whole, not what INT8 costs. Whatever crashes is a row: graphs
-and engines are made in processes of their own. A markdown table of the same name is written beside FILE.json.
+published weights want; INT8 is what the target `tensorrt` says, rounded to the nearest step. Beside the engines of fp16
+stands how far the graph answers from the fp32 one on this processor, as a share of the greatest logit. INT8 has no such
+figure: random networks magnify what is rounded, and what it costs a trained one every export finds out on real images.
+Whatever crashes is a row: graphs and engines are made in processes of their own. A markdown table of the same name is
+written beside FILE.json.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def in_precision(graph: bytes, precision: str, images: np.ndarray, name: str) ->
 
 
 def difference(file: Path, size: int) -> dict[str, Any]:
-    """How far a graph answers from fp32.onnx beside it, on the processor; in half, its twin answers."""
+    """How far a graph in half answers from fp32.onnx beside it; on the processor its twin answers in its place."""
     from edgetl.export.twin import open_judge
 
     logits = []
@@ -174,7 +175,7 @@ def rows_of(family: str, name: str, size: int | None) -> list[dict[str, Any]]:
             row = {"family": family, "model": name, "size": told.get("size"), "parameters": told.get("parameters"),
                    "precision": precision, **known}
             on_file = [str(Path(folder) / f"{precision}.onnx"), "--size", str(row["size"])]
-            if "why_not" not in row:
+            if "why_not" not in row and precision == "fp16":
                 compared = in_process(["--difference", *on_file])
                 row |= {"difference": compared.get("difference"), "difference_why_not": compared.get("why_not")}
             for cards in (TOGETHER, *(() if precision == "fp32" else (TURING,))):
@@ -208,7 +209,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         if row["built"]:
             shares = ", ".join(f"{name} {share:.0%}" for name, share in row["precisions"].items())
             cells += [f"{row['build_s']:.1f}", f"{row['engine_bytes'] / 1e6:.1f}", shares,
-                      row["difference_why_not"] or f"{row['difference']:.1e}"]
+                      row.get("difference_why_not") or (f"{row['difference']:.1e}" if "difference" in row else "")]
         else:
             cells += ["", "", row["why_not"].replace("|", "/"), ""]
         lines.append(f"| {' | '.join(map(str, cells))} |")
