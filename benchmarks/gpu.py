@@ -85,7 +85,7 @@ def planned(asked: argparse.Namespace) -> Plan:
         engines=tuple(asked.engines.split(",")) if asked.engines else ENGINES[asked.device],
         batches=tuple(int(one) for one in (asked.batches or ("1,2" if quick else "1,8,64")).split(",")),
         precisions=tuple(asked.precisions.split(",")), image_size=asked.image_size or (32 if quick else 224),
-        epochs=asked.epochs or (1 if quick else 12), images=asked.images or (16 if quick else 60),
+        epochs=asked.epochs or (1 if quick else 20), images=asked.images or (16 if quick else 60),
         classes=3 if quick else 10, rounds=asked.rounds or (2 if quick else 8), block=5 if quick else 50,
         contract=str(asked.contract.resolve()), capability=asked.capability)
 

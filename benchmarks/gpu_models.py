@@ -28,6 +28,7 @@ from edgetl.splits import Splits
 
 STUDENTS = ("mobilenetv3-large", "slim")
 CALIBRATION_IMAGES = 128
+BATCH = "32"  # with all that fits on a large card, few images are an epoch of one step
 
 
 def photos(plan: Plan) -> tuple[DataSet, Splits, Path]:
@@ -95,7 +96,8 @@ def distilled(plan: Plan, name: str) -> dict[str, Any]:
 
 
 def _training(plan: Plan) -> dict[str, Any]:
-    return {"device": plan.device, "image_size": plan.image_size, "epochs": plan.epochs, "workers": 2}
+    return {"device": plan.device, "image_size": plan.image_size, "epochs": plan.epochs, "workers": 2,
+            "batch_size": BATCH}
 
 
 def told(run: Path) -> dict[str, Any]:

@@ -66,11 +66,8 @@ class TorchRunner:
         return float(begin.elapsed_time(end)) / 1e3
 
     def close(self) -> None:
-        """Lets go of the module and of what the card keeps for it."""
+        """Lets go of the module."""
         del self.module
-        torch.compiler.reset()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 def open_runner(plan: Plan, name: str, engine: str, precision: str, batch: int | None = None) -> Runner:
@@ -111,6 +108,9 @@ def closing(runners: Mapping[str, Runner]) -> Iterator[None]:
     finally:
         for one in runners.values():
             one.close()
+        torch.compiler.reset()  # what was compiled, and only here: it is that of all runners
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def device_s(runner: Runner, feeds: Mapping[str, NDArray[Any]]) -> float | None:
