@@ -167,9 +167,11 @@ class Export(DataFields):
     data: str | None = opt(  # type: ignore[assignment]
         None, "The data the RUN was trained on (default: what the RUN recorded).", path=True, result=False)
     name: str | None = opt(None, "Name of the bundle (default: the name of the folder).")
-    target: tuple[str, ...] = opt((), "Where the bundle shall run, e.g. x86-vnni (default: this machine).", split=True)
+    target: tuple[str, ...] = opt(
+        (), "Where the bundle shall run, e.g. x86-vnni,tensorrt (default: this machine).", split=True)
     precision: tuple[str, ...] = opt(
-        ("fp32", "int8"), "Precisions to export; fp32 always comes along as the reference.", split=True)
+        ("fp32", "int8"), "Precisions to export, of int8, fp16 and bf16; fp32 always comes along as the reference.",
+        split=True)
     max_drop: float = opt(
         0.5, "Greatest loss of validation accuracy against fp32 in percentage points.", low=0, high=100)
     min_agreement: float = opt(

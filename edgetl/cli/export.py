@@ -7,7 +7,10 @@ from pathlib import Path
 from edgetl.errors import GateFailed
 from edgetl.recipe import Export
 
-EXAMPLE = "edgetl export runs/student --out bundle --precision fp32,int8 --max-drop 0.5"
+EXAMPLE = """\
+edgetl export runs/student --out bundle --precision fp32,int8 --max-drop 0.5
+edgetl export runs/student --out bundle --target x86-vnni,tensorrt --precision fp16,int8
+"""
 
 
 def export(options: Export, as_json: bool) -> None:

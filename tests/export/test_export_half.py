@@ -90,7 +90,7 @@ def network(seed: int, layers: int) -> bytes:
             value = then("MatMul", constant(weights(rng, 8, 8)))
         else:
             squares = then("Pow", constant(np.array(2, np.float32)))
-            value = then("Div", then("Sqrt", source=then("Add", constant(np.array(1e-6, np.float32)), source=squares)))
+            value = then("Div", then("Sqrt", source=then("Add", constant(np.array(1, np.float32)), source=squares)))
     value = then("Flatten")
     nodes.append(helper.make_node("Gemm", [value, constant(weights(rng, 256, 5))], ["logits"], name="head"))
     return model_of(nodes, constants, outputs=[helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 5])])

@@ -80,7 +80,7 @@ def usable(monkeypatch: pytest.MonkeyPatch, **changes: bool) -> None:
 
 @pytest.fixture(scope="module")
 def stock(run: Path) -> variants.Stock:
-    return bundle.prepare(options(run, "unused"), weights.load(run), lambda event: None)
+    return bundle.prepare(options(run, "unused", with_features=True), weights.load(run), lambda event: None)
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +88,22 @@ def plain(stock: variants.Stock) -> variants.Built:
     return variants.build_fp32(stock)
 
 
+def written(stock: variants.Stock, run: Path, out: Path, **values: Any) -> Path:
+    """What `bundle.export` writes with these options, with what needs to be done once done once."""
+    stock = dataclasses.replace(stock, options=options(run, out, with_features=True, **values))
+    built = bundle.build(stock, variants.choose_targets(stock.options))
+    assert not built.refusals
+    bundle.write(out, bundle.describe(stock, weights.load(run), built), built.built, stock)
+    return out
+
+
 @pytest.fixture(scope="module")
-def made(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(stock: variants.Stock, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything at once, on a machine without a card."""
     with pytest.MonkeyPatch.context() as patch:
         usable(patch, cuda=False, tensorrt=False)
-        return export(options(run, tmp_path_factory.mktemp("out") / "bundle", target=["cuda", "tensorrt", "openvino"],
-                              precision=["fp32", "fp16", "bf16"], with_features=True, embed_normalize=True,
-                              max_drop=0.5, min_agreement=90.0))
+        return written(stock, run, tmp_path_factory.mktemp("out") / "bundle", target=["cuda", "tensorrt", "openvino"],
+                       precision=["fp32", "fp16", "bf16"], embed_normalize=True, max_drop=0.5, min_agreement=90.0)
 
 
 def test_variants_of_devices_that_are_not_here_are_judged_and_not_timed(made: Path) -> None:
@@ -172,11 +180,8 @@ def test_bf16_on_openvino_is_judged_and_timed_by_openvino(made: Path) -> None:
 def test_int8_for_tensorrt_is_beside_its_fp16(stock: variants.Stock, run: Path, tmp_path: Path,
                                               monkeypatch: pytest.MonkeyPatch) -> None:
     usable(monkeypatch, cuda=False, tensorrt=False)
-    out = tmp_path / "bundle"
-    stock = dataclasses.replace(stock, options=options(run, out, target=["cuda", "tensorrt", "x86-vnni"],
-                                                       precision=["fp32", "fp16", "int8"]))
-    built = bundle.build(stock, variants.choose_targets(stock.options))
-    bundle.write(out, bundle.describe(stock, weights.load(run), built), built.built, stock)
+    out = written(stock, run, tmp_path / "bundle", target=["cuda", "tensorrt", "x86-vnni"],
+                  precision=["fp32", "fp16", "int8"])
     manifest = manifest_of(out)
     names = [one.name for one in manifest.variants]
     assert set(names[:2]) == {"fp32", "x86-vnni.int8"}
