@@ -14,7 +14,7 @@ import numpy as np
 from edgetl import datasets, evaluate, rundir, splits
 from edgetl.compress import quantize as quantizer
 from edgetl.datasets import DataSet, Item
-from edgetl.errors import DataError, GateFailed, OutputError
+from edgetl.errors import DataError, EdgetlError, GateFailed, OutputError
 from edgetl.evaluate import Comparison
 from edgetl.events import Event, Listener, ignore
 from edgetl.export import foreign, variants
@@ -60,7 +60,7 @@ def quantize(options: Quantize, *, listener: Listener = ignore) -> Outcome:
         listener: hears of what is done and found.
 
     Raises:
-        EdgetlError: the graph cannot be read, see `foreign.read`.
+        EdgetlError: the graph cannot be read, see `foreign.read`, or the target has no INT8.
         DataError: there are no validation images, or the data has a class that the graph does not know.
         OutputError: `options.out` exists or cannot be written.
         GateFailed: no INT8 graph is within the limits, or none is faster; nothing is written.
@@ -71,6 +71,9 @@ def quantize(options: Quantize, *, listener: Listener = ignore) -> Outcome:
                           hint="Choose another --out" + ("." if out.is_dir() else ", or give --overwrite."))
     rundir.require_place(out)  # the work takes minutes
     target = variants.one_target(options.target)
+    if "int8" not in target.precisions:
+        raise EdgetlError(f"There is no INT8 for the target '{target.name}', only {', '.join(target.precisions)}.",
+                          hint="Name another --target; `edgetl list targets` shows them.")
     classifier = foreign.read(options)
     data = datasets.open_data(options.data)
     parts = splits.resolve(data, options, listener=listener)

@@ -19,6 +19,7 @@ from edgetl.export import foreign, quantizing, variants
 from edgetl.recipe_quantize import Quantize
 from edgetl.runtime import processor
 from edgetl.runtime.session import GraphSpec, TensorSpec, open_session
+from edgetl.targets.x86_vnni import TARGET
 
 needs_vnni = pytest.mark.skipif(bool(processor.missing(("vnni",))), reason="this processor has no VNNI")
 NAMES = ("amber", "beryl", "coral")  # of the photos below, in their order
@@ -303,6 +304,13 @@ def test_a_graph_for_tensorrt_is_judged_here_and_not_timed(tmp_path, photos, cap
     assert "not measured: accuracy was judged on this processor" in capsys.readouterr().out
 
 
+def test_a_target_without_int8_is_refused(tmp_path, capsys):
+    words = ["quantize", str(saved(tmp_path, graph())), "--data", "nowhere", "--out", str(tmp_path / "int8.onnx"),
+             "--target", "cuda"]
+    assert app.main(words) == 1
+    assert "no INT8 for the target 'cuda', only fp32, fp16" in capsys.readouterr().err
+
+
 def test_a_graph_without_a_layer_for_tensorrt_is_left_alone(tmp_path, photos, capsys):
     words = ["quantize", str(saved(tmp_path, graph())), "--data", str(photos), "--out", str(tmp_path / "int8.onnx"),
              "--mean", "0,0,0", "--std", "1,1,1", "--target", "tensorrt"]
@@ -311,7 +319,7 @@ def test_a_graph_without_a_layer_for_tensorrt_is_left_alone(tmp_path, photos, ca
 
 
 def test_classes_that_the_graph_does_not_have_are_named(tmp_path, photos, monkeypatch):
-    monkeypatch.setattr(variants, "one_target", lambda name: None)
+    monkeypatch.setattr(variants, "one_target", lambda name: TARGET)
     (tmp_path / "names").write_text("amber\nberyl\nred\n")
     with pytest.raises(DataError, match=r"has the class 'coral', which .*foreign\.onnx does not have"):
         quantizing.quantize(options(tmp_path, graph(), data=str(photos), labels=str(tmp_path / "names")))
