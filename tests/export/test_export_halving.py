@@ -65,7 +65,7 @@ def manifest_of(folder: Path) -> Manifest:
 
 
 def usable(monkeypatch: pytest.MonkeyPatch, **changes: bool) -> None:
-    """Makes backends usable, or not, whatever this machine has."""
+    """Makes backends usable, or not, whatever this machine has; the processor answers for those that are."""
     real: Callable[..., Any] = plugins.load
 
     def load(package: str, name: str, **more: Any) -> Any:
@@ -73,7 +73,8 @@ def usable(monkeypatch: pytest.MonkeyPatch, **changes: bool) -> None:
         if package != "backends" or name not in changes:
             return module
         said = Availability(usable=changes[name], reason=None if changes[name] else "there is no card.")
-        return type("Said", (), {"probe": staticmethod(lambda: said), "open": staticmethod(module.open)})
+        opens = real(package, "cpu").open if changes[name] else module.open
+        return type("Said", (), {"probe": staticmethod(lambda: said), "open": staticmethod(opens)})
 
     monkeypatch.setattr(plugins, "load", load)
 
@@ -193,6 +194,19 @@ def test_int8_for_tensorrt_is_beside_its_fp16(stock: variants.Stock, run: Path, 
     kinds = {node.op_type for node in model.graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds and int8.opset >= 19
     assert all(one.status == "passed" for one in edgetl.runtime.verify(out).checks)
+
+
+def test_a_card_that_is_there_judges_and_is_timed(stock: variants.Stock, plain: variants.Built, run: Path,
+                                                  tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usable(monkeypatch, cuda=True, tensorrt=False)
+    out = written(stock, run, tmp_path / "bundle", target=["cuda"], precision=["fp16"])
+    one = next(each for each in manifest_of(out).variants if each.name == "cuda.fp16")
+    assert one.status == "measured"
+    assert all(row["backend"] == "cuda" and row["latency_s"] > 0 and "simulates" not in row for row in one.evaluations)
+    assert "had no device here" not in (out / "README.md").read_text()
+    spoiled = dataclasses.replace(plain, graph=b"no graph", variant=one)
+    refused = halving.confirmed(stock, spoiled, plain)
+    assert isinstance(refused, halving.Rejected) and "cuda.fp16 cannot be judged on cuda" in refused.sentence
 
 
 def test_a_default_export_has_nothing_for_cards_that_are_not_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
