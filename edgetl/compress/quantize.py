@@ -22,7 +22,7 @@ from edgetl.compress import pairs, ranges, rounding
 from edgetl.compress.calibrate import Reader
 from edgetl.compress.observe import Observed, observe
 from edgetl.compress.placement import Placement, place
-from edgetl.compress.surgery import drop_unused, keep_outputs_float, shape_arithmetic
+from edgetl.compress.surgery import drop_unused, keep_outputs_float, shape_arithmetic, spell_einsums
 from edgetl.errors import GateFailed, MissingDependency
 from edgetl.runtime import layers, telemetry
 from edgetl.runtime.preprocess import Preprocess
@@ -186,6 +186,7 @@ def _placed(source: Source, scheme: Mapping[str, Any], method: str, known: Mappi
     model = onnx.ModelProto()
     model.CopyFrom(source.ready)
     del model.graph.value_info[:]
+    spell_einsums(model)
     pairs.insert(model, placement, source.seen.ranges(method, symmetric=True), scheme["scales"])
     return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections import Counter
 from typing import Any
 
@@ -49,6 +50,24 @@ def keep_outputs_float(model: Any) -> None:
         graph.node.remove(dequantize)
         graph.node.remove(rounded)
         maker.output[list(maker.output).index(rounded.input[0])] = output.name
+
+
+def spell_einsums(model: Any) -> None:
+    """Writes the equations of Einsum nodes in small letters without spaces, in place: TensorRT parses no others."""
+    for node in model.graph.node:
+        for one in node.attribute:
+            if node.op_type == "Einsum" and one.name == "equation":
+                one.s = _in_small_letters(one.s.decode()).encode()
+
+
+def _in_small_letters(equation: str) -> str:
+    """The same equation; itself where there are not enough letters, or where their order says what comes out."""
+    letters = dict.fromkeys(one for one in equation if one.isalpha())
+    if "->" not in equation or len(letters) > len(string.ascii_lowercase):
+        return equation
+    free = (one for one in string.ascii_lowercase if one not in letters)
+    names = {one: one if one.islower() else next(free) for one in letters}
+    return "".join(names.get(one, one) for one in equation if not one.isspace())
 
 
 def drop_unused(model: Any) -> None:

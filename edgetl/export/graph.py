@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.compress.surgery import drop_unused
+from edgetl.compress.surgery import drop_unused, spell_einsums
 from edgetl.errors import BundleError, EdgetlError, GateFailed, MissingDependency
 from edgetl.events import Event, Listener, ignore
 from edgetl.export import parity
@@ -216,6 +216,7 @@ def tidy(graph: bytes, metadata: Mapping[str, str]) -> bytes:
 
     model = onnxscript.optimizer.optimize(onnx.load_from_string(graph))
     pool_global_means(model)
+    spell_einsums(model)
     drop_unused(model)
     _drop_notes(model)
     model.ir_version = min(model.ir_version, IR_VERSION)
