@@ -181,7 +181,7 @@ def advice(facts: Facts, backends: Mapping[str, Mapping[str, Any]]) -> list[str]
     said += [f"{one.text} {one.fix}" for one in findings(facts) if not one.error]
     left = [name for name, one in backends.items() if not one["usable"] and not useful(name, facts)]
     if left:
-        said.append(f"{' and '.join(left)} need an NVIDIA card, and here {facts.cards.reason}.")
+        said.append(f"{' and '.join(left)}: only with an NVIDIA card, and here {facts.cards.reason}.")
     return said
 
 

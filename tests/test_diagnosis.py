@@ -101,7 +101,7 @@ def test_advice_on_cards_is_for_machines_with_a_driver():
     said = diagnosis.advice(machine(features=("avx2",)), backends)
     assert said[0] == "backend openvino: get it"
     assert "no VNNI" in said[1] and said[1].endswith("Export for x86-avx2.")
-    assert said[2:] == ["cuda need an NVIDIA card, and here there is no NVIDIA driver."]
+    assert said[2:] == ["cuda: only with an NVIDIA card, and here there is no NVIDIA driver."]
     assert "backend cuda: install it" in diagnosis.advice(machine(cards=with_card()), backends)
 
 

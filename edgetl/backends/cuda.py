@@ -86,7 +86,7 @@ def _open(graph: bytes, spec: GraphSpec, threads: int, options: Mapping[str, str
     native = _onnxruntime.open_native(graph, spec, provider, threads=threads, options=options,
                                       trace_folder=trace_folder)
     number, graphs = theirs["device_id"], options.get("cuda_graph") == "on"
-    about = {"backend": "cuda", "provider": PROVIDER, "device": f"CUDA {number}", "precision": spec.precision,
+    about = {"backend": "cuda", "provider": PROVIDER, "device": f"cuda:{number}", "precision": spec.precision,
              "threads": threads, "spin": _onnxruntime.spins(options), "nodes": dict(native.nodes),
              "tf32": options.get("tf32", "off") == "on", "cuda_graph": graphs,
              "io": "bound" if graphs else options.get("io", "plain"),
