@@ -6,7 +6,7 @@ import ast
 import functools
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import edgetl
@@ -17,22 +17,28 @@ WORKER = "edgetl.bench.remote_worker"
 # a RUN needs PyTorch. `edgetl.pipeline` is what the verbs of the Python API are.
 LEFT = ("edgetl.backends.torch", "edgetl.cli", "edgetl.datasets", "edgetl.evaluate", "edgetl.pipeline",
         "edgetl.runtime.__main__", "edgetl.weights")
+ASKED = ("tensorrt",)  # backends that go along only where they are asked for: few devices have a use for their size
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of files in the archive, which is the same for the same sources
 
 
-def backends() -> tuple[str, ...]:
-    """Public names of the backends that are packed."""
-    return tuple(name for name in plugins.names("backends") if not _left(_backend(name)))
+def backends(asked: Sequence[str] = ()) -> tuple[str, ...]:
+    """Public names of the backends that are packed where those of `asked` shall run."""
+    return tuple(name for name in plugins.names("backends")
+                 if not _left(_backend(name)) and (name not in ASKED or name in asked))
 
 
 def _backend(name: str) -> str:
     return f"edgetl.backends.{name.replace('-', '_')}"
 
 
-@functools.cache
-def modules() -> tuple[str, ...]:
+def modules(asked: Sequence[str] = ()) -> tuple[str, ...]:
     """Dotted names of the modules that the worker may import, and of the packages that they lie in."""
-    open_ends, found = [WORKER, *map(_backend, backends())], set[str]()
+    return _modules(backends(asked))
+
+
+@functools.cache
+def _modules(packed: tuple[str, ...]) -> tuple[str, ...]:
+    open_ends, found = [WORKER, *map(_backend, packed)], set[str]()
     while open_ends:
         name = open_ends.pop()
         if name not in found:
@@ -41,11 +47,11 @@ def modules() -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def packed() -> bytes:
+def packed(asked: Sequence[str] = ()) -> bytes:
     """The zip archive of `modules`, whose root is to be on the device's path."""
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in modules():
+        for name in modules(asked):
             source = _source(name)
             assert source is not None  # `modules` holds nothing else
             inner = source.relative_to(_root().parent).as_posix()
@@ -53,9 +59,9 @@ def packed() -> bytes:
     return target.getvalue()
 
 
-def unpacked_bytes() -> int:
+def unpacked_bytes(asked: Sequence[str] = ()) -> int:
     """Size of the sources, without their compiled form."""
-    return sum(source.stat().st_size for source in map(_source, modules()) if source is not None)
+    return sum(source.stat().st_size for source in map(_source, modules(asked)) if source is not None)
 
 
 def _root() -> Path:

@@ -107,12 +107,13 @@ class Device:
             EdgetlError: see `host`.
         """
         graphs = {(str(case.subject.graph), case.subject.within): case.subject.size_bytes for case in cases}
-        code = luggage.packed()
-        needed = len(code) + 2 * luggage.unpacked_bytes() + sum(graphs.values()) + SPARE_BYTES
+        backends = tuple(dict.fromkeys(case.subject.backend for case in cases))
+        code = luggage.packed(backends)
+        needed = len(code) + 2 * luggage.unpacked_bytes(backends) + sum(graphs.values()) + SPARE_BYTES
         self.connection.settle(needed)
         self.connection.put("code.zip", code)
         self.connection.ask({"do": "unpack", "name": "code.zip"})
-        self.machine = self._machine(tuple(dict.fromkeys(case.subject.backend for case in cases)))
+        self.machine = self._machine(backends)
         amount = size(sum(graphs.values()))
         self._tell("note", f"copying {amount} to {self.connection.address}, which calls itself {self.name}")
         for number, (graph, within) in enumerate(graphs):

@@ -133,8 +133,9 @@ def lift(setting: Setting, network: Network, head: nn.Conv2d) -> None:
     lowest = [0.0]
     handle = head.register_forward_hook(lambda _, inputs, output: lowest.append(float(output.min())))
     try:
-        pixels = store.evaluation_pixels(setting.data, setting.parts.train, setting.parts.fingerprint,
-                                         network.preprocess)
+        pixels = store.evaluation_pixels(
+            setting.data, setting.parts.train, setting.parts.fingerprint, network.preprocess
+        )
         answers(network.module, pixels, network.preprocess, setting)
     finally:
         handle.remove()

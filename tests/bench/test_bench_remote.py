@@ -286,8 +286,8 @@ def test_a_connection_that_is_lost_ends_the_benchmark_and_leaves_nothing(tmp_pat
 
     def cut():
         for one in daemon.children(recursive=True):
-            if "sshd" in one.name():
-                with contextlib.suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(psutil.NoSuchProcess):  # ended since
+                if "sshd" in one.name():
                     one.kill()
 
     with pytest.raises(Lost, match=r"The connection to .* was lost") as caught:

@@ -132,6 +132,15 @@ def test_what_goes_to_the_device_is_small_and_the_same_every_time():
     assert luggage.packed() == luggage.packed() and len(luggage.packed()) < 200_000
 
 
+def test_tensorrt_goes_along_only_where_it_is_asked_for():
+    assert not [name for name in luggage.modules() if "tensorrt" in name]
+    asked = luggage.modules(["cpu", "tensorrt"])
+    assert {"edgetl.backends.tensorrt", "edgetl.backends._cuda", "edgetl.backends.cpu"} <= {*asked}
+    assert {*luggage.modules()} < {*asked}
+    assert "tensorrt" in luggage.backends(["tensorrt"]) and "tensorrt" not in luggage.backends()
+    assert len(luggage.packed(["tensorrt"])) > len(luggage.packed())
+
+
 WITHOUT_PACKAGES = """
 import json, sys
 ALLOWED = set(sys.stdlib_module_names) | {"numpy", "edgetl", "__main__", "sitecustomize", "usercustomize"}
@@ -156,10 +165,11 @@ print("fine")
 
 
 def test_every_module_of_it_can_be_imported_with_nothing_but_numpy(tmp_path):
-    with zipfile.ZipFile(io.BytesIO(luggage.packed())) as archive:
+    with zipfile.ZipFile(io.BytesIO(luggage.packed(luggage.ASKED))) as archive:
         archive.extractall(tmp_path)
-    done = subprocess.run([sys.executable, "-c", WITHOUT_PACKAGES, str(tmp_path), json.dumps(luggage.modules())],
-                          capture_output=True, text=True, cwd=tmp_path, check=False)
+    names = json.dumps(luggage.modules(luggage.ASKED))
+    done = subprocess.run([sys.executable, "-c", WITHOUT_PACKAGES, str(tmp_path), names], capture_output=True,
+                          text=True, cwd=tmp_path, check=False)
     assert done.stdout == "fine\n", done.stderr
 
 
