@@ -220,25 +220,37 @@ def test_the_blocks_of_the_rounding_change_nothing(monkeypatch, block) -> None:
     assert not np.array_equal(expected, np.clip(np.rint(weight / 0.02), -127, 127))
 
 
-@given(st.integers(0, 1000), st.integers(1, 3), st.integers(1, 4), st.integers(2, 9))
-@settings(deadline=None, max_examples=40)
-def test_a_compensated_layer_loses_less_on_correlated_inputs(seed, groups, outputs, width) -> None:
-    """On average over layers, and never by much on one; each weight stays within the int8 range."""
+def rounded_layer(seed: int, groups: int, outputs: int, width: int):
+    """Steps of a layer with correlated inputs, compensated and nearest, with the weights in steps and a loss."""
     chance = np.random.default_rng(seed)
     weight = chance.normal(size=(groups * outputs, width))
     scale = np.abs(weight).max(axis=1) / 127
     inputs = chance.random((groups, 200, 1)) + 0.1 * chance.normal(size=(groups, 200, width))
     moment = np.matmul(inputs.transpose(0, 2, 1), inputs)
-    found = rounding.round_layer(weight, scale, moment)
-    nearest = np.clip(np.rint(weight / scale[:, None]), -127, 127)
 
     def loss(steps) -> float:
         apart = (steps * scale[:, None] - weight).reshape(groups, outputs, width)
         return float(np.einsum("goi,gij,goj->", apart, moment, apart))
 
+    exact = weight / scale[:, None]
+    return rounding.round_layer(weight, scale, moment), np.clip(np.rint(exact), -127, 127), exact, loss
+
+
+@given(st.integers(0, 1000), st.integers(1, 3), st.integers(1, 4), st.integers(2, 9))
+@settings(deadline=None, max_examples=40)
+def test_a_compensated_layer_passes_errors_on_and_does_not_heap_them_up(seed, groups, outputs, width) -> None:
+    found, nearest, exact, loss = rounded_layer(seed, groups, outputs, width)
     assert found.dtype == np.int8 and np.abs(found.astype(int)).max() <= 127
-    assert loss(found) <= 3 * loss(nearest) + 1e-9  # it goes one weight at a time, and so may miss a lucky one
-    assert np.abs(found - weight / scale[:, None]).max() < 6  # an error is passed on, not heaped up
+    # It goes one weight at a time, and where nearest is lucky with the few of a narrow layer it may lose more.
+    assert loss(found) <= 3 * loss(nearest) + 1e-9
+    assert np.abs(found - exact).max() < 6
+
+
+def test_compensated_layers_lose_much_less_on_average() -> None:
+    chance = np.random.default_rng(0)
+    both = [rounded_layer(seed, *chance.integers((1, 1, 2), (4, 5, 10)).tolist()) for seed in range(200)]
+    ratios = np.array([loss(found) / loss(nearest) for found, nearest, _, loss in both])
+    assert np.median(ratios) < 0.6 and (ratios <= 1 + 1e-9).mean() > 0.9, (np.median(ratios), ratios.max())
 
 
 @pytest.mark.parametrize(("groups", "strides", "pads", "dilations"),
