@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import string
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -251,19 +250,6 @@ def pool_global_means(model: Any) -> None:
             nodes.append(helper.make_node("Flatten", [pooled], [node.output[0]], name=f"{node.name}_flat", axis=1))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-
-
-def lower_einsums(model: Any) -> None:
-    """Gives the axes of Einsum small letters, in place: TensorRT reads no capitals, and the exporter keeps them."""
-    from onnx import helper
-
-    for node in (one for one in model.graph.node if one.op_type == "Einsum"):
-        (equation,) = [one for one in node.attribute if one.name == "equation"]
-        text = helper.get_attribute_value(equation).decode()
-        free = iter(sorted(set(string.ascii_lowercase) - set(text)))
-        capitals = dict.fromkeys(letter for letter in text if letter in string.ascii_uppercase)
-        if len(capitals) + len(set(text) & set(string.ascii_lowercase)) <= len(string.ascii_lowercase):
-            equation.s = text.translate({ord(letter): next(free) for letter in capitals}).encode()
 
 
 def _ranks(model: Any) -> dict[str, int]:

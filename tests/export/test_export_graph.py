@@ -234,13 +234,3 @@ def test_every_mismatch_is_collected(exported: graph.Exported) -> None:
 def test_nan_is_a_difference() -> None:
     assert parity.greatest_difference(np.zeros((1, 2)), np.array([[0.0, np.nan]])) == float("inf")
     assert parity.greatest_difference(np.zeros((1, 2)), None) == float("inf")
-
-
-@pytest.mark.parametrize(("written", "read"), [("BHID,BHJD->BHIJ", "abcd,abed->abce"), ("aB,aC->aBC", "ab,ac->abc"),
-                                               ("ij,jk->ik", "ij,jk->ik")])
-def test_the_axes_of_einsum_have_small_letters(written: str, read: str) -> None:
-    """TensorRT refuses capitals, which MaxViT writes."""
-    node = onnx.helper.make_node("Einsum", ["a", "b"], ["c"], equation=written)
-    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], []))
-    graph.lower_einsums(model)
-    assert onnx.helper.get_attribute_value(model.graph.node[0].attribute[0]).decode() == read
