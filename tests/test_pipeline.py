@@ -252,7 +252,7 @@ def test_a_reference_that_there_will_be(tmp_path: Path, reference: str, more: st
 
 def test_a_family_whose_package_is_missing(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(MissingDependency, match="family torchvision needs the package 'torchvision'"):
+    with pytest.raises(MissingDependency, match="needs the package 'torchvision'"):
         kitchen.walk("distill.student=torchvision/resnet18")
 
 

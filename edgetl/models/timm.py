@@ -95,5 +95,6 @@ def _timm() -> Any:
     try:
         import timm
     except ModuleNotFoundError as problem:
-        raise MissingDependency("timm", extra="train", purpose="A model of the family timm") from problem
+        missing = (problem.name or "timm").partition(".")[0]  # timm itself, or what it imports
+        raise MissingDependency(missing, extra="train", purpose="A model of the family timm") from problem
     return timm

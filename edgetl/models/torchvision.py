@@ -239,5 +239,6 @@ def _zoo() -> Any:
     try:
         import torchvision
     except ModuleNotFoundError as problem:
-        raise MissingDependency("torchvision", extra="train", purpose="A model of the family torchvision") from problem
+        raise MissingDependency(problem.name or "torchvision", extra="train",
+                                purpose="A model of the family torchvision") from problem
     return torchvision.models
