@@ -1,16 +1,19 @@
-"""OpenVINO on the processor, tuned for latency.
+"""OpenVINO on the processor.
 
 Options:
     precision: "fp32", "bf16" or "fp16": what floating-point layers compute in; the default is that of the graph. Left
         alone, OpenVINO chooses bf16 on processors that have it, which halves the time and changes the logits; here it
         must be asked for, by the option or by a graph of that precision.
+    hint: "latency" (default), one stream of all threads; or "throughput", as many streams as OpenVINO thinks best, so
+        that calls from several threads run side by side.
+    pin: "off" (default) or "on": whether OpenVINO binds its threads to cores. Bound, every process takes the same
+        cores, and a call waits for what else runs there.
 
 There is no option against threads that wait in a loop, as the backend cpu has one: OpenVINO's rest by themselves, a
 millisecond or so after a call.
 
-One stream of `threads` threads works on one call at a time; calls from several threads queue up. A graph with a free
-batch is compiled for one image when it is opened, which runs faster than a free batch, and once more for any batch when
-the first other one comes.
+With one stream calls from several threads queue up. A graph with a free batch is compiled for one image when it is
+opened, which runs faster than a free batch, and once more for any batch when the first other one comes.
 """
 
 from __future__ import annotations
@@ -226,7 +229,7 @@ class _Pool:
 def _infer(request: Any, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
     """Copies of the outputs, in the graph's order; what goes in is not copied.
 
-    OpenVINO's own way copies both, which took 2 % of a call of EfficientNet-Lite0 at 128 px.
+    OpenVINO's own way copies both.
     """
     results = request.infer(feeds, share_inputs=True, share_outputs=True)
     return [np.array(one) for one in results.values()]
