@@ -17,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import BackendUnavailable
-from edgetl.runtime.storage import read_text
+from edgetl.runtime import nvidia
 
 CARD = 0  # of those that the process sees
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 # Where Linux tells the version of the driver that is loaded; the first is the number alone.
-DRIVER_VERSIONS = ("/sys/module/nvidia/version", "/proc/driver/nvidia/version")
 MEMORY = "cudaErrorMemoryAllocation"
 TOO_OLD = "cudaErrorInsufficientDriver"
 INSTALL_DRIVER = ("Install the NVIDIA driver (nvidia-smi must show the card); "
@@ -260,16 +259,7 @@ def cuda_name(number: int) -> str:
 
 def driver_version(supported: int) -> str:
     """The version of the driver, 580.65.06; where the system does not tell, the CUDA that it supports."""
-    import re
-
-    for path in DRIVER_VERSIONS:
-        try:
-            told = re.search(r"\b\d{3}\.\d+(?:\.\d+)?\b", read_text(path))
-        except OSError:
-            continue  # another system, or a container that hides it
-        if told:
-            return told.group()
-    return f"CUDA {cuda_name(supported)}"
+    return nvidia.version(nvidia.VERSIONS) or f"CUDA {cuda_name(supported)}"
 
 
 __all__ = ["Card", "Cuda", "Mark", "Memory", "Replay", "Stream", "driver_cuda", "driver_too_old", "driver_version",

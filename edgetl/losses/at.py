@@ -9,42 +9,29 @@ since a mean over unit vectors is small.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from edgetl.losses import STAGES, Answer, Corpus, Given
-from edgetl.losses._pairs import pooled
+from edgetl.losses import STAGES
+from edgetl.losses._pairs import Pairwise, same_size
 
 
-def attention(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Attention [N, height * width] of maps [N, C, H, W], of unit length, at `size`."""
-    energy = values.pow(2).mean(dim=1, keepdim=True)
-    return F.normalize(pooled(energy, size).flatten(1), dim=1)
+def energy(values: torch.Tensor) -> torch.Tensor:
+    """Mean square [N, 1, H, W] over the channels of maps [N, C, H, W]."""
+    return values.pow(2).mean(dim=1, keepdim=True)
 
 
 def attention_loss(student_map: torch.Tensor, teacher_map: torch.Tensor) -> torch.Tensor:
     """Mean squared difference of the attentions of two maps [N, C, H, W]; channels and sizes may differ."""
-    size = (min(student_map.shape[2], teacher_map.shape[2]), min(student_map.shape[3], teacher_map.shape[3]))
-    return F.mse_loss(attention(student_map, size), attention(teacher_map.detach(), size))
+    ours, theirs = same_size(energy(student_map), energy(teacher_map.detach()))
+    return F.mse_loss(F.normalize(ours.flatten(1), dim=1), F.normalize(theirs.flatten(1), dim=1))
 
 
-class Loss(nn.Module):
+class Loss(Pairwise):
     """`at`: options student and teacher, paths of layers (default: the last map of each resolution of both)."""
 
-    needs_teacher = True
     features = STAGES
 
-    def __init__(self, student: str = "", teacher: str = "") -> None:
-        super().__init__()
-        self.student, self.teacher = student, teacher
-
-    def build(self, student: Sequence[torch.Size], teacher: Sequence[torch.Size], corpus: Corpus) -> None:
-        """Has nothing to make."""
-
-    def forward(self, student: Answer, teacher: Answer, given: Given) -> torch.Tensor:
-        """Scalar, the sum over the pairs of layers; the labels are not asked."""
-        pairs = zip(student.features, teacher.features, strict=True)
-        return torch.stack([attention_loss(ours, theirs) for ours, theirs in pairs]).sum()
+    def pair(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """See `attention_loss`."""
+        return attention_loss(student, teacher)

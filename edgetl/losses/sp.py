@@ -8,13 +8,11 @@ size of the batch; channels and sizes may differ, for nothing is projected. Weig
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from edgetl.losses import LAST, Answer, Corpus, Given
+from edgetl.losses import LAST
+from edgetl.losses._pairs import Pairwise
 
 
 def similarities(values: torch.Tensor) -> torch.Tensor:
@@ -28,20 +26,11 @@ def sp_loss(student_map: torch.Tensor, teacher_map: torch.Tensor) -> torch.Tenso
     return F.mse_loss(similarities(student_map), similarities(teacher_map.detach()))
 
 
-class Loss(nn.Module):
+class Loss(Pairwise):
     """`sp`: options student and teacher, paths of layers (default: the last map of each)."""
 
-    needs_teacher = True
     features = LAST
 
-    def __init__(self, student: str = "", teacher: str = "") -> None:
-        super().__init__()
-        self.student, self.teacher = student, teacher
-
-    def build(self, student: Sequence[torch.Size], teacher: Sequence[torch.Size], corpus: Corpus) -> None:
-        """Has nothing to make."""
-
-    def forward(self, student: Answer, teacher: Answer, given: Given) -> torch.Tensor:
-        """Scalar, the sum over the pairs of layers; the labels are not asked."""
-        pairs = zip(student.features, teacher.features, strict=True)
-        return torch.stack([sp_loss(ours, theirs) for ours, theirs in pairs]).sum()
+    def pair(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        """See `sp_loss`."""
+        return sp_loss(student, teacher)

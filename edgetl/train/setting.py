@@ -245,9 +245,7 @@ def _fits(setting: Setting, task: ClassifierTask, preprocess: Preprocess, size: 
     try:
         with setting.precision.autocast():
             answers = task.input(images)
-            if task.teacher is not None:
-                with torch.no_grad():
-                    task.teacher(images)
+            task.rehearse(images)
         answers.float().sum().backward()
     except torch.cuda.OutOfMemoryError:
         return False

@@ -50,6 +50,8 @@ Ask = Callable[[torch.Tensor], torch.Tensor]  # pixels [N, 3, H, W] in 0..255 ->
 class Source(Protocol):
     """Where the teacher's answers come from."""
 
+    ask: Ask  # the teacher itself
+
     def answers(self, batch: Batch) -> torch.Tensor:
         """Logits [N, K], float32, on the batch's device."""
         ...
@@ -63,11 +65,11 @@ class Live:
     """The teacher answers every batch anew."""
 
     def __init__(self, ask: Ask) -> None:
-        self._ask = ask
+        self.ask = ask
 
     def answers(self, batch: Batch) -> torch.Tensor:
         """See `Source`."""
-        return self._ask(batch.images)
+        return self.ask(batch.images)
 
     def flush(self) -> None:
         """Has nothing to write."""
@@ -77,7 +79,7 @@ class SoftLabels:
     """A store of the teacher's logits, filled as the views are first seen."""
 
     def __init__(self, folder: Path, images: int, classes: int, ask: Ask) -> None:
-        self.folder, self._images, self._classes, self._ask = folder, images, classes, ask
+        self.folder, self._images, self._classes, self.ask = folder, images, classes, ask
         self._views: dict[int, View] = {}
 
     def answers(self, batch: Batch) -> torch.Tensor:
@@ -85,7 +87,7 @@ class SoftLabels:
         view = self._view(batch.view)
         if not bool(view.known[batch.index].all()):
             # The whole batch, so that the numbers are those of an uninterrupted build.
-            view.put(batch.index, self._ask(batch.images))
+            view.put(batch.index, self.ask(batch.images))
             if bool(view.known.all()):
                 self._write(batch.view)
         return view.get(batch.index).to(batch.images.device)

@@ -99,6 +99,14 @@ class ClassifierTask(nn.Module):
         with torch.no_grad():
             return self.teacher(batch.images) if self.teacher is not None else None
 
+    def rehearse(self, images: torch.Tensor) -> None:
+        """Has the teacher look at pixels [N, 3, H, W] as in a step, and keeps nothing: what fits is found out so."""
+        if self._source is not None:
+            self._source.ask(images)
+        elif self.teacher is not None:
+            with torch.no_grad():
+                self.teacher(images)
+
     def _part(self, term: Term, logits: torch.Tensor, taught: torch.Tensor | None, given: Given) -> torch.Tensor:
         ours, theirs = self._heard.of(term) if self._heard is not None else ((), ())
         teacher = Answer(taught.float(), theirs) if taught is not None else None

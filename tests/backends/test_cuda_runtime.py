@@ -10,6 +10,7 @@ import pytest
 
 from edgetl.backends import _cuda, _cuda_python, _cuda_torch
 from edgetl.errors import BackendUnavailable
+from edgetl.runtime import nvidia
 
 # Which raise and give no error; docs in `_cuda.lacking`.
 BEFORE_13 = r"There is no NVIDIA driver: cuda-python finds none \(Function \"cuInit\" not found\)"
@@ -111,7 +112,7 @@ def test_every_error_that_has_a_fix_is_one_that_cuda_has(error):
 def test_the_version_of_the_driver(tmp_path, monkeypatch, told, version):
     if told is not None:
         (tmp_path / "version").write_text(told)
-    monkeypatch.setattr(_cuda, "DRIVER_VERSIONS", (str(tmp_path / "version"),))
+    monkeypatch.setattr(nvidia, "VERSIONS", (str(tmp_path / "version"),))
     assert _cuda.driver_version(13000) == version
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import types
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,18 @@ from conftest import write_photos
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetl import models, pipeline, rundir, weights
+from edgetl import losses, models, pipeline, rundir, weights
 from edgetl.errors import BackendUnavailable, EdgetlError, OutputError
 from edgetl.events import Event, ignore
 from edgetl.recipe import Distill, Finetune, build
 from edgetl.runtime.preprocess import Preprocess
-from edgetl.train import engines, softlabels
+from edgetl.train import engines, setting, softlabels
 from edgetl.train.engines import Engine
 from edgetl.train.loader import Batch, TrainLoader
 from edgetl.train.loop import Precision
-from edgetl.train.softlabels import Identity, SoftLabels, View
+from edgetl.train.softlabels import Identity, Live, SoftLabels, View
 from edgetl.train.student import distill
+from edgetl.train.task import ClassifierTask
 from edgetl.train.teacher import finetune
 
 COMMON = {"image_size": 32, "batch_size": "8", "workers": 0, "threads": 1}
@@ -194,6 +196,23 @@ def test_an_interrupted_build_goes_on(tmp_path: Path) -> None:
     assert torch.equal(again.answers(batch_of([0, 1], 0)), said) and teacher.images == 2
     again.answers(batch_of([2, 3], 0))
     assert teacher.images == 4
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_what_fits_into_the_memory_is_found_out_with_the_teacher_and_nothing_is_kept(
+    tmp_path: Path, stored: bool
+) -> None:
+    teacher = Teacher()
+    source = SoftLabels(tmp_path / "store", 8, 2, teacher) if stored else Live(teacher)
+    student = models.create("timm/test_resnet", classes=2, pretrained=False, image_size=32)
+    before = {name: value.clone() for name, value in student.module.state_dict().items()}
+    task = ClassifierTask(student, losses.parse(["kd"]), source=source)
+    place = types.SimpleNamespace(device=torch.device("cpu"), precision=CPU)
+    assert setting._fits(place, task, student.preprocess, 6)  # type: ignore[arg-type]
+    assert teacher.images == 6
+    task.flush()
+    assert not (tmp_path / "store").exists()
+    assert all(torch.equal(value, before[name]) for name, value in student.module.state_dict().items())
 
 
 @pytest.mark.parametrize("damage", [b"", b"no safetensors", None])
