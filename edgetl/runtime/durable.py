@@ -45,7 +45,7 @@ def make_folder(path: Path) -> None:
         return
     make_folder(path.parent)
     with _explained(path):
-        path.mkdir()
+        path.mkdir(exist_ok=True)  # another process or thread may have been faster
         _sync(path.parent)
 
 
