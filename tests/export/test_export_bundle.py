@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import write_photos
 from PIL import Image
+from tiny_run import write_run
 
 import edgetl.runtime
 from edgetl import datasets, evaluate, metrics, models, rundir, splits, weights
@@ -39,24 +40,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that has seen the photos a few times: enough for logits that are far apart."""
-    data = datasets.open_data(str(photos))
-    parts = splits.resolve(data, options("", ""))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # the same network in every run of the tests
-        network = models.create("timm/test_resnet", classes=3, pretrained=False, image_size=32)
-    images, labels, _ = next(evaluate.prepared(parts.train, data.read, network.preprocess, len(parts.train)))
-    adam = torch.optim.Adam(network.module.parameters(), 1e-2)
-    network.module.train()
-    for _ in range(12):
-        adam.zero_grad()
-        torch.nn.functional.cross_entropy(network.module(torch.from_numpy(images)), torch.from_numpy(labels)).backward()
-        adam.step()
-    folder = tmp_path_factory.mktemp("runs") / "student"
-    folder.mkdir()
-    weights.save(folder, network, {"labels": list(data.labels), "stage": "finetune", "data": {
-        "source": str(photos), "name": data.name, "fingerprint": parts.fingerprint, "rule": dict(parts.rule),
-        "notes": ["photos made by a test"]}})
-    return folder
+    return write_run(tmp_path_factory.mktemp("runs") / "student", photos, options("", ""), steps=12)
 
 
 def options(run: Path | str, out: Path | str, **values: Any) -> Export:

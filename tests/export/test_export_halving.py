@@ -15,9 +15,10 @@ import pytest
 import torch
 from conftest import write_photos
 from onnx import numpy_helper
+from tiny_run import write_run
 
 import edgetl.runtime
-from edgetl import datasets, evaluate, models, plugins, splits, weights
+from edgetl import evaluate, plugins, weights
 from edgetl.backends import Availability, _tensorrt_build, _tensorrt_flavor
 from edgetl.errors import BackendUnavailable, BundleError, DataError, GateFailed, RecipeError
 from edgetl.export import bundle, half, halving, reach, variants
@@ -35,23 +36,7 @@ needs_vnni = pytest.mark.skipif(bool(processor.missing(("vnni",))), reason="this
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that has seen a few photos."""
     photos = write_photos(tmp_path_factory.mktemp("data") / "photos", classes=3, images=20)
-    data = datasets.open_data(str(photos))
-    parts = splits.resolve(data, options("", ""))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = models.create("timm/test_resnet", classes=3, pretrained=False, image_size=32)
-    images, labels, _ = next(evaluate.prepared(parts.train, data.read, network.preprocess, len(parts.train)))
-    adam = torch.optim.Adam(network.module.parameters(), 1e-2)
-    network.module.train()
-    for _ in range(8):
-        adam.zero_grad()
-        torch.nn.functional.cross_entropy(network.module(torch.from_numpy(images)), torch.from_numpy(labels)).backward()
-        adam.step()
-    folder = tmp_path_factory.mktemp("runs") / "student"
-    folder.mkdir()
-    weights.save(folder, network, {"labels": list(data.labels), "stage": "finetune", "data": {
-        "source": str(photos), "name": data.name, "fingerprint": parts.fingerprint, "rule": dict(parts.rule)}})
-    return folder
+    return write_run(tmp_path_factory.mktemp("runs") / "student", photos, options("", ""), steps=8)
 
 
 def options(run: Path | str, out: Path | str, **values: Any) -> Export:

@@ -10,11 +10,12 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import write_photos
+from stop_at import StopAt
 from torch import nn
 
 from edgetl import losses, models, rundir, weights
 from edgetl.errors import EdgetlError
-from edgetl.events import Event, ignore
+from edgetl.events import ignore
 from edgetl.recipe import Distill, Finetune, build
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.train import features, seed
@@ -183,15 +184,6 @@ def test_the_scale_of_a_loss_does_not_depend_on_the_others(teacher: tuple[Path, 
     assert together == pytest.approx(alone, rel=1e-6)
 
 
-class StopAt:
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def __call__(self, event: Event) -> None:
-        if event.kind == "advance" and event.values.get("loss") is not None and event.values["done"] == self.step:
-            raise RuntimeError("the machine died")
-
-
 @pytest.mark.parametrize("step", [2, 4])
 def test_what_a_loss_learned_and_remembers_survives_a_resume(
     teacher: tuple[Path, Path], tmp_path: Path, step: int
@@ -200,7 +192,7 @@ def test_what_a_loss_learned_and_remembers_survives_a_resume(
     loss = "labels:1,crd:0.8,fitnet:1;negatives=5"
     whole = taught(teacher, tmp_path / "whole", loss, **more)
     with pytest.raises(RuntimeError, match="the machine died"):
-        taught(teacher, tmp_path / "broken", loss, listener=StopAt(step), **more)
+        taught(teacher, tmp_path / "broken", loss, listener=StopAt(step, RuntimeError("the machine died")), **more)
     again = taught(teacher, tmp_path / "broken", loss, resume=True, **more)
     assert (again / rundir.MODEL).read_bytes() == (whole / rundir.MODEL).read_bytes()
     assert [json.loads(line)["crd"] for line in (again / rundir.METRICS).read_text().splitlines()] == [

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from stop_at import StopAt
 from torch import nn
 
 from edgetl import rundir, weights
@@ -58,17 +59,6 @@ def student_options(data: Path, teacher: Path, out: Path, **values: Any) -> Dist
 
 def tensors_of(run: Path) -> bytes:
     return (run / rundir.MODEL).read_bytes()
-
-
-class StopAt:
-    """A listener that breaks off at the n-th step, like a machine that dies between two checkpoints."""
-
-    def __init__(self, step: int, error: BaseException) -> None:
-        self.step, self.error = step, error
-
-    def __call__(self, event: Event) -> None:
-        if event.kind == "advance" and event.values.get("loss") is not None and event.values["done"] == self.step:
-            raise self.error
 
 
 def test_full_learns_and_leaves_a_whole_run(photos: Path, tmp_path: Path) -> None:

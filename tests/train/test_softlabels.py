@@ -14,10 +14,11 @@ import torch
 from conftest import write_photos
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stop_at import StopAt
 
 from edgetl import losses, models, pipeline, rundir, weights
 from edgetl.errors import BackendUnavailable, EdgetlError, OutputError
-from edgetl.events import Event, ignore
+from edgetl.events import ignore
 from edgetl.recipe import Distill, Finetune, build
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.train import engines, setting, softlabels
@@ -295,15 +296,6 @@ def test_the_teacher_looks_at_each_view_once(
     assert sum(counts) == 5 * images
 
 
-class StopAt:
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def __call__(self, event: Event) -> None:
-        if event.kind == "advance" and event.values.get("loss") is not None and event.values["done"] == self.step:
-            raise RuntimeError("the machine died")
-
-
 @pytest.mark.parametrize("step", [1, 4])
 def test_a_resume_in_the_middle_of_the_build_gives_the_same_student(
     taught: tuple[Path, Path], tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
@@ -313,7 +305,7 @@ def test_a_resume_in_the_middle_of_the_build_gives_the_same_student(
     whole = student(taught, tmp_path / "whole", **more)
     monkeypatch.setenv("EDGETL_CACHE", str(tmp_path / "two"))
     with pytest.raises(RuntimeError, match="the machine died"):
-        student(taught, tmp_path / "broken", listener=StopAt(step), **more)
+        student(taught, tmp_path / "broken", listener=StopAt(step, RuntimeError("the machine died")), **more)
     again = student(taught, tmp_path / "broken", resume=True, **more)
     assert (again / rundir.MODEL).read_bytes() == (whole / rundir.MODEL).read_bytes()
 
