@@ -22,7 +22,7 @@ from edgetl.errors import MissingDependency, OutputError
 from edgetl.export import graph as exporting
 from edgetl.export.half import to_half
 from edgetl.models import Network
-from edgetl.recipe import DataFields
+from edgetl.recipe_fields import DataFields
 from edgetl.runtime.session import GraphSpec, open_session
 from edgetl.splits import Splits
 

@@ -17,7 +17,7 @@ import emulate_avx2
 import numpy as np
 
 from edgetl import datasets, evaluate, metrics, rundir, splits
-from edgetl.recipe import DataFields
+from edgetl.recipe_fields import DataFields
 from edgetl.runtime.bundle import Bundle, open_bundle
 from edgetl.runtime.manifest import Variant
 from edgetl.runtime.session import GraphSpec, open_session

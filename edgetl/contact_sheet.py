@@ -38,7 +38,7 @@ def draw(bundle: Path, run: Path, out: Path, *, seed: int = 0) -> Path:
     """
     from edgetl import runtime, splits, weights
     from edgetl.datasets import open_data
-    from edgetl.recipe import DataFields
+    from edgetl.recipe_fields import DataFields
 
     record = weights.read_record(run)
     data = open_data(record["data"]["source"], foreign=False)

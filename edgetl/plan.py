@@ -10,19 +10,8 @@ from typing import Any
 
 from edgetl import extras, losses, plugins, recipe, weights
 from edgetl.errors import EdgetlError, MissingDependency, RecipeError, UnknownName
-from edgetl.recipe import (
-    SCHEMA,
-    STAGES,
-    Bench,
-    DataFields,
-    Distill,
-    Export,
-    Finetune,
-    Gate,
-    Recipe,
-    build,
-    fields_of,
-)
+from edgetl.recipe import SCHEMA, STAGES, Bench, Distill, Export, Finetune, Gate, Recipe, build, fields_of
+from edgetl.recipe_fields import DataFields
 
 FOLDERS = {"finetune": "teacher", "distill": "student", "export": "bundle", "bench": "report"}
 TOOLS = {"torch": "train", "safetensors": "train", "onnx": "train", "PIL": "train", "onnxruntime": "cpu",

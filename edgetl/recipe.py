@@ -8,109 +8,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from edgetl.errors import RecipeError
+from edgetl.recipe_fields import DEVICE, MOST_SEED, MOST_THREADS, REQUIRED, THREAD_COUNTS, DataFields, TrainFields, opt
 from edgetl.recipe_values import convert, nearest, toml_value
 
 SCHEMA = 1
-REQUIRED: Any = dataclasses.MISSING
-
-# No part may begin with "-", which ssh takes for an option, or hold what a shell or ssh's own file gives a meaning.
-DEVICE = (r"ssh://(?:(?P<user>[A-Za-z0-9_.][A-Za-z0-9_.+-]*)@)?"
-          r"(?:(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*)|\[(?P<six>[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?)\])"
-          r"(?::(?P<port>[0-9]{1,5}))?/?", "ssh://[USER@]HOST[:PORT], an IPv6 address in brackets, and no password")
-MOST_SEED = 2**32 - 1  # what every generator takes
-MOST_THREADS = 1024  # with many more, libraries hang or crash
-THREAD_COUNTS = ("0*([0-9]{1,3}|10[01][0-9]|102[0-4])", f"whole numbers up to {MOST_THREADS}")
-
-
-def opt(default: Any, help: str, *, choices: Sequence[str] = (), low: float | None = None, high: float | None = None,
-        positional: bool = False, split: bool = False, given: bool = False, path: bool = False,
-        result: bool = True, form: tuple[str, str] | None = None) -> Any:
-    """A field with its documentation and its limits.
-
-    Args:
-        default: `REQUIRED` where the user must say it.
-        help: one sentence; shown by --help and written above the key by `edgetl init`.
-        choices: the values allowed.
-        low: least value allowed.
-        high: greatest value allowed.
-        positional: an argument of the command, not a flag.
-        split: a list that a flag writes with commas.
-        given: decided by `edgetl run` (or asked for by the person at the shell), never by a recipe.
-        path: a relative path in a recipe counts from the recipe's own folder.
-        result: whether the stage's result depends on it, see `decisive`.
-        form: regular expression that the text, or each of a list, must match whole, and the same in words.
-    """
-    metadata = {"help": help, "choices": tuple(choices), "low": low, "high": high, "positional": positional,
-                "split": split, "given": given, "path": path, "result": result,
-                "form": form}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataFields:
-    """Which images, and how they are split."""
-
-    data: str = opt(
-        REQUIRED, "Folder (train/val/test inside, or class folders), csv:FILE, or a data set's name.", path=True,
-        result=False)
-    val_fraction: float = opt(
-        0.1, "Share of the training images held out for validation where the data has no val split.", low=0, high=0.9)
-    test_fraction: float = opt(
-        0.2, "Share of all images held out for the test where the data has no test split.", low=0, high=0.9)
-    split_seed: int = opt(0, "Seed of the automatic split.", low=0, high=MOST_SEED)
-    strict_splits: bool = opt(
-        False, "Exit 1 when the same image is in two of the data's own splits (otherwise a warning).")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainFields(DataFields):
-    """What fine-tuning and distillation share."""
-
-    out: str = opt(REQUIRED, "Folder to write the RUN to.", given=True)
-    image_size: int | None = opt(
-        None, "Side of the square input in pixels (default: the model's own).", low=8, high=4096)
-    crop_fraction: float | None = opt(
-        None, "Evaluation's centre crop as a share of the short side (default: the model's own; 1 keeps all).",
-        low=0.1, high=1)
-    epochs: int = opt(10, "Passes over the training images.", low=1)
-    batch_size: str = opt("auto", "Images a step, or 'auto' (32 on a CPU; what fits, up to 256, on a GPU).",
-                          form=("auto|0*[1-9][0-9]*", "'auto' or a whole number above 0"))
-    lr: float = opt(1e-3, "Peak learning rate of AdamW.", low=0, high=1000)
-    weight_decay: float = opt(0.05, "Weight decay of AdamW; norms and biases have none.", low=0, high=1000)
-    warmup_epochs: float = opt(1.0, "Epochs of linear warm-up before the cosine.", low=0)
-    label_smoothing: float = opt(0.1, "Share of each label spread over all classes.", low=0, high=0.99)
-    ema: float = opt(
-        0.99,
-        "Greatest decay per step of the averaged weights that are evaluated and kept; 0 is off.", low=0, high=0.99999)
-    clip_norm: float = opt(5.0, "Greatest gradient norm; 0 is off.", low=0)
-    patience: int = opt(0, "Stop after so many epochs without a better validation accuracy; 0 is off.", low=0)
-    crop_scale: float = opt(0.35, "Least area share of the random resized crop; 1 is no crop.", low=0.01, high=1)
-    hflip: bool = opt(True, "Mirror left-right at random.")
-    vflip: bool = opt(False, "Mirror top-bottom at random.")
-    color_jitter: float = opt(
-        0.2, "Greatest relative change of brightness, contrast and saturation; 0 is off.", low=0, high=1)
-    mixup: float = opt(0.0, "Alpha of mixup's Beta distribution; 0 is off.", low=0)
-    device: str = opt("auto", "'auto', 'cpu', 'cuda' or 'cuda:N'.",
-                      form=("auto|cpu|cuda(:[0-9]+)?", "'auto', 'cpu', 'cuda' or 'cuda:N'"))
-    amp: str = opt(
-        "auto",
-        "Mixed precision; 'auto' is bf16 (or fp16) on CUDA and off on a CPU.", choices=("auto", "off", "bf16", "fp16"))
-    workers: int = opt(
-        1, "Threads that prepare batches ahead; 0 prepares them in the training thread.", low=0, high=MOST_THREADS,
-        result=False)
-    threads: int = opt(0, "Threads of the training itself; 0 takes what the machine allows.", low=0,
-                       high=MOST_THREADS, result=False)
-    seed: int = opt(0, "Seed of everything that is random.", low=0, high=MOST_SEED)
-    checkpoint_minutes: float = opt(
-        5.0, "Also checkpoint within an epoch, every so many minutes.", low=0, result=False)
-    resume: bool = opt(False, "Continue an interrupted run; a finished one is left as it is.", given=True)
-    overwrite: bool = opt(False, "Replace --out if it exists.", given=True)
 
 
 @dataclass(frozen=True, kw_only=True)

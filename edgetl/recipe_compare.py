@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgetl.recipe import REQUIRED, opt
+from edgetl.recipe_fields import REQUIRED, opt
 from edgetl.recipe_gate import ABOVE_0
 
 PERCENTAGE = (rf"\s*{ABOVE_0}\s*%\s*", "a percentage above 0: 5% or 2.5%")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgetl.recipe import REQUIRED, opt
+from edgetl.recipe_fields import REQUIRED, opt
 
 SIZE = (r"[1-9][0-9]{0,8}\s*(KiB|MiB|GiB)", "a size with a unit: 512MiB or 2GiB")
 BATCHES = (r"[1-9][0-9]{0,5},[1-9][0-9]{0,5},[1-9][0-9]{0,5}", "three whole numbers from 1: 1,8,32")

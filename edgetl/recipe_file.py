@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from edgetl.errors import RecipeError
-from edgetl.recipe import REQUIRED, SCHEMA, STAGES, DataFields, Recipe, check, fields_of
+from edgetl.recipe import SCHEMA, STAGES, Recipe, check, fields_of
+from edgetl.recipe_fields import REQUIRED, DataFields
 from edgetl.recipe_values import nearest, toml_value
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgetl.recipe import MOST_SEED, MOST_THREADS, REQUIRED, DataFields, opt
+from edgetl.recipe_fields import MOST_SEED, MOST_THREADS, REQUIRED, DataFields, opt
 
 NUMBER = r"([0-9]+([.][0-9]*)?|[.][0-9]+)"
 ABOVE_0 = rf"(?=.*[1-9]){NUMBER}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgetl.recipe import MOST_SEED, MOST_THREADS, REQUIRED, DataFields, opt
+from edgetl.recipe_fields import MOST_SEED, MOST_THREADS, REQUIRED, DataFields, opt
 
 NUMBERS = (r"\s*[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)(e[+-]?[0-9]+)?\s*", "numbers: 0.485,0.456,0.406")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgetl.recipe import REQUIRED, opt
+from edgetl.recipe_fields import REQUIRED, opt
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgetl.recipe import MOST_SEED, THREAD_COUNTS, DataFields, opt
+from edgetl.recipe_fields import MOST_SEED, THREAD_COUNTS, DataFields, opt
 
 
 @dataclass(frozen=True, kw_only=True)

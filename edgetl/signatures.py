@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgetl.recipe import REQUIRED, build, fields_of
+from edgetl.recipe import build, fields_of
+from edgetl.recipe_fields import REQUIRED
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 Options = TypeVar("Options")

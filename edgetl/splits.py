@@ -13,7 +13,7 @@ from typing import Any
 from edgetl.datasets import SPLITS, DataSet, Item
 from edgetl.errors import DataError
 from edgetl.events import Event, Listener, ignore
-from edgetl.recipe import DataFields
+from edgetl.recipe_fields import DataFields
 
 SCHEMA = 1
 METHOD = "stratified-sha256"  # the name of the rule that `_automatic` carries out

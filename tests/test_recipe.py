@@ -11,19 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetl.errors import RecipeError
-from edgetl.recipe import (
-    REQUIRED,
-    STAGES,
-    Bench,
-    Distill,
-    Export,
-    Finetune,
-    build,
-    decisive,
-    fields_of,
-    to_toml,
-    toml_value,
-)
+from edgetl.recipe import STAGES, Bench, Distill, Export, Finetune, build, decisive, fields_of, to_toml, toml_value
+from edgetl.recipe_fields import REQUIRED
 from edgetl.recipe_file import commented, parse_recipe, read_recipe
 
 MINIMAL = {"data": "photos", "teacher": "timm/test_resnet", "out": "runs/teacher"}

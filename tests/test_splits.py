@@ -18,7 +18,7 @@ from edgetl import splits
 from edgetl.datasets import SPLITS, DataSet, Item, open_data
 from edgetl.errors import DataError
 from edgetl.events import Event
-from edgetl.recipe import DataFields
+from edgetl.recipe_fields import DataFields
 
 PhotoFolder = Callable[..., Path]
 

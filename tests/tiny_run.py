@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgetl import datasets, evaluate, models, splits, weights
-from edgetl.recipe import DataFields
+from edgetl.recipe_fields import DataFields
 
 
 def write_run(folder: Path, photos: Path, options: DataFields, *, steps: int) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgetl import recipe, weights
+from edgetl import recipe, recipe_fields, weights
 from edgetl.bench import cases
 from edgetl.bench.cases import Case
 from edgetl.errors import EdgetlError
@@ -67,7 +67,7 @@ def _from_pixels(both: Sequence[Case]) -> bool:
 
 def _bench(options: RegressionGate) -> recipe.Bench:
     """What a trial and an exam need to know."""
-    shared: dict[str, Any] = {name: getattr(options, name) for name in recipe.fields_of(recipe.DataFields)}
+    shared: dict[str, Any] = {name: getattr(options, name) for name in recipe.fields_of(recipe_fields.DataFields)}
     return recipe.Bench(cases=(options.base, options.new), out="", threads=(str(options.threads),),
                         batch=(str(options.batch),), seed=options.seed, timeout_s=options.timeout_s, pin=options.pin,
                         spin=options.spin, interval=None if options.interval is None else (options.interval,), **shared)

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgetl import recipe
+from edgetl import recipe_fields
 from edgetl.errors import EdgetlError
 
 CONNECT_S = 15
@@ -24,7 +24,7 @@ OPTIONS = {
     "RequestTTY": "no", "RemoteCommand": "none", "PermitLocalCommand": "no", "ClearAllForwardings": "yes",
     "ForwardAgent": "no", "ForwardX11": "no",
 }
-FORM = re.compile(recipe.DEVICE[0], re.ASCII)
+FORM = re.compile(recipe_fields.DEVICE[0], re.ASCII)
 HINT = "For example ssh://pi@raspberrypi.local, or the name of a Host in ~/.ssh/config."
 MOST_PORT = 65535
 
@@ -67,7 +67,7 @@ def parse(text: str) -> Address:
     """
     match = FORM.fullmatch(text)
     if match is None:
-        raise EdgetlError(f"--device {text!r:.80}: expected {recipe.DEVICE[1]}.", hint=HINT)
+        raise EdgetlError(f"--device {text!r:.80}: expected {recipe_fields.DEVICE[1]}.", hint=HINT)
     port = None if match["port"] is None else int(match["port"])
     if port is not None and not 1 <= port <= MOST_PORT:
         raise EdgetlError(f"--device {text}: the port is {port}, expected 1 to {MOST_PORT}.", hint=HINT)

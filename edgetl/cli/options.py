@@ -11,14 +11,15 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from edgetl import recipe, recipe_values
+from edgetl import recipe_fields, recipe_values
 from edgetl.errors import EdgetlError
-from edgetl.recipe import REQUIRED, fields_of
+from edgetl.recipe import fields_of
+from edgetl.recipe_fields import REQUIRED
 
 Stage = TypeVar("Stage")
 JSON = "as_json"
 Threads = Annotated[int, typer.Option(help="Threads; 0 takes what the machine allows.", min=0,
-                                      max=recipe.MOST_THREADS)]
+                                      max=recipe_fields.MOST_THREADS)]
 Json = Annotated[bool, typer.Option("--json", show_default=False, help="Print the result as one JSON document.")]
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from edgetl.recipe import TrainFields
+from edgetl.recipe_fields import TrainFields
 from edgetl.runtime.preprocess import Preprocess
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's "L"

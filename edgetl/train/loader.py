@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgetl.datasets import Item
 from edgetl.errors import DataError
-from edgetl.recipe import TrainFields
+from edgetl.recipe_fields import TrainFields
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.train import augment
 from edgetl.train.store import ImageStore

@@ -20,7 +20,7 @@ from torch import nn
 from edgetl import rundir, timing
 from edgetl.errors import TrainingError
 from edgetl.events import Event, Listener
-from edgetl.recipe import TrainFields
+from edgetl.recipe_fields import TrainFields
 from edgetl.train import checkpoint, optim, seed
 from edgetl.train.loader import Batch, TrainLoader
 

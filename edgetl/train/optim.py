@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import nn
 
-from edgetl.recipe import TrainFields
+from edgetl.recipe_fields import TrainFields
 
 
 def build_optimizer(parameters: Iterable[tuple[str, nn.Parameter]], options: TrainFields) -> torch.optim.Optimizer:

@@ -22,7 +22,8 @@ from edgetl.datasets import DataSet
 from edgetl.errors import BackendUnavailable, DataError, EdgetlError, TrainingError
 from edgetl.events import Event, Listener
 from edgetl.models import Network
-from edgetl.recipe import TrainFields, decisive, to_toml
+from edgetl.recipe import decisive, to_toml
+from edgetl.recipe_fields import TrainFields
 from edgetl.runtime.preprocess import Preprocess, normalize
 from edgetl.runtime.session import usable_threads
 from edgetl.splits import Splits

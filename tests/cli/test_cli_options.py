@@ -9,9 +9,10 @@ import typer
 
 from edgetl import recipe
 from edgetl.cli import app, options
-from edgetl.recipe import REQUIRED, STAGES, Bench, Distill, Export, Finetune, fields_of
+from edgetl.recipe import STAGES, Bench, Distill, Export, Finetune, fields_of
 from edgetl.recipe_compare import Compare
 from edgetl.recipe_engine import Engine
+from edgetl.recipe_fields import REQUIRED
 from edgetl.recipe_gate import RegressionGate
 from edgetl.recipe_quantize import Quantize
 from edgetl.recipe_report import Report as Gallery

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from tiny_bundle import make_bundle
 
-from edgetl import recipe, recipe_gate, recipe_report
+from edgetl import recipe, recipe_fields, recipe_gate, recipe_report
 from edgetl.cli import options
 
 yaml = pytest.importorskip("yaml")
@@ -77,7 +77,7 @@ def test_every_command_of_edgetl_has_flags_that_exist():
         known = {options.flag(name): field for name, field in fields.items() if not field.metadata["positional"]}
         assert {word for word in words if word.startswith("--")} <= set(known), verb
         required = {options.flag(name) for name, field in fields.items()
-                    if field.default is recipe.REQUIRED and not field.metadata["positional"]}
+                    if field.default is recipe_fields.REQUIRED and not field.metadata["positional"]}
         assert required <= set(words)
 
 

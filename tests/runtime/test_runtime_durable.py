@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,11 @@ from edgetl.runtime import durable
 
 @pytest.fixture
 def another_is_faster(monkeypatch):
-    """Just before this process makes a folder, another one has made it: what two threads that start at once may meet."""
+    """Just before this process makes a folder, another one makes it, as two threads that start at once may."""
     make = Path.mkdir
 
     def late(self, *args, **kwargs):
-        os.mkdir(self)
+        make(self)
         make(self, *args, **kwargs)
 
     monkeypatch.setattr(Path, "mkdir", late)
