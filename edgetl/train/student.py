@@ -4,31 +4,22 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import nn
-
-from edgetl import losses, models, rundir, weights
+from edgetl import losses, rundir, weights
 from edgetl.allocator import set_allocator
-from edgetl.compress import cost, prune
 from edgetl.errors import DataError, EdgetlError
-from edgetl.events import Event, Listener, ignore
+from edgetl.events import Listener, ignore
 from edgetl.models import Network
 from edgetl.recipe import Distill
-from edgetl.runtime.preprocess import normalize
-from edgetl.train import engines, seed, setting, softlabels, store
+from edgetl.train import engines, seed, setting, softlabels
+from edgetl.train.control import run_control
 from edgetl.train.engines import Engine, GraphOf
 from edgetl.train.setting import Setting
+from edgetl.train.slimming import starting_student
 from edgetl.train.softlabels import Live, SoftLabels
 from edgetl.train.task import ClassifierTask, looks_at_features
-from edgetl.train.teacher import network_of_run
-
-CONTROL = "control"  # folder of the control inside the student's
-TAYLOR_IMAGES = 512
 
 
 def distill(options: Distill, *, listener: Listener = ignore, graph_of: GraphOf | None = None) -> Path:
@@ -157,77 +148,6 @@ def check_labels(labels: tuple[str, ...], place: Setting) -> None:
     )
 
 
-def starting_student(options: Distill, teacher: Network, place: Setting) -> Network:
-    """The student before training, the same for the same options.
-
-    Raises:
-        UnknownName: no such model.
-        EdgetlError: slim:R is malformed or cannot be reached.
-    """
-    seed.seed_everything(options.seed)
-    if options.student.startswith("slim:"):
-        return slim_student(options, teacher, place)
-    if weights.is_run(Path(options.student)):
-        return network_of_run(Path(options.student), place.data.labels, options.image_size)
-    return models.create(
-        options.student,
-        classes=len(place.data.labels),
-        pretrained=options.pretrained,
-        weights=Path(options.weights) if options.weights else None,
-        image_size=options.image_size,
-    )
-
-
-def slim_student(options: Distill, teacher: Network, place: Setting) -> Network:
-    """The teacher cut to the fraction R of its parameters, as `slim:R` says."""
-    try:
-        ratio = float(options.student.removeprefix("slim:"))
-    except ValueError as problem:
-        raise EdgetlError(
-            f"--student is '{options.student}', expected slim:R with a number R between 0 and 1."
-        ) from problem
-    gradients = taylor_gradients(teacher, place) if options.importance == "taylor" else None
-    place.listener(Event(place.stage, "begin", {"what": "cut the teacher", "total": None, "unit": "trials"}))
-    found = prune.slim(
-        teacher,
-        ratio,
-        importance=options.importance,
-        round_to=options.round_to,
-        gradients=gradients,
-        cost=options.prune_cost,
-        tried=lambda trials: place.listener(Event(place.stage, "advance", {"done": trials})),
-    )
-    place.listener(Event(place.stage, "end", {"what": "cut the teacher"}))
-    ours, theirs = weights.parameter_count(found.network.module), weights.parameter_count(teacher.module)
-    size = teacher.preprocess.size_hw
-    work = cost.image_macs(found.network.module, size) / cost.image_macs(teacher.module, size)
-    place.note(
-        f"slim: {ours:,} of {theirs:,} parameters kept ({found.kept:.1%}) and {work:.1%} of the multiplications, "
-        f"channels ranked by {options.importance}"
-        + (f" over {options.prune_cost}" if options.importance == "taylor" else "")
-    )
-    if options.image_size:
-        wants = dataclasses.replace(teacher.preprocess, size_hw=(options.image_size, options.image_size))
-        return dataclasses.replace(found.network, preprocess=wants)
-    return found.network
-
-
-def taylor_gradients(teacher: Network, place: Setting) -> Callable[[nn.Module], None]:
-    """Leaves the gradients of the mean cross-entropy over some training images in a module's parameters."""
-    items = sorted(place.parts.train, key=lambda item: rundir.sha256(item.key.encode(errors="surrogateescape")))[
-        :TAYLOR_IMAGES
-    ]
-    pixels = store.evaluation_pixels(place.data, items, place.parts.fingerprint, teacher.preprocess)
-    labels = torch.tensor([item.label for item in items])
-
-    def accumulate(module: nn.Module) -> None:
-        for start in range(0, len(items), 64):
-            images = torch.from_numpy(normalize(pixels[start : start + 64], teacher.preprocess))
-            F.cross_entropy(module(images), labels[start : start + 64], reduction="sum").div(len(items)).backward()  # type: ignore[no-untyped-call]
-
-    return accumulate
-
-
 def described(teacher: weights.Run, student: Network, options: Distill) -> dict[str, Any]:
     """What the record says of teacher and student."""
     tensors = (teacher.folder / rundir.MODEL).read_bytes()
@@ -242,15 +162,3 @@ def described(teacher: weights.Run, student: Network, options: Distill) -> dict[
         "student": options.student,
         "kept": ours / theirs,
     }
-
-
-def run_control(place: Setting, student: Network, more: dict[str, Any]) -> dict[str, Any]:
-    """Metrics of the same student, data, views and epochs, on labels alone."""
-    folder = place.folder / CONTROL
-    folder.mkdir(exist_ok=True)
-    if not weights.is_run(folder):
-        seed.seed_everything(place.options.seed)
-        setting.fit(place, ClassifierTask(student, losses.parse(["labels"])), student, folder, CONTROL)
-        setting.save(place, student, folder, metrics=setting.measured(place, student), **more)
-    metrics: dict[str, Any] = weights.read_record(folder)["metrics"]
-    return metrics
