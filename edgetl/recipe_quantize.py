@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgetl.recipe_fields import MOST_SEED, MOST_THREADS, REQUIRED, DataFields, opt
-
-NUMBERS = (r"\s*[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)(e[+-]?[0-9]+)?\s*", "numbers: 0.485,0.456,0.406")
+from edgetl.recipe_graph import GraphFields
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantize(DataFields):
+class Quantize(GraphFields, DataFields):
     """`edgetl quantize`."""
 
     model: str = opt(REQUIRED, "A float32 classifier in ONNX, of whatever origin.", positional=True, given=True)
@@ -24,24 +23,6 @@ class Quantize(DataFields):
     labels: str | None = opt(
         None, "File of the graph's class names, a line each, in its order (default: what the graph itself says; "
         "without either, only agreement is judged).", path=True)
-    input_size: str | None = opt(
-        None, "Size of the input in pixels, 224 or HEIGHTxWIDTH (default: the graph's own).",
-        form=("[1-9][0-9]{0,3}(x[1-9][0-9]{0,3})?", "a side or HEIGHTxWIDTH: 224 or 48x192"))
-    layout: str | None = opt(None, "Layout of the input (default: by where its channels are).",
-                             choices=("NCHW", "NHWC"))
-    color: str | None = opt(None, "Order of the channels (default: rgb).", choices=("rgb", "bgr", "gray"))
-    resize_mode: str | None = opt(
-        None, "How an image comes to its size (default: shortest).", choices=("shortest", "squash", "letterbox"))
-    crop_fraction: float | None = opt(
-        None, "Centre crop as a share of the resized short side (default: 0.875).", low=0.1, high=1)
-    interpolation: str | None = opt(None, "Filter of the resize (default: bilinear).",
-                                    choices=("nearest", "bilinear", "bicubic", "lanczos"))
-    scale: float | None = opt(None, "What a pixel 0..255 is multiplied by before mean and std (default: 1/255).",
-                              low=1e-6, high=1)
-    mean: tuple[str, ...] = opt((), "Mean of each channel, after the scale, e.g. 0.485,0.456,0.406.", split=True,
-                                form=NUMBERS)
-    std: tuple[str, ...] = opt((), "Standard deviation of each channel, e.g. 0.229,0.224,0.225.", split=True,
-                               form=NUMBERS)
     threads: int = opt(0, "Threads of evaluation; 0 takes what the machine allows.", low=0, high=MOST_THREADS)
     seed: int = opt(0, "Seed of the choice of calibration images.", low=0, high=MOST_SEED)
     overwrite: bool = opt(False, "Replace --out if it exists.", given=True)

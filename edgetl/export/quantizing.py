@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from edgetl import datasets, evaluate, rundir, splits
+from edgetl import datasets, evaluate, foreign, rundir, splits
 from edgetl.compress import quantize as quantizer
 from edgetl.datasets import DataSet, Item
 from edgetl.errors import DataError, EdgetlError, GateFailed, OutputError
 from edgetl.evaluate import Comparison
 from edgetl.events import Event, Listener, ignore
-from edgetl.export import foreign, variants
-from edgetl.export.foreign import Foreign
+from edgetl.export import variants
 from edgetl.export.ladder import Ladder, Limits, Subject, judged
 from edgetl.export.variants import BACKEND, FASTER
+from edgetl.foreign import Foreign
 from edgetl.recipe_quantize import Quantize
 from edgetl.runtime import processor
 from edgetl.runtime.session import open_session
@@ -74,7 +74,7 @@ def quantize(options: Quantize, *, listener: Listener = ignore) -> Outcome:
     if "int8" not in target.precisions:
         raise EdgetlError(f"There is no INT8 for the target '{target.name}', only {', '.join(target.precisions)}.",
                           hint="Name another --target; `edgetl list targets` shows them.")
-    classifier = foreign.read(options)
+    classifier = foreign.read(Path(options.model), options)
     data = datasets.open_data(options.data)
     parts = splits.resolve(data, options, listener=listener)
     subject = _subject(options, classifier, data, parts, listener)

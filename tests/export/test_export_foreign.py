@@ -13,9 +13,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import edgetl
+from edgetl import foreign
 from edgetl.cli import app
 from edgetl.errors import DataError, EdgetlError, GateFailed, OutputError
-from edgetl.export import foreign, quantizing, variants
+from edgetl.export import quantizing, variants
 from edgetl.recipe_quantize import Quantize
 from edgetl.runtime import processor
 from edgetl.runtime.session import GraphSpec, TensorSpec, open_session
@@ -58,9 +59,13 @@ def options(folder: Path, model: onnx.ModelProto | None = None, **more: Any) -> 
     return Quantize(**{"model": str(path), "out": str(folder / "int8.onnx"), "data": "", **PLAIN, **more})
 
 
+def read(said: Quantize) -> foreign.Foreign:
+    return foreign.read(Path(said.model), said)
+
+
 def refused(match: str, folder: Path, model: onnx.ModelProto | None = None, **more: Any) -> None:
     with pytest.raises(EdgetlError, match=match):
-        foreign.read(options(folder, model, **more))
+        read(options(folder, model, **more))
 
 
 @pytest.mark.parametrize(("changes", "shape", "layout"), [
@@ -69,7 +74,7 @@ def refused(match: str, folder: Path, model: onnx.ModelProto | None = None, **mo
     ({"opset": 11}, ("N", 3, 16, 16), "NCHW"), ({"opset": 9, "layout": "NHWC"}, ("N", 16, 16, 3), "NHWC")])
 def test_what_a_graph_takes_is_found_out(tmp_path, changes, shape, layout):
     model = graph(**changes)
-    found = foreign.read(options(tmp_path, model))
+    found = read(options(tmp_path, model))
     assert (found.spec.inputs[0].shape, found.spec.inputs[0].layout) == (shape, layout)
     assert found.spec.outputs[0].shape == (shape[0], 3) and found.labels is None
     assert found.preprocess.size_hw == (16, 16) and found.preprocess.mean == (0, 0, 0)
@@ -87,18 +92,18 @@ def test_what_a_graph_takes_is_found_out(tmp_path, changes, shape, layout):
 def test_a_free_size_must_be_said(tmp_path):
     model = graph(side="side")
     refused("its size is free", tmp_path, model)
-    assert foreign.read(options(tmp_path, model, input_size="16x24")).preprocess.size_hw == (16, 24)
+    assert read(options(tmp_path, model, input_size="16x24")).preprocess.size_hw == (16, 24)
     refused("--input-size 20: the input 'photo' of .* has the shape", tmp_path, graph(), input_size="20")
 
 
 def test_constants_among_the_inputs_and_weights_in_files(tmp_path):
     model = graph()
     model.graph.input.append(helper.make_tensor_value_info("w1", TensorProto.FLOAT, [12, 3, 3, 3]))
-    assert [one.name for one in foreign.read(options(tmp_path, model)).spec.inputs] == ["photo"]
+    assert [one.name for one in read(options(tmp_path, model)).spec.inputs] == ["photo"]
     path = tmp_path / "beside.onnx"
     onnx.save_model(graph(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     assert (tmp_path / "weights.bin").exists()
-    foreign.read(dataclasses.replace(options(tmp_path), model=str(path)))
+    read(dataclasses.replace(options(tmp_path), model=str(path)))
 
 
 def test_what_edgetl_wrote_says_all_itself(tmp_path):
@@ -108,9 +113,9 @@ def test_what_edgetl_wrote_says_all_itself(tmp_path):
     model = graph()
     wanted = Preprocess(size_hw=(16, 16), resize_mode="squash", mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5))
     helper.set_model_props(model, metadata_of(wanted, NAMES))
-    found = foreign.read(dataclasses.replace(options(tmp_path, model), mean=(), std=()))
+    found = read(dataclasses.replace(options(tmp_path, model), mean=(), std=()))
     assert found.labels == NAMES and found.preprocess == wanted
-    changed = foreign.read(dataclasses.replace(options(tmp_path, model), mean=("0", "0", "1"), std=(), color="bgr"))
+    changed = read(dataclasses.replace(options(tmp_path, model), mean=("0", "0", "1"), std=(), color="bgr"))
     assert changed.preprocess == dataclasses.replace(wanted, mean=(0.0, 0.0, 1.0), color="bgr")
 
 

@@ -1,10 +1,10 @@
-"""A classifier in ONNX that edgetl did not make: what it takes, what it gives, and a graph that can be quantized."""
+"""A classifier in ONNX that edgetl did not make: what it takes, what it gives, and a graph that can be worked with."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import EdgetlError
-from edgetl.recipe_quantize import Quantize
+from edgetl.recipe_graph import GraphFields
 from edgetl.runtime import preprocess as preprocessing
 from edgetl.runtime import telemetry
 from edgetl.runtime.preprocess import Preprocess
@@ -24,6 +24,7 @@ CHANNELS = (1, 3)
 INTEGER = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul",
                      "ConvInteger", "MatMulInteger"})
 SAME = 1e-3  # of the greatest answer: how far the rewritten graph may be from the given one
+Spell = Callable[[str, str], str]  # how a field and its value are written by who must say them
 DEFAULTS = {"interpolation": "bilinear", "resize_mode": "shortest", "crop_fraction": 0.875, "scale": 1 / 255}
 
 
@@ -37,28 +38,38 @@ class Foreign:
     labels: tuple[str, ...] | None  # of its classes, in its order; None where nobody says
 
 
-def read(options: Quantize) -> Foreign:
-    """The classifier in `options.model`, rewritten for the quantizer where it must be.
+def as_flag(name: str, value: str) -> str:
+    """`--name value`, the form of `edgetl quantize`."""
+    return f"--{name.replace('_', '-')} {value}".rstrip()
+
+
+def read(path: Path, said: GraphFields, *, spell: Spell = as_flag, quantized: bool = False) -> Foreign:
+    """The classifier in a file, rewritten for quantizer and runtimes where it must be.
+
+    Args:
+        path: the ONNX file.
+        said: what is known of it besides.
+        spell: how messages write what must be said.
+        quantized: whether a graph that is quantized already will do.
 
     Raises:
-        EdgetlError: it cannot be read, is no image classifier, or something must be said that is not; names the flag.
+        EdgetlError: it cannot be read, is no image classifier, or something must be said that is not; names it.
     """
-    path = Path(options.model)
-    model = _loaded(path)
+    model = _loaded(path, quantized)
     metadata = {one.key: one.value for one in model.metadata_props}
     image = _image(model, path)
-    layout, size = _layout(image, options, path)
+    layout, size = _layout(image, said, path, spell)
     _fix_size(model, image, layout, size)
-    wanted = _preprocess(options, metadata, layout, size, path)
+    wanted = _preprocess(said, metadata, layout, size, path, spell)
     given = model.SerializeToString()
     model = _converted(model, path)
     graph = model.SerializeToString()
     spec = _spec(model, image.name, wanted, path)
     _require_same(given, graph, spec, path)
-    return Foreign(graph, spec, wanted, _labels(options, metadata, int(spec.outputs[0].shape[1]), path))
+    return Foreign(graph, spec, wanted, _labels(said, metadata, int(spec.outputs[0].shape[1]), path, spell))
 
 
-def _loaded(path: Path) -> Any:
+def _loaded(path: Path, quantized: bool) -> Any:
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -72,7 +83,7 @@ def _loaded(path: Path) -> Any:
     except DecodeError as problem:
         raise EdgetlError(f"{path} is no ONNX graph, or is damaged.") from problem
     integer = next((node.op_type for node in model.graph.node if node.op_type in INTEGER), None)
-    if integer is not None:
+    if integer is not None and not quantized:
         raise EdgetlError(f"{path} is quantized already: it has {integer} nodes. Expected a float32 graph.",
                           hint="Give the graph that it was made of.")
     # Files of ONNX's first years name constants among the inputs.
@@ -98,32 +109,32 @@ def _image(model: Any, path: Path) -> Any:
     if tensor.elem_type != TensorProto.FLOAT:
         kind = TensorProto.DataType.Name(tensor.elem_type)
         raise EdgetlError(f"The input '{inputs[0].name}' of {path} is of {kind}; expected FLOAT.",
-                          hint="Quantize the graph before pixels or half floats are put in front.")
+                          hint="Give the graph as it was before pixels or half floats were put in front.")
     if len(tensor.shape.dim) != 4:
         raise EdgetlError(f"The input '{inputs[0].name}' of {path} has {len(tensor.shape.dim)} dimensions; expected "
                           "4, a batch of images.")
     return inputs[0]
 
 
-def _layout(image: Any, options: Quantize, path: Path) -> tuple[str, tuple[int, int]]:
+def _layout(image: Any, said: GraphFields, path: Path, spell: Spell) -> tuple[str, tuple[int, int]]:
     """The layout of the input, and its height and width."""
     sizes = [one.dim_value for one in image.type.tensor_type.shape.dim]  # 0 where it is free
     fits = [layout for layout, place in (("NCHW", 1), ("NHWC", 3)) if sizes[place] in CHANNELS]
-    layout = options.layout or (fits[0] if len(fits) == 1 else None)
+    layout = said.layout or (fits[0] if len(fits) == 1 else None)
     if layout is None:
         raise EdgetlError(f"The input '{image.name}' of {path} has the shape {_shape(image)}: where its channels are "
-                          "cannot be told.", hint="Say it: --layout NCHW or --layout NHWC.")
+                          "cannot be told.", hint=f"Say it: {spell('layout', 'NCHW')} or {spell('layout', 'NHWC')}.")
     own = (sizes[2], sizes[3]) if layout == "NCHW" else (sizes[1], sizes[2])
     asked = None
-    if options.input_size is not None:
-        height, _, width = options.input_size.partition("x")
+    if said.input_size is not None:
+        height, _, width = said.input_size.partition("x")
         asked = (int(height), int(width or height))
     if asked is None and not all(own):
         raise EdgetlError(f"The input '{image.name}' of {path} has the shape {_shape(image)}: its size is free.",
-                          hint="Say one: --input-size 224, or HEIGHTxWIDTH.")
+                          hint=f"Say one: {spell('input_size', '224')}, or HEIGHTxWIDTH.")
     if asked is not None and any(mine not in (0, said) for mine, said in zip(own, asked, strict=True)):
-        raise EdgetlError(f"--input-size {options.input_size}: the input '{image.name}' of {path} has the shape "
-                          f"{_shape(image)}.", hint="Leave out --input-size.")
+        raise EdgetlError(f"{spell('input_size', str(said.input_size))}: the input '{image.name}' of {path} has the "
+                          f"shape {_shape(image)}.", hint="Leave the size out.")
     return layout, asked or own
 
 
@@ -141,22 +152,23 @@ def _fix_size(model: Any, image: Any, layout: str, size: tuple[int, int]) -> Non
     del model.graph.value_info[:]  # what was said of free sizes
 
 
-def _preprocess(options: Quantize, metadata: Mapping[str, str], layout: str, size: tuple[int, int],
-                path: Path) -> Preprocess:
+def _preprocess(said: GraphFields, metadata: Mapping[str, str], layout: str, size: tuple[int, int],
+                path: Path, spell: Spell) -> Preprocess:
     """What the graph's metadata say, where edgetl wrote them, and what the flags say over that."""
-    said = _json(metadata.get("edgetl.preprocess"))
-    base = {} if said is None else preprocessing.to_dict(
-        preprocessing.from_dict(said, where=f"edgetl.preprocess of {path}"))
-    asked = {name: getattr(options, name) for name in ("color", "resize_mode", "crop_fraction", "interpolation",
+    written = _json(metadata.get("edgetl.preprocess"))
+    base = {} if written is None else preprocessing.to_dict(
+        preprocessing.from_dict(written, where=f"edgetl.preprocess of {path}"))
+    wishes = {name: getattr(said, name) for name in ("color", "resize_mode", "crop_fraction", "interpolation",
                                                        "scale")}
-    asked |= {name: tuple(map(float, getattr(options, name))) or None for name in ("mean", "std")}
-    values = {**DEFAULTS, **base, **{name: value for name, value in asked.items() if value is not None},
+    wishes |= {name: tuple(map(float, getattr(said, name))) or None for name in ("mean", "std")}
+    values = {**DEFAULTS, **base, **{name: value for name, value in wishes.items() if value is not None},
               "layout": layout, "size_hw": list(size)}
-    missing = [f"--{name}" for name in ("mean", "std") if name not in values]
+    missing = [spell(name, "") for name in ("mean", "std") if name not in values]
     if missing:
         raise EdgetlError(f"{path} does not say how its images are normalised: {' and '.join(missing)} must be given.",
-                          hint="A pixel p becomes (p * scale - mean) / std, scale is 1/255. ImageNet: --mean "
-                               "0.485,0.456,0.406 --std 0.229,0.224,0.225; none: --mean 0,0,0 --std 1,1,1.")
+                          hint="A pixel p becomes (p * scale - mean) / std, scale is 1/255. ImageNet: "
+                               f"{spell('mean', '0.485,0.456,0.406')}, {spell('std', '0.229,0.224,0.225')}; none: "
+                               f"{spell('mean', '0,0,0')}, {spell('std', '1,1,1')}.")
     full = {**preprocessing.to_dict(Preprocess(size_hw=size)), **values}
     return preprocessing.from_dict({name: list(value) if isinstance(value, tuple) else value
                                     for name, value in full.items()}, where="the flags")
@@ -238,20 +250,35 @@ def _answers(graph: bytes, spec: GraphSpec) -> NDArray[Any]:
         session.close()
 
 
-def _labels(options: Quantize, metadata: Mapping[str, str], classes: int, path: Path) -> tuple[str, ...] | None:
+def _labels(said: GraphFields, metadata: Mapping[str, str], classes: int, path: Path,
+            spell: Spell) -> tuple[str, ...] | None:
     """Names of the classes in the graph's order."""
-    if options.labels is None:
-        said = _json(metadata.get("edgetl.labels"))
-        return tuple(map(str, said)) if isinstance(said, list) and len(said) == classes else None
-    try:
-        lines = Path(options.labels).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as problem:
-        raise EdgetlError(f"--labels {options.labels} cannot be read: {getattr(problem, 'strerror', None) or problem}."
-                          ) from problem
-    names = tuple(line.strip() for line in lines if line.strip())
+    if said.labels is None:
+        written = _json(metadata.get("edgetl.labels"))
+        return tuple(map(str, written)) if isinstance(written, list) and len(written) == classes else None
+    spelled = spell("labels", said.labels)
+    names = read_names(Path(said.labels), spelled)
     if len(names) != classes:
-        raise EdgetlError(f"--labels {options.labels} names {len(names)} classes; {path} has {classes}.")
-    if len(set(names)) < classes:
-        twice = next(name for name in names if names.count(name) > 1)
-        raise EdgetlError(f"--labels {options.labels} names '{twice}' twice; expected different names.")
+        raise EdgetlError(f"{spelled} names {len(names)} classes; {path} has {classes}.")
+    return names
+
+
+def read_names(path: Path, spelled: str) -> tuple[str, ...]:
+    """Class names in a file, a line each.
+
+    Args:
+        path: the file.
+        spelled: how messages call it.
+
+    Raises:
+        EdgetlError: it cannot be read, or names a class twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise EdgetlError(f"{spelled} cannot be read: {getattr(problem, 'strerror', None) or problem}.") from problem
+    names = tuple(line.strip() for line in lines if line.strip())
+    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if twice is not None:
+        raise EdgetlError(f"{spelled} names '{twice}' twice; expected different names.")
     return names
