@@ -4,6 +4,10 @@
 `student` and `teacher` are `Answer`s, `given` is `Given`. `needs_teacher` says whether `teacher` may be None. The scale
 of a loss never depends on which other terms are active, and it computes in float32 whatever the networks compute in.
 
+`needs_labels` says whether it must know the classes of the images: such a loss is shown the labelled images of a batch
+only, and where there are none it is 0. The others see those without a label, too, whose `targets` are all 0. A loss
+that does not say is taken to need labels.
+
 A loss on features has `features`, one of `KINDS`: what it looks at where its options `student` and `teacher` name no
 layers (by their paths, several joined with `+`). Before the training, `build(student, teacher, corpus)` is called with
 the shapes of those features; there the loss makes its projections. They are trained and checkpointed with the loss, and
@@ -44,15 +48,15 @@ class Answer:
 class Given:
     """What is known of a batch."""
 
-    targets: Tensor  # probabilities [N, K]: one-hot, smoothed or mixed labels
-    index: Tensor | None = None  # int64 [N], rows of the training images
+    targets: Tensor  # probabilities [N, K]: one-hot, smoothed or mixed labels; 0 where there is no label
+    index: Tensor | None = None  # int64 [N], rows of the training images, those with a label before the others
 
 
 @dataclass(frozen=True)
 class Corpus:
     """What a loss may know of all training images before it sees one."""
 
-    labels: Sequence[int] = field(default=())  # by row
+    labels: Sequence[int] = field(default=())  # by row, of the images that have one
 
 
 class OnFeatures(Protocol):

@@ -25,6 +25,7 @@ class Pairwise(nn.Module):
     """A loss that is the sum of `pair` over pairs of layers, and learns nothing of its own."""
 
     needs_teacher = True
+    needs_labels = False
 
     def __init__(self, student: str = "", teacher: str = "") -> None:
         super().__init__()

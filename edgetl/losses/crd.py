@@ -90,9 +90,11 @@ class Negatives(nn.Module):
 
 class Loss(nn.Module):
     """`crd`: options temperature (default 0.07), negatives (16384), momentum (0.5), width (128), and student and
-    teacher, a layer each (default: what goes into the last layer; a map is averaged over its places)."""
+    teacher, a layer each (default: what goes into the last layer; a map is averaged over its places). Images without a
+    label are left out: which images are of another class is not known of them."""
 
     needs_teacher = True
+    needs_labels = True
     features = EMBEDDING
 
     def __init__(

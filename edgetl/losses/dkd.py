@@ -55,10 +55,12 @@ def _decoupled(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor
 class Loss(nn.Module):
     """`dkd`: options alpha (default 1), beta (8), temperature (4), standardize (0; 1 takes z-scores of the logits).
 
-    Of a mixed image the class with the greater share counts.
+    Of a mixed image the class with the greater share counts. Images without a label have no class to set apart from the
+    others, so they are left out.
     """
 
     needs_teacher = True
+    needs_labels = True
 
     def __init__(
         self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0, standardize: float = 0.0

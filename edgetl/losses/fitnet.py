@@ -28,6 +28,7 @@ class Loss(nn.Module):
     """`fitnet`: options student and teacher, paths of layers, as many as each other (default: the last map of each)."""
 
     needs_teacher = True
+    needs_labels = False
     features = LAST
 
     def __init__(self, student: str = "", teacher: str = "") -> None:

@@ -30,6 +30,7 @@ class Loss(nn.Module):
     """`kd`: option temperature (default 4)."""
 
     needs_teacher = True
+    needs_labels = False
 
     def __init__(self, temperature: float = 4.0) -> None:
         super().__init__()

@@ -29,6 +29,7 @@ class Loss(nn.Module):
     """`labels`: has no options."""
 
     needs_teacher = False
+    needs_labels = True
 
     def forward(self, student: Answer, teacher: Answer | None, given: Given) -> torch.Tensor:
         """Scalar; the teacher is not asked."""

@@ -34,6 +34,7 @@ class Loss(nn.Module):
     """`logit-standardization`: option temperature (default 2)."""
 
     needs_teacher = True
+    needs_labels = False
 
     def __init__(self, temperature: float = 2.0) -> None:
         super().__init__()

@@ -55,6 +55,7 @@ class Loss(nn.Module):
     the last layer; a map is averaged over its places)."""
 
     needs_teacher = True
+    needs_labels = False
     features = EMBEDDING
 
     def __init__(self, distance: float = 25.0, angle: float = 50.0, student: str = "", teacher: str = "") -> None:

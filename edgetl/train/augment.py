@@ -115,6 +115,12 @@ def mixed(values: torch.Tensor, share: float) -> torch.Tensor:
     return values.mul(share).add_(values.flip(0), alpha=1 - share)
 
 
+def mixed_apart(values: torch.Tensor, share: float, first: int) -> torch.Tensor:
+    """`mixed`, the first images among themselves and the others among themselves."""
+    parts = [mixed(part, share) for part in (values[:first], values[first:]) if len(part)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 def blended(values: torch.Tensor, partners: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
     """shares * values + (1 - shares) * partners, with a share [N] for each image: mixup with chosen partners."""
     return torch.lerp(partners, values, shares.to(values.dtype).view(-1, *[1] * (values.dim() - 1)))

@@ -1,7 +1,12 @@
 """Batches of training views, in an order and with views that depend on nothing but (seed, epoch, image).
 
-With K views an image, epoch e shows view e mod K: the same pixels, bit for bit, every K epochs. Mixup then mixes an
+With K views an image, epoch e shows view e mod K: the same pixels, bit for bit, every K epochs. Where they are drawn
+anew every R epochs, epoch e shows view (e div R) K + (e mod R) mod K: K other views from then on. Mixup then mixes an
 image with a partner that is drawn for the view, where without views it mixes each batch with itself.
+
+Images without a label (-1) come after the labelled ones, in the store and in each batch, so that a slice parts them. An
+epoch shows all images of both kinds once, spread so that every batch has its share of both. A labelled image is mixed
+with labelled ones only: its target is known, and its views are the same whether there are others or not.
 """
 
 from __future__ import annotations
@@ -42,10 +47,16 @@ class Batch:
     """What a task sees in one step."""
 
     images: torch.Tensor  # float32 [N, 3, H, W] in 0..255, RGB; each network normalises for itself
-    labels: torch.Tensor  # int64 [N]
-    targets: torch.Tensor  # float32 [N, K] probabilities: smoothed and mixed labels
+    labels: torch.Tensor  # int64 [N]; -1 where there is none
+    targets: torch.Tensor  # float32 [N, K] probabilities: smoothed and mixed labels; 0 where there is none
     index: torch.Tensor  # int64 [N] rows of the store
     view: int = 0  # which view of the images; of no meaning where views are not drawn once
+    unlabelled: int = 0  # images without a label; they come last
+
+    @property
+    def labelled(self) -> int:
+        """How many images have a label; they come first."""
+        return len(self.labels) - self.unlabelled
 
 
 class TrainLoader:
@@ -61,7 +72,24 @@ class TrainLoader:
         batch_size: int,
         device: torch.device,
         views: int = 0,
+        refresh: int = 0,
     ) -> None:
+        """See the module.
+
+        Args:
+            store: pixels of the images.
+            items: the images in the order of the store; those without a label (-1) come last.
+            classes: how many there are.
+            preprocess: of the student.
+            options: what decides the views.
+            batch_size: most images in a batch.
+            device: where batches go.
+            views: of each image, drawn once; 0 draws new ones every epoch.
+            refresh: epochs after which the views are drawn anew; 0 is never.
+
+        Raises:
+            DataError: fewer than two images.
+        """
         if len(items) < 2:
             raise DataError(f"Training needs at least 2 images, found {len(items)}.")
         self.store, self.classes, self.preprocess, self.options, self.device = (
@@ -71,16 +99,18 @@ class TrainLoader:
             options,
             device,
         )
-        self.views = views
+        self.views, self.refresh = views, refresh
         self.labels = np.array([item.label for item in items], np.int64)
+        self.labelled = int((self.labels >= 0).sum())
+        if (self.labels[: self.labelled] < 0).any():
+            raise ValueError("images without a label must come after the others")
         # Batches of nearly equal size instead of a small last one: every image is seen and batch norm stays sound.
         self.steps = math.ceil(len(items) / batch_size)
         self.smallest = len(items) // self.steps  # images in the smallest batch
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch from step `start` on; prepared ahead by `options.workers` threads."""
-        order = self._rng(ORDER, epoch).permutation(len(self.labels))
-        parts = list(enumerate(np.array_split(order, self.steps)))[start:]
+        parts = list(enumerate(self._split(self._order(epoch))))[start:]
         if self.options.workers == 0:
             yield from (self._finish(self._render(epoch, index), epoch, step) for step, index in parts)
             return
@@ -101,8 +131,21 @@ class TrainLoader:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """All rows; where there are both kinds, each is spread evenly over the epoch."""
+        order = self._rng(ORDER, epoch).permutation(len(self.labels))
+        known = order < self.labelled
+        kinds = order[known], order[~known]
+        places = np.concatenate([(np.arange(len(kind)) + 0.5) / max(1, len(kind)) for kind in kinds])
+        return np.concatenate(kinds)[np.argsort(places, kind="stable")]
+
+    def _split(self, order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """The rows of each batch, labelled ones first."""
+        parts = np.array_split(order, self.steps)
+        return [part[np.argsort(part >= self.labelled, kind="stable")] for part in parts]
+
     def _view(self, epoch: int) -> int:
-        return epoch % self.views if self.views else epoch
+        return view_of(epoch, self.views, self.refresh)
 
     def _render(self, epoch: int, index: NDArray[np.int64]) -> Rendered:
         """What needs no device."""
@@ -126,28 +169,39 @@ class TrainLoader:
     def _partner(self, view: int, row: int) -> tuple[int, float]:
         """The image that is mixed into a view of another one, and the share that is left to that one."""
         rng = self._rng(PARTNER, view, row)
-        return int(rng.integers(len(self.labels))), float(rng.beta(self.options.mixup, self.options.mixup))
+        among = self.labelled if row < self.labelled else len(self.labels)
+        return int(rng.integers(among)), float(rng.beta(self.options.mixup, self.options.mixup))
 
     def _finish(self, rendered: Rendered, epoch: int, step: int) -> Batch:
         """The batch on the training device: colours, soft targets and mixup."""
         index = rendered.index
+        own = len(index) if rendered.shares is None else len(index) // 2
+        known = int((index[:own] < self.labelled).sum())
         images = rendered.images.to(self.device, non_blocking=True).float()
         if self.options.color_jitter > 0:
             images = augment.jitter_colors(images, rendered.factors.to(self.device, non_blocking=True))
         labels = torch.from_numpy(self.labels)[index].to(self.device)
-        targets = smoothed(labels, self.classes, self.options.label_smoothing)
+        targets = smoothed(labels.clamp(min=0), self.classes, self.options.label_smoothing)
         if rendered.shares is not None:
-            own, shares = len(index) // 2, rendered.shares.to(self.device)
+            shares = rendered.shares.to(self.device)
             images, targets = (augment.blended(value[:own], value[own:], shares) for value in (images, targets))
             labels, index = labels[:own], index[:own]
         elif self.options.mixup > 0:
             share = float(self._rng(MIX, epoch, step).beta(self.options.mixup, self.options.mixup))
-            images, targets = augment.mixed(images, share), augment.mixed(targets, share)
+            images, targets = (augment.mixed_apart(value, share, known) for value in (images, targets))
+        targets[known:] = 0
         contiguous = images.contiguous(memory_format=torch.channels_last)
-        return Batch(contiguous, labels, targets, index, self._view(epoch))
+        return Batch(contiguous, labels, targets, index, self._view(epoch), own - known)
 
     def _rng(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng([self.options.seed, *stream])
+
+
+def view_of(epoch: int, views: int, refresh: int = 0) -> int:
+    """The number of the view that an epoch shows, see the module; without views each epoch has its own."""
+    if not views:
+        return epoch
+    return epoch // refresh * views + epoch % refresh % views if refresh else epoch % views
 
 
 def smoothed(labels: torch.Tensor, classes: int, smoothing: float) -> torch.Tensor:

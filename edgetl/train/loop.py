@@ -8,7 +8,7 @@ import json
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -25,12 +25,14 @@ from edgetl.train import checkpoint, optim, seed
 from edgetl.train.loader import Batch, TrainLoader
 
 BEST = "best.safetensors"
+ACCURACY = "train_accuracy"
 
 
 class Task(Protocol):
     """What is trained, and on which loss."""
 
     network: nn.Module  # what is evaluated and kept
+    of_labelled: Collection[str]  # parts that are means over the labelled images of a batch alone
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """At least "loss" (scalar) and "logits" [N, K]; further scalars are named parts that are logged."""
@@ -73,6 +75,7 @@ class Progress:
     step: int = 0  # within the epoch
     sums: dict[str, float] = field(default_factory=dict)  # of the running epoch, weighted by images
     images: int = 0
+    labelled: int = 0  # images with a label
     seconds: float = 0.0  # of training steps in the running epoch
     best: Score | None = None
     best_epoch: int = -1
@@ -204,12 +207,18 @@ class Fit:
             nn.utils.clip_grad_norm_(list(self.names), self.options.clip_norm)
 
     def _count(self, batch: Batch, result: Mapping[str, torch.Tensor]) -> None:
-        n, sums = len(batch.labels), self.progress.sums
-        right = (result["logits"].detach().argmax(1) == batch.labels).float().mean()
-        for name, value in {**result, "train_accuracy": right}.items():
+        sums, known = self.progress.sums, batch.labelled
+        right = (result["logits"].detach()[:known].argmax(1) == batch.labels[:known]).float().mean()
+        counted = {**result, ACCURACY: right} if known else result
+        for name, value in counted.items():
             if name != "logits":
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) * n
-        self.progress.images += n
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) * self._counted(name, len(batch.labels), known)
+        self.progress.images += len(batch.labels)
+        self.progress.labelled += known
+
+    def _counted(self, name: str, images: int, labelled: int) -> int:
+        """How many images a part is the mean over."""
+        return labelled if name == ACCURACY or name in self.task.of_labelled else images
 
     def _check_finite(self, loss: float) -> None:
         if math.isfinite(loss):
@@ -255,7 +264,8 @@ class Fit:
         progress = self.progress
         with torch.no_grad():
             score = self._validated()
-        row = {name: total / progress.images for name, total in progress.sums.items()}
+        row = {name: total / max(1, self._counted(name, progress.images, progress.labelled))
+               for name, total in progress.sums.items()}
         row |= {
             "epoch": progress.epoch + 1,
             "val_accuracy": score.accuracy,

@@ -77,6 +77,7 @@ class ClassifierTask(nn.Module):
         self.input = Normalized(network.module, network.preprocess)
         self.teacher = Normalized(teacher.module, teacher.preprocess) if teacher is not None and asking else None
         self.terms = tuple(terms)
+        self.of_labelled = frozenset(term.name for term in terms if needs_labels(term))
         self.losses = nn.ModuleList(term.loss for term in terms)
         self._heard = Heard(network, teacher, self.terms, corpus or Corpus()) if teacher is not None else None
 
@@ -86,9 +87,8 @@ class ClassifierTask(nn.Module):
         with listening:
             logits = self.input(batch.images)
             taught = self._taught(batch)
-        given = Given(batch.targets, batch.index)
         with torch.autocast(logits.device.type, enabled=False):
-            parts = {term.name: self._part(term, logits, taught, given) for term in self.terms}
+            parts = {term.name: self._part(term, logits, taught, batch) for term in self.terms}
         loss = torch.stack([term.weight * parts[term.name] for term in self.terms]).sum()
         return {"loss": loss, "logits": logits, **parts}
 
@@ -107,10 +107,16 @@ class ClassifierTask(nn.Module):
             with torch.no_grad():
                 self.teacher(images)
 
-    def _part(self, term: Term, logits: torch.Tensor, taught: torch.Tensor | None, given: Given) -> torch.Tensor:
+    def _part(self, term: Term, logits: torch.Tensor, taught: torch.Tensor | None, batch: Batch) -> torch.Tensor:
+        count = batch.labelled if needs_labels(term) else len(logits)
+        if not count:
+            return logits.new_zeros((), dtype=torch.float32)
         ours, theirs = self._heard.of(term) if self._heard is not None else ((), ())
-        teacher = Answer(taught.float(), theirs) if taught is not None else None
-        part: torch.Tensor = term.loss(Answer(logits.float(), ours), teacher, given)
+        ours, theirs = (tuple(one[:count] for one in features) for features in (ours, theirs))
+        teacher = Answer(taught[:count].float(), theirs) if taught is not None else None
+        part: torch.Tensor = term.loss(
+            Answer(logits[:count].float(), ours), teacher, Given(batch.targets[:count], batch.index[:count])
+        )
         return part
 
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -165,6 +171,11 @@ class Heard:
         return tuple(
             tap.features(layers, kind) for tap, layers in zip(self._taps, self._layers[term.name], strict=True)
         )
+
+
+def needs_labels(term: Term) -> bool:
+    """Whether a loss is shown labelled images only."""
+    return bool(getattr(term.loss, "needs_labels", True))
 
 
 def looks_at_features(terms: Sequence[Term]) -> bool:
