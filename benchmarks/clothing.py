@@ -47,6 +47,7 @@ def walk(options: argparse.Namespace) -> Report:
             student="slim:0.35",
             epochs=10,
             mixup=0.2,
+            control=False,
             resume=True,
         )
     if not (work / "bundle").exists():

@@ -91,7 +91,7 @@ def distilled(plan: Plan, name: str) -> dict[str, Any]:
     out = plan.run_of(name)
     _, seconds = timing.timed(lambda: edgetl.distill(
         data=str(photos(plan)[2]), teacher=str(plan.run_of(TEACHER)), student=plan.panel[name], pretrained=False,
-        out=out, overwrite=True, lr=3e-3, **_training(plan)))
+        out=out, overwrite=True, lr=3e-3, control=False, **_training(plan)))
     return {"seconds": seconds, **told(out)}
 
 

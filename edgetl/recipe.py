@@ -62,7 +62,12 @@ class Distill(TrainFields):
     teacher_engine: str = opt(
         "auto", "What runs the teacher on a CPU where only its logits count; 'auto' tries them where that can pay.",
         choices=("auto", "torch", "cpu", "openvino"))
-    control: bool = opt(False, "Also train the same student on labels alone, for the same epochs, and report both.")
+    control: bool = opt(
+        True, "Also train the same student on labels alone, for the same epochs, and state the gain; with kept views "
+        "this doubles the time.")
+    seeds: int = opt(
+        1, "Train with so many seeds, from --seed on; OUT is the best on validation, OUT/seeds has the others, and the "
+        "gain's interval covers them all.", low=1, high=100)
 
 
 @dataclass(frozen=True, kw_only=True)

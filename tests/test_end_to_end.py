@@ -24,6 +24,7 @@ val_fraction = 0.25
 teacher = "timm/test_resnet"
 [distill]
 student = "timm/test_efficientnet"
+control = false
 [export]
 target = ["x86-vnni"]
 golden = 2

@@ -132,3 +132,76 @@ def test_shapes_that_do_not_belong_together_are_refused():
             metrics.top1(LOGITS, wrong)
     with pytest.raises(ValueError, match="2 predictions"):
         metrics.confusion(np.array([0, 1]), LABELS, 3)
+
+
+def crossed_by_hand(differences):
+    """The half width from an analysis of variance that is written out in loops."""
+    from scipy.stats import norm
+    from scipy.stats import t as student
+
+    seeds, n = len(differences), len(differences[0])
+    mean = sum(map(sum, differences)) / (seeds * n)
+    rows = [sum(row) / n for row in differences]
+    columns = [sum(row[s] for row in differences) / seeds for s in range(n)]
+    a = sum(n * (row - mean) ** 2 for row in rows) / (seeds - 1)
+    b = sum(seeds * (column - mean) ** 2 for column in columns) / (n - 1)
+    e = sum((differences[k][s] - rows[k] - columns[s] + mean) ** 2 for k in range(seeds) for s in range(n))
+    e /= (seeds - 1) * (n - 1)
+    parts = student.ppf(0.975, seeds - 1) ** 2 * a + norm.ppf(0.975) ** 2 * (max(b - e, 0) + seeds / (n - 1))
+    return mean, math.sqrt(parts / (seeds * n))
+
+
+@given(st.integers(2, 5), st.integers(40, 80), st.integers(0, 999))
+@settings(deadline=None, max_examples=40)
+def test_crossed_interval_is_the_analysis_of_variance(seeds, n, seed):
+    drawn = np.random.default_rng(seed).choice([-1.0, 0.0, 1.0], (seeds, n), p=[0.04, 0.9, 0.06])
+    mean, half = crossed_by_hand(drawn.tolist())
+    low, high = metrics.crossed_interval(drawn)
+    assert (low, high) == pytest.approx((max(-1, mean - half), min(1, mean + half)))
+    assert metrics.crossed_interval(-drawn) == pytest.approx((-high, -low))
+    assert metrics.crossed_interval(drawn[::-1, ::-1]) == pytest.approx((low, high))
+
+
+def test_crossed_interval_knows_one_source_without_the_other():
+    z = 1.959963984540054
+    # Nothing differs: what half a sample of each kind would have been.
+    assert metrics.crossed_interval(np.zeros((3, 50))) == pytest.approx((-z / math.sqrt(50 * 49), z / math.sqrt(2450)))
+    # Every seed says the same: the samples alone, as if there were one seed.
+    alike = np.tile(np.r_[np.ones(6), -np.ones(2), np.zeros(92)], (4, 1))
+    half = z * math.sqrt(alike[0].var(ddof=1) / 100 + 1 / (100 * 99))
+    assert metrics.crossed_interval(alike) == pytest.approx((0.04 - half, 0.04 + half))
+    # Seeds differ and the samples agree: Student's interval of the seeds' means, and the halves.
+    apart = np.repeat([[0.0], [0.1], [0.2]], 1000, axis=1)
+    low, high = metrics.crossed_interval(apart)
+    student = 4.302652729749464 * 0.1 / math.sqrt(3)
+    assert (low + high) / 2 == pytest.approx(0.1)
+    assert (high - low) / 2 == pytest.approx(math.hypot(student, z / math.sqrt(1000 * 999)), rel=1e-6)
+
+
+def test_crossed_interval_holds_a_gain_that_varies_from_seed_to_seed():
+    random, held, narrow = np.random.default_rng(0), 0, 0
+    for _ in range(200):  # two classifiers that are equally good but for what their seeds do
+        levels = random.normal(0, 0.3, (2, 3, 1))
+        right = (random.normal(1, 1, 150) + levels + random.normal(0, 0.5, (2, 3, 150))) > 0
+        difference = right[0].astype(float) - right[1]
+        low, high = metrics.crossed_interval(difference)
+        held += low <= 0 <= high
+        b, c = int((difference[0] > 0).sum()), int((difference[0] < 0).sum())
+        first_low, first_high = metrics.paired_interval(b, c, 150)
+        narrow += first_low <= 0 <= first_high
+    assert held >= 186  # 95 % would be 190
+    assert narrow < 160  # one seed, judged by its images alone
+
+
+def test_crossed_interval_refuses_one_seed_and_says_nothing_of_one_sample():
+    with pytest.raises(ValueError, match="two seeds or more"):
+        metrics.crossed_interval(np.zeros((1, 10)))
+    assert metrics.crossed_interval(np.zeros((3, 1))) == (-1.0, 1.0)
+
+
+def test_f1_interval_holds_f1_and_ends_where_wilson_does():
+    low, high = metrics.f1_interval(30, 5, 10)
+    share_low, share_high = metrics.wilson_interval(30, 45)
+    assert low < 2 * 30 / (2 * 30 + 5 + 10) < high
+    assert low / (2 - low) == pytest.approx(share_low) and high / (2 - high) == pytest.approx(share_high)
+    assert metrics.f1_interval(0, 4, 0)[0] == 0 and metrics.f1_interval(7, 0, 0)[1] == pytest.approx(1)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from edgetl import datasets, evaluate, rundir, splits, weights
+from edgetl import datasets, evaluate, predictions, rundir, splits, weights
 from edgetl.allocator import set_allocator
 from edgetl.datasets import DataSet
 from edgetl.errors import BackendUnavailable, DataError, EdgetlError, TrainingError
@@ -293,18 +293,23 @@ def torch_predict(module: nn.Module, setting: Setting, precision: Precision) -> 
     return predict
 
 
-def measured(setting: Setting, network: Network) -> dict[str, dict[str, Any]]:
-    """Accuracy with its interval on validation and test, from the encoded files on, in fp32 as export wants it."""
+def measured(setting: Setting, network: Network, folder: Path) -> dict[str, dict[str, Any]]:
+    """Accuracy with its interval on validation and test, from the encoded files on, in fp32 as export wants it.
+
+    What was said to each image is written into `folder`.
+    """
     network.module.eval()
     predict = torch_predict(network.module, setting, Precision(setting.device, None))
     named = {"val": setting.parts.val, "test": setting.parts.test}
-    return {
+    found = {
         name: evaluate.evaluate(
             predict, items, setting.data.read, network.preprocess, classes=len(setting.data.labels)
-        ).to_json()
+        )
         for name, items in named.items()
         if items
     }
+    predictions.write(folder, {name: predictions.of(one.logits, one.labels, one.keys) for name, one in found.items()})
+    return {name: one.to_json() for name, one in found.items()}
 
 
 def save(setting: Setting, network: Network, folder: Path, **more: Any) -> None:

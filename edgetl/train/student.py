@@ -13,8 +13,7 @@ from edgetl.errors import DataError, EdgetlError
 from edgetl.events import Listener, ignore
 from edgetl.models import Network
 from edgetl.recipe import Distill
-from edgetl.train import engines, seed, setting, softlabels
-from edgetl.train.control import run_control
+from edgetl.train import control, engines, repeats, seed, setting, softlabels
 from edgetl.train.engines import Engine, GraphOf
 from edgetl.train.setting import Setting
 from edgetl.train.slimming import starting_student
@@ -45,7 +44,8 @@ def distill(options: Distill, *, listener: Listener = ignore, graph_of: GraphOf 
         place = setting.prepare(options, folder, "distill", listener, recorded=teacher.record["data"]["rule"])
         check_labels(teacher.labels, place)
         if not setting.complete(place):
-            train(options, place, teacher, terms, graph_of)
+            repeats.over_seeds(place, options, lambda one, own: train(one, own, teacher, terms, graph_of))
+        repeats.sweep(folder)
     return Path(options.out)
 
 
@@ -60,10 +60,7 @@ def train(
     seed.seed_everything(options.seed)
     task = taught_task(options, place, student, teacher, terms, graph_of)
     setting.fit(place, task, student, place.folder, "distill")
-    metrics = setting.measured(place, student)
-    if untaught is not None:
-        metrics["control"] = run_control(place, untaught, more)
-    setting.save(place, student, place.folder, metrics=metrics, **more)
+    control.finish(place, student, untaught, more)
 
 
 def taught_task(

@@ -52,7 +52,7 @@ def train(options: Finetune, place: Setting) -> None:
         place,
         network,
         place.folder,
-        metrics=setting.measured(place, network),
+        metrics=setting.measured(place, network, place.folder),
         weights=dataclasses.asdict(network.weights),
         strategy=options.strategy,
     )

@@ -39,7 +39,8 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def taught(teacher: tuple[Path, Path], out: Path, loss: str, *, listener: Any = ignore, **more: Any) -> Path:
-    given = {"data": str(teacher[0]), "teacher": str(teacher[1]), "out": str(out), "loss": [loss], **COMMON, **more}
+    given = {"data": str(teacher[0]), "teacher": str(teacher[1]), "out": str(out), "loss": [loss], "control": False,
+             **COMMON, **more}
     return distill(build(Distill, given, where="test"), listener=listener)
 
 

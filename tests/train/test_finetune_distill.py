@@ -53,7 +53,9 @@ def options(data: Path, out: Path, **values: Any) -> Finetune:
 def student_options(data: Path, teacher: Path, out: Path, **values: Any) -> Distill:
     plain = {name: value for name, value in TINY.items() if name not in ("teacher", "pretrained")}
     return build(
-        Distill, {"data": str(data), "teacher": str(teacher), "out": str(out), **plain, **values}, where="test"
+        Distill,
+        {"data": str(data), "teacher": str(teacher), "out": str(out), "control": False, **plain, **values},
+        where="test",
     )
 
 

@@ -57,6 +57,7 @@ def student(taught: tuple[Path, Path], out: Path, *, listener: Any = ignore, gra
         "teacher": str(taught[1]),
         "out": str(out),
         "epochs": 6,
+        "control": False,
         **STUDENT,
         **COMMON,
         **more,
