@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgetl.errors import EdgetlError
 from edgetl.weights import parameter_count
 
 Weighted = nn.Conv2d | nn.Linear
@@ -98,3 +100,54 @@ def _macs(module: nn.Module, pixels: Mapping[str, int]) -> int:
         for name, layer in module.named_modules()
         if isinstance(layer, Weighted)
     )
+
+
+def graph_macs(graph: bytes) -> int:
+    """Multiply-accumulates of one image in an ONNX graph: its convolutions, and the products of matrices.
+
+    What is counted is what runs: layers that the export folded are gone, and products of two activations (attention),
+    which have no weights, are there. Additions, activations, norms and pooling are not counted, as is usual.
+
+    Args:
+        graph: fp32, with one image input whose first dimension may be dynamic.
+
+    Raises:
+        EdgetlError: the shape of some product cannot be inferred.
+    """
+    import onnx
+
+    model = onnx.load_from_string(graph)
+    for value in model.graph.input:
+        for place, one in enumerate(value.type.tensor_type.shape.dim):
+            if place == 0 and not one.HasField("dim_value"):
+                one.dim_value = 1
+    del model.graph.value_info[:]  # the exporter's speak of any number of images
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in inferred.graph.initializer}
+    for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
+        shapes[value.name] = tuple(one.dim_value for one in value.type.tensor_type.shape.dim)
+    return sum(_node_macs(node, shapes) for node in inferred.graph.node)
+
+
+def _node_macs(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Multiply-accumulates of one node; 0 for what multiplies no matrices."""
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"):
+        return 0
+    taken = [shapes.get(name, (0,)) for name in (*node.input[:2], node.output[0])]
+    if not all(math.prod(shape) for shape in taken):
+        raise EdgetlError(
+            f"The multiplications of the graph cannot be counted: the shapes around '{node.name}' ({node.op_type}) are "
+            "not known.", hint="Count parameters in place of multiplications.",
+        )  # fmt: skip
+    first, second, output = taken
+    if node.op_type == "Einsum":
+        equation = next(one.s.decode() for one in node.attribute if one.name == "equation").replace(" ", "")
+        letters = equation.partition("->")[0].split(",")
+        return math.prod(dict(zip("".join(letters), (*first, *second), strict=True)).values())
+    if node.op_type in ("Conv", "ConvTranspose"):
+        places = output if node.op_type == "Conv" else first
+        return math.prod(places) * math.prod(second[1:])
+    transposed = any(one.name == "transA" and one.i for one in node.attribute)
+    return math.prod(output) * first[-2 if transposed else -1]
