@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gain_coverage
 import numpy as np
 import pytest
 from conftest import write_photos
@@ -58,6 +59,14 @@ def test_chance_is_called_chance() -> None:
     assert not found.significant
     assert found.sentence().endswith(": not significant, the teacher may not have helped.")
     assert json.loads(json.dumps(found.to_json()))["significant"] is False
+
+
+def test_the_interval_holds_the_truth_where_those_of_one_source_do_not() -> None:
+    found = gain_coverage.coverage("seeds differ", 3, 372, repetitions=100, seed=0)
+    assert found["crossed"]["covered"] >= 0.92  # 95 % less what a hundred experiments can miss
+    assert found["images alone"]["covered"] < 0.8
+    images = gain_coverage.coverage("images decide", 3, 372, repetitions=100, seed=0)
+    assert images["crossed"]["covered"] >= 0.92 and images["seeds alone"]["covered"] < 0.8
 
 
 def test_other_images_are_not_paired() -> None:
