@@ -38,20 +38,41 @@ class Finetune(TrainFields):
 class Distill(TrainFields):
     """`edgetl distill`."""
 
-    teacher: str = opt(REQUIRED, "RUN folder of the teacher.", given=True)
+    teacher: str = opt(
+        REQUIRED, "MODEL[,MODEL...]: RUN folders, FAMILY/VARIANT with classes of the data's names, or onnx:FILE.",
+        given=True)
+    teacher_options: tuple[str, ...] = opt(
+        (), "What a teacher does not say itself, [N:]key=value[;key=value...], N counts the teachers from 1; onnx:FILE "
+        "knows the keys of `edgetl quantize` (mean, std, labels, ...) and output, FAMILY/VARIANT weights, labels and "
+        "image-size; may be repeated.", given=True)
+    teacher_mix: str = opt(
+        "mean", "How several teachers become one: their mean, weighted by --teacher-weight, or for each image by who "
+        "is surer of its class.", choices=("mean", "weighted", "confidence"), given=True)
+    teacher_weight: tuple[str, ...] = opt(
+        (), "Weights of --teacher-mix weighted, one a teacher, e.g. 2,1.", split=True, given=True,
+        form=(r"(?=[^1-9]*[1-9])[0-9]+([.][0-9]+)?|[.](?=0*[1-9])[0-9]+", "numbers above 0: 2,1"))
     student: str = opt(
         "slim:0.4",
-        "FAMILY/VARIANT, a RUN folder, or slim:R (the teacher cut to the fraction R of its parameters).", path=True,
+        "FAMILY/VARIANT, a RUN folder, or slim:R (the first teacher cut to the fraction R of its parameters).",
+        path=True,
         form=("(?!slim:).*|slim:0?[.](?=0*[1-9])[0-9]+", "slim:R with a number R between 0 and 1, e.g. slim:0.4"))
     loss: tuple[str, ...] = opt(
         ("labels:0.1,kd:0.9;temperature=4",), "name[:weight][,name[:weight]...][;key=value...]; may be repeated.")
-    importance: str = opt("taylor", "What slim:R ranks channels by: their effect on the loss, or their size.",
-                          choices=("taylor", "magnitude"))
+    importance: str = opt(
+        "taylor", "What slim:R ranks channels by: their effect on the loss, their size, or the scale of their batch "
+        "norms.", choices=("taylor", "magnitude", "bn-scale"))
     prune_cost: str = opt(
         "params", "What slim:R with importance taylor sets a channel's effect against: the parameters, the "
         "multiplications (thins the early layers too), or the shares of both that leave with it.",
         choices=("params", "macs", "params+macs"))
     round_to: int = opt(8, "slim:R keeps channel counts that are multiples of this.", low=1, high=128)
+    slim_by: str = opt(
+        "params", "What R of slim:R is the share of: the parameters, the multiplications of the graph, or the latency "
+        "that is measured here on --slim-backend.", choices=("params", "macs", "latency"))
+    slim_backend: str = opt("cpu", "Backend on which --slim-by latency measures, with one thread and one image.")
+    slim_steps: int = opt(
+        1, "Cuts on the way to slim:R, whose shares fall geometrically, with distillation after each.", low=1, high=32)
+    slim_epochs: int = opt(2, "Epochs of distillation after each cut but the last, which gets --epochs.", low=1)
     pretrained: bool = opt(True, "Start a FAMILY/VARIANT student from its published weights.")
     weights: str | None = opt(None, "File of weights for a FAMILY/VARIANT student.", path=True)
     views: int = opt(0, "Views of each image, drawn once and shown in turn, so that the teacher looks at each only "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,12 @@ from edgetl.datasets import DataSet
 from edgetl.errors import BackendUnavailable, DataError, EdgetlError, TrainingError
 from edgetl.events import Event, Listener
 from edgetl.models import Network
-from edgetl.recipe import decisive, to_toml
+from edgetl.recipe import Distill, decisive, to_toml
 from edgetl.recipe_fields import TrainFields
 from edgetl.runtime.preprocess import Preprocess, normalize
 from edgetl.runtime.session import usable_threads
 from edgetl.splits import Splits
-from edgetl.train import store
+from edgetl.train import store, teachers
 from edgetl.train.eventfiles import EventFiles
 from edgetl.train.loader import TrainLoader
 from edgetl.train.loop import BEST, Fit, Precision, Score, require_same
@@ -35,9 +36,11 @@ from edgetl.train.task import ClassifierTask
 
 CHOICES = "choices.json"
 FEATURES = "features.safetensors"
+CUT = "cut.safetensors"  # the student as it was cut out of its teacher, before it is taught
+STEPS = "steps"  # folder of the students that are cut again
 CPU_BATCH = 32
 GPU_BATCH = 256
-LEFTOVERS = (rundir.CHECKPOINT, BEST, CHOICES, FEATURES)  # of a finished run
+LEFTOVERS = (rundir.CHECKPOINT, BEST, CHOICES, FEATURES, CUT)  # of a finished run
 EVALUATION_BATCH = 64
 
 
@@ -124,7 +127,8 @@ def identity(options: TrainFields, fingerprint: str) -> dict[str, Any]:
     named = {name: Path(str(getattr(options, name, None) or "")) for name in ("teacher", "student", "weights")}
     files = {name: path / rundir.MODEL if weights.is_run(path) else path for name, path in named.items()}
     digests = {f"{name} sha256": rundir.sha256(path.read_bytes()) for name, path in files.items() if path.is_file()}
-    return {**decisive(options), "data fingerprint": fingerprint, **digests}
+    taught_by = teachers.identity(options) if isinstance(options, Distill) else {}
+    return {**decisive(options), "data fingerprint": fingerprint, **digests, **taught_by}
 
 
 def choose_device(name: str) -> torch.device:
@@ -369,6 +373,7 @@ def tidy(folder: Path) -> None:
     """Removes what only a resume needs."""
     for name in LEFTOVERS:
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / STEPS, ignore_errors=True)
 
 
 def absolute(source: str) -> str:

@@ -1,10 +1,13 @@
-"""The student before it is taught: another model, or one that is cut out of its teacher."""
+"""The student before it is taught: another model, or one that is cut out of its teacher, at once or in steps."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,15 +20,30 @@ from edgetl.events import Event
 from edgetl.models import Network
 from edgetl.recipe import Distill
 from edgetl.runtime.preprocess import normalize
-from edgetl.train import seed, store
-from edgetl.train.setting import Setting
+from edgetl.train import checkpoint, seed, store
+from edgetl.train.engines import GraphOf
+from edgetl.train.setting import CUT, Setting, adjusted
 from edgetl.train.teacher import network_of_run
 
 TAYLOR_IMAGES = 512
+CORRECTIONS = 3  # of the share asked for, where a graph counts otherwise than torch
+CLOSE, LOOSE, TRIALS = 0.05, 0.2, 7  # of a search by latency, which is known to some percent, for some seconds
+
+# A cut network's latency as a share of the first one's, measured in turn with it: called with the cut one, the first
+# one, the backend's name and the labels.
+LatencyShare = Callable[[Network, Network, str, tuple[str, ...]], float]
 
 
-def starting_student(options: Distill, teacher: Network, place: Setting) -> Network:
-    """The student before training, the same for the same options.
+def starting_student(
+    options: Distill, teacher: Network | None, place: Setting, cutter: Cutter | None = None
+) -> Network:
+    """The student before training, the same for the same options; in steps, what the first cut leaves.
+
+    Args:
+        options: the recipe.
+        teacher: what slim:R is cut out of; None: a black box, which cannot be cut.
+        place: where the run is made.
+        cutter: what cuts slim:R; None: one that knows of parameters only.
 
     Raises:
         UnknownName: no such model.
@@ -33,50 +51,156 @@ def starting_student(options: Distill, teacher: Network, place: Setting) -> Netw
     """
     seed.seed_everything(options.seed)
     if options.student.startswith("slim:"):
-        return slim_student(options, teacher, place)
+        if teacher is None:
+            raise EdgetlError(f"{options.student} is cut out of the teacher, and a black box cannot be cut.")
+        cutter = cutter or Cutter(options, teacher, place)
+        return cutter.kept_cut(teacher, 1, place.folder)
     if weights.is_run(Path(options.student)):
-        return network_of_run(Path(options.student), place.data.labels, options.image_size)
-    return models.create(
+        return adjusted(network_of_run(Path(options.student), place.data.labels, options.image_size), options)
+    network = models.create(
         options.student,
         classes=len(place.data.labels),
         pretrained=options.pretrained,
         weights=Path(options.weights) if options.weights else None,
         image_size=options.image_size,
     )
+    return adjusted(network, options)
 
 
-def slim_student(options: Distill, teacher: Network, place: Setting) -> Network:
-    """The teacher cut to the fraction R of its parameters, as `slim:R` says."""
-    try:
-        ratio = float(options.student.removeprefix("slim:"))
-    except ValueError as problem:
-        raise EdgetlError(
-            f"--student is '{options.student}', expected slim:R with a number R between 0 and 1."
-        ) from problem
-    gradients = taylor_gradients(teacher, place) if options.importance == "taylor" else None
-    place.listener(Event(place.stage, "begin", {"what": "cut the teacher", "total": None, "unit": "trials"}))
-    found = prune.slim(
-        teacher,
-        ratio,
-        importance=options.importance,
-        round_to=options.round_to,
-        gradients=gradients,
-        cost=options.prune_cost,
-        tried=lambda trials: place.listener(Event(place.stage, "advance", {"done": trials})),
-    )
-    place.listener(Event(place.stage, "end", {"what": "cut the teacher"}))
-    ours, theirs = weights.parameter_count(found.network.module), weights.parameter_count(teacher.module)
-    size = teacher.preprocess.size_hw
-    work = cost.image_macs(found.network.module, size) / cost.image_macs(teacher.module, size)
-    place.note(
-        f"slim: {ours:,} of {theirs:,} parameters kept ({found.kept:.1%}) and {work:.1%} of the multiplications, "
-        f"channels ranked by {options.importance}"
-        + (f" over {options.prune_cost}" if options.importance == "taylor" else "")
-    )
-    if options.image_size:
-        wants = dataclasses.replace(teacher.preprocess, size_hw=(options.image_size, options.image_size))
-        return dataclasses.replace(found.network, preprocess=wants)
-    return found.network
+@dataclass(frozen=True)
+class Cutter:
+    """Cuts students out of a teacher, as `slim:R` and what belongs to it say."""
+
+    options: Distill
+    teacher: Network
+    place: Setting
+    graph_of: GraphOf | None = None  # makes the graph on which multiplications are counted
+    latency_share: LatencyShare | None = None
+
+    def shares(self) -> tuple[float, ...]:
+        """The share of the teacher that each cut keeps, ending with R: R^(1/N), R^(2/N), ..., R.
+
+        Raises:
+            EdgetlError: slim:R is malformed.
+        """
+        try:
+            last = float(self.options.student.removeprefix("slim:"))
+        except ValueError as problem:
+            raise EdgetlError(
+                f"--student is '{self.options.student}', expected slim:R with a number R between 0 and 1."
+            ) from problem
+        if not 0 < last < 1:
+            return (last,)  # which the first cut refuses
+        steps = self.options.slim_steps
+        return (*(last ** (step / steps) for step in range(1, steps)), last)
+
+    def kept_cut(self, network: Network, step: int, folder: Path) -> Network:
+        """What the cut of a step, from 1, leaves of a network; read from the folder where it was made before.
+
+        So a resumed run has the same student even where its latency was measured.
+        """
+        path = folder / CUT
+        if not path.is_file():
+            state = checkpoint.State(scalars={"step": step})
+            state.put("model", self.cut(network, step).module.state_dict())
+            checkpoint.write(path, state)
+        tensors = checkpoint.read(path).part("model")
+        module = copy.deepcopy(network.module)
+        weights.shrink_to(module, tensors, where=str(path))
+        module.load_state_dict(tensors)
+        return self._fed(dataclasses.replace(network, module=module))
+
+    def _fed(self, network: Network) -> Network:
+        """The network with the preprocessing that the options ask of the student."""
+        if self.options.image_size:
+            size = (self.options.image_size, self.options.image_size)
+            wants = dataclasses.replace(network.preprocess, size_hw=size)
+            network = dataclasses.replace(network, preprocess=wants)
+        return adjusted(network, self.options)
+
+    def cut(self, network: Network, step: int) -> Network:
+        """A network without its least important channels, ranked as they are now; the teacher's share is kept.
+
+        Raises:
+            EdgetlError: it cannot be cut, or not so far.
+        """
+        share = self.shares()[step - 1]
+        options, place = self.options, self.place
+        gradients = taylor_gradients(network, place) if options.importance == prune.TAYLOR else None
+        place.listener(Event(place.stage, "begin", {"what": "cut the teacher", "total": None, "unit": "trials"}))
+        found = self._searched(network, share, gradients)
+        place.listener(Event(place.stage, "end", {"what": "cut the teacher"}))
+        ours, theirs = weights.parameter_count(found.network.module), weights.parameter_count(self.teacher.module)
+        size = self.teacher.preprocess.size_hw
+        work = cost.image_macs(found.network.module, size) / cost.image_macs(self.teacher.module, size)
+        latency = f", {found.kept:.1%} of the latency on {options.slim_backend}" if options.slim_by == "latency" else ""
+        place.note(
+            f"slim: {ours:,} of {theirs:,} parameters kept ({ours / theirs:.1%}) and {work:.1%} of the "
+            f"multiplications{latency}, channels ranked by {options.importance}"
+            + (f" over {options.prune_cost}" if options.importance == prune.TAYLOR else "")
+        )
+        return found.network
+
+    def row(self, network: Network, step: int) -> dict[str, Any]:
+        """What the record says of a cut: the share asked for, and what is left of the teacher."""
+        size = self.teacher.preprocess.size_hw
+        ours, theirs = weights.parameter_count(network.module), weights.parameter_count(self.teacher.module)
+        macs, all_macs = (cost.image_macs(one.module, size) for one in (network, self.teacher))
+        return {
+            "step": step, "share": self.shares()[step - 1], "of": self.options.slim_by,
+            "parameters": ours, "kept": ours / theirs, "macs": macs, "macs_kept": macs / all_macs,
+        }  # fmt: skip
+
+    def _searched(self, network: Network, share: float, gradients: prune.Gradients | None) -> prune.Slimmed:
+        """The cut network that keeps the share, of what `slim_by` says."""
+        size = self.size()
+        asked = share
+        for _ in range(CORRECTIONS):
+            found = prune.slim(
+                network,
+                asked,
+                importance=self.options.importance,
+                round_to=self.options.round_to,
+                gradients=gradients,
+                cost=self.options.prune_cost,
+                size=size,
+                tried=lambda trials: self.place.listener(Event(self.place.stage, "advance", {"done": trials})),
+            )
+            counted = self.graph_share(found.network) if self.options.slim_by == "macs" else found.kept
+            if counted <= share * (1 + 1e-6) or self.options.slim_by != "macs":
+                break
+            asked *= share / counted  # the graph has products that torch's layers do not show
+        return dataclasses.replace(found, kept=counted)
+
+    def size(self) -> prune.Size:
+        """What shrinks, as a share of the teacher's.
+
+        Raises:
+            ValueError: a latency is asked for, and nothing can measure it; or multiplications, and there is no graph.
+        """
+        if self.options.slim_by == "params":
+            return prune.parameters_of(self.teacher)
+        if self.options.slim_by == "macs" and self.graph_of is not None:
+            return prune.macs_of(self.teacher)
+        if self.options.slim_by != "latency" or self.latency_share is None:
+            raise ValueError(f"slim_by '{self.options.slim_by}' needs something that tells it")
+        measured, backend, labels = self.latency_share, self.options.slim_backend, self.place.data.labels
+        return prune.Size(
+            f"latency on {backend}",
+            lambda found: measured(self._fed(found), self._fed(self.teacher), backend, labels),
+            tolerance=CLOSE,
+            loose=LOOSE,
+            trials=TRIALS,
+            finer=False,
+        )
+
+    def graph_share(self, network: Network) -> float:
+        """Multiplications of a cut network's ONNX graph, as a share of the teacher's."""
+        assert self.graph_of is not None  # `size` has asked
+        ours, theirs = (
+            cost.graph_macs(self.graph_of(one, self.place.data.labels)[0]) for one in (network, self.teacher)
+        )
+        return ours / theirs
 
 
 def taylor_gradients(teacher: Network, place: Setting) -> Callable[[nn.Module], None]:
