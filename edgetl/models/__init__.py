@@ -4,6 +4,8 @@
 - `build(variant, *, classes, pretrained, weights, image_size) -> Network`: `pretrained` loads the family's own
   published weights, `weights` is a file (safetensors or a state dict) that takes their place; the head
   is new unless it fits;
+- `labels(variant)`, only where the published weights have a head of their own: for each of its classes, in its order,
+  a tuple of the names that it goes by;
 - `resize(variant, module, size)`, only where an architecture is built for one size of image: changes it in place.
 """
 
@@ -71,6 +73,25 @@ def create(
         variant, classes=classes, pretrained=pretrained, weights=weights, image_size=image_size
     )
     return network
+
+
+def class_names(model: str) -> tuple[tuple[str, ...], ...]:
+    """For each class of the published weights of `family/variant`, in their order, the names that it goes by.
+
+    Raises:
+        UnknownName: no such family or variant.
+        EdgetlError: the family does not say.
+    """
+    family, _, variant = model.partition("/")
+    told = getattr(plugins.load("models", family), "labels", None)
+    names: tuple[tuple[str, ...], ...] = told(variant) if told is not None else ()
+    if not names:
+        raise EdgetlError(
+            f"{model} does not say which classes its published weights tell apart, so it cannot teach as it is.",
+            hint="Fine-tune it on this data first (`edgetl finetune`), or give --teacher-options "
+            '"weights=FILE;labels=FILE".',
+        )
+    return names
 
 
 def resized(network: Network, size: int) -> Network:

@@ -17,7 +17,7 @@ import timm
 import torch
 
 from edgetl.errors import EdgetlError, UnknownName
-from edgetl.models import Network, WeightsReport, _weights
+from edgetl.models import Network, WeightsReport, _imagenet, _weights
 from edgetl.runtime.preprocess import Preprocess
 
 SIZES = {
@@ -61,6 +61,13 @@ def build(variant: str, *, classes: int, pretrained: bool, weights: Path | None,
         source = weights or wheel_file(variant)
         report = _weights.load_state(module, to_timm_keys(_weights.read_file(source), module), source=source.name)
     return Network(f"efficientnet-lite/{variant}", module, "classifier", wants, report)
+
+
+def labels(variant: str) -> tuple[tuple[str, ...], ...]:
+    """Names of ImageNet's classes, which all of these weights tell apart."""
+    if variant not in SIZES:
+        raise UnknownName("model", variant, variants())
+    return _imagenet.names(1000)
 
 
 def wheel_file(variant: str) -> Path:

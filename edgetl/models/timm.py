@@ -38,6 +38,17 @@ def build(variant: str, *, classes: int, pretrained: bool, weights: Path | None,
     return Network(f"timm/{variant}", module, head_name(module), preprocess_of(timm, module, image_size), report)
 
 
+def labels(variant: str) -> tuple[tuple[str, ...], ...]:
+    """Names of the classes of the published weights, where they are ImageNet's or of one of its subsets."""
+    timm = _timm()
+    if variant.split(".")[0] not in timm.list_models():
+        raise UnknownName("model", variant, variants())
+    config = timm.models.get_pretrained_cfg(variant)
+    from edgetl.models import _imagenet
+
+    return _imagenet.names(config.num_classes) if config is not None else ()
+
+
 def takes_image_size(timm: Any, architecture: str) -> bool:
     """Whether the architecture is built for one input size (vision transformers and their kin)."""
     return bool(timm.models.get_pretrained_cfg_value(architecture, "fixed_input_size"))

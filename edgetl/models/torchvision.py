@@ -73,6 +73,12 @@ def build(variant: str, *, classes: int, pretrained: bool, weights: Path | None,
     return Network(f"torchvision/{variant}", module, head, preprocess_of(published, size, family(name)), report)
 
 
+def labels(variant: str) -> tuple[tuple[str, ...], ...]:
+    """Names of the classes of the published weights, as these say."""
+    _, published = named(variant)
+    return tuple((name,) for name in published.meta["categories"])
+
+
 def named(variant: str) -> tuple[str, Any]:
     """Architecture and published weights of `architecture` or `architecture.WEIGHTS`."""
     name, dot, tag = variant.partition(".")

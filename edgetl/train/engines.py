@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from edgetl import plugins, timing
 from edgetl.errors import BackendUnavailable, EdgetlError
 from edgetl.models import Network
 from edgetl.runtime.session import GraphSpec, Session, open_session
+from edgetl.train import blackbox
+from edgetl.train.blackbox import BlackBox
 from edgetl.train.softlabels import Ask
 from edgetl.train.task import Normalized
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 TORCH = "torch"
 SESSIONS = {"cpu": {"spin": "off"}, "openvino": dict[str, str]()}  # torch computes on the same processors in between
+CUDA = "cuda"  # runs a teacher in ONNX beside a training on the same card
 WORTH = 20_000  # images for the teacher from which on a graph and a trial are worth their ten seconds
 CLEARLY = 0.95  # of torch's time, which another engine must stay below
 TRIAL_BATCHES = 4  # the first of which is not counted
@@ -102,14 +105,51 @@ def choose(
             f"--teacher-engine {wish} runs on a CPU, and this training runs on {precision.device}.",
             hint="Leave --teacher-engine out.",
         )
-    names = tuple(name for name in SESSIONS if plugins.load("backends", name).probe().usable)
     graph, spec = graph_of(teacher, labels)
-    found = [in_torch] if wish == "auto" else []
-    for name in names if wish == "auto" else (wish,):
-        session = open_session(name, graph, spec, threads=threads, options=SESSIONS[name])
-        version = " ".join(f"{package} {one}" for package, one in session.info()["versions"].items())
-        found.append(Engine(name, version, session_ask(normalized, session, spec), {}))
-    return found[0] if wish != "auto" else quickest(found, batch, size_hw)
+    found = [
+        opened(name, graph, spec, threads, lambda session: session_ask(normalized, session, spec))
+        for name in (usable(SESSIONS) if wish == "auto" else (wish,))
+    ]
+    return found[0] if wish != "auto" else quickest([in_torch, *found], batch, size_hw)
+
+
+def of_black_box(
+    wish: str, box: BlackBox, device: torch.device, *, asked: int, batch: int, size_hw: tuple[int, int], threads: int
+) -> Engine:
+    """What runs a teacher in ONNX, which torch cannot; the arguments are those of `choose`.
+
+    Raises:
+        EdgetlError: torch was wished for.
+        BackendUnavailable: the engine that was wished for, or any, cannot run here.
+    """
+    if wish == TORCH:
+        raise EdgetlError(
+            f"--teacher-engine torch: the teacher {box.name} is an ONNX graph, which torch does not run.",
+            hint=f"Expected auto or one of {', '.join(SESSIONS)}.",
+        )
+    names = usable((*SESSIONS, *((CUDA,) if device.type == CUDA else ()))) if wish == "auto" else (wish,)
+    if not names:
+        raise BackendUnavailable(
+            f"Nothing here can run the teacher {box.name}.", hint="Install onnxruntime or openvino."
+        )
+    if asked < WORTH and device.type != CUDA:
+        names = names[:1]
+    found = [
+        opened(name, box.graph, box.spec, threads, lambda session: blackbox.ask(box, session)) for name in names
+    ]
+    return quickest(found, batch, size_hw) if len(found) > 1 else found[0]
+
+
+def usable(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the backends that can run here."""
+    return tuple(name for name in names if plugins.load("backends", name).probe().usable)
+
+
+def opened(name: str, graph: bytes, spec: GraphSpec, threads: int, ask_of: Callable[[Session], Ask]) -> Engine:
+    """A backend with a graph opened in it."""
+    session = open_session(name, graph, spec, threads=threads, options=SESSIONS.get(name, {}))
+    version = " ".join(f"{package} {one}" for package, one in session.info()["versions"].items())
+    return Engine(name, version, ask_of(session), {})
 
 
 def quickest(engines: Sequence[Engine], batch: int, size_hw: tuple[int, int]) -> Engine:
@@ -127,9 +167,9 @@ def quickest(engines: Sequence[Engine], batch: int, size_hw: tuple[int, int]) ->
     return Engine(chosen.name, chosen.version, chosen.ask, trial)
 
 
-def recorded(choices: dict[str, Any], wish: str) -> str:
-    """What an interrupted run chose, which --resume takes again; else the wish."""
-    name = str(choices.get("teacher_engine", {}).get("name", wish))
-    if name not in ("auto", TORCH, *SESSIONS):
+def recorded(choices: Mapping[str, Any], wish: str, key: str = "teacher_engine") -> str:
+    """What an interrupted run chose under a key, which --resume takes again; else the wish."""
+    name = str(choices.get(key, {}).get("name", wish))
+    if name not in ("auto", TORCH, CUDA, *SESSIONS):
         raise EdgetlError(f"The interrupted run had its teacher run by '{name}', which this version does not know.")
     return name

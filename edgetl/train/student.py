@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from edgetl import losses, rundir, weights
 from edgetl.allocator import set_allocator
-from edgetl.errors import DataError, EdgetlError
+from edgetl.errors import EdgetlError
 from edgetl.events import Listener, ignore
 from edgetl.models import Network
 from edgetl.recipe import Distill
-from edgetl.train import control, engines, repeats, seed, setting, softlabels
-from edgetl.train.engines import Engine, GraphOf
+from edgetl.recipe_teacher import GraphTeacher, Named
+from edgetl.train import asking, control, engines, repeats, setting, slim_steps, teachers
+from edgetl.train.engines import GraphOf
 from edgetl.train.setting import Setting
-from edgetl.train.slimming import starting_student
-from edgetl.train.softlabels import Live, SoftLabels
+from edgetl.train.slimming import Cutter, LatencyShare, starting_student
 from edgetl.train.task import ClassifierTask, looks_at_features
+from edgetl.train.teachers import Teacher
 
 
-def distill(options: Distill, *, listener: Listener = ignore, graph_of: GraphOf | None = None) -> Path:
+def distill(
+    options: Distill,
+    *,
+    listener: Listener = ignore,
+    graph_of: GraphOf | None = None,
+    latency_share: LatencyShare | None = None,
+) -> Path:
     """The RUN folder of a student taught as the options say; with `control`, OUT/control holds its untaught twin.
 
     Args:
         options: the recipe.
         listener: told what is done and found.
-        graph_of: makes the ONNX graph with which another engine than torch can run the teacher; None: torch runs it.
+        graph_of: makes the ONNX graph with which another engine than torch can run the teacher, and on which
+            multiplications are counted; None: torch runs it.
+        latency_share: measures what --slim-by latency cuts to.
 
     Raises:
         DataError, UnknownName, OutputError, TrainingError: see the sentences.
-        EdgetlError: the student brings its own weights and --weights is given.
+        EdgetlError: the student brings its own weights and --weights is given, or a teacher cannot do what is asked.
         KeyboardInterrupt: Ctrl-C; the run can be resumed.
     """
     weights.require_read(options.student, options.weights)
@@ -39,35 +48,44 @@ def distill(options: Distill, *, listener: Listener = ignore, graph_of: GraphOf 
     if setting.finished(options, listener, "distill"):
         return Path(options.out)
     terms = losses.parse(options.loss)  # before anything costs time
-    teacher = weights.load(Path(options.teacher))
+    named = teachers.named(options)
+    require_lookable(options, named, terms)
     with rundir.building(Path(options.out), resume=options.resume, overwrite=options.overwrite) as folder:
-        place = setting.prepare(options, folder, "distill", listener, recorded=teacher.record["data"]["rule"])
-        check_labels(teacher.labels, place)
+        rule = teachers.recorded_rule(named, listener, "distill")
+        place = setting.prepare(options, folder, "distill", listener, recorded=rule)
         if not setting.complete(place):
-            repeats.over_seeds(place, options, lambda one, own: train(one, own, teacher, terms, graph_of))
+            school = asking.examined(teachers.opened(named, place), place)
+            repeats.over_seeds(place, options, lambda one, own: train(one, own, school, terms, graph_of, latency_share))
         repeats.sweep(folder)
     return Path(options.out)
 
 
 def train(
-    options: Distill, place: Setting, teacher: weights.Run, terms: tuple[losses.Term, ...], graph_of: GraphOf | None
+    options: Distill,
+    place: Setting,
+    school: tuple[Teacher, ...],
+    terms: tuple[losses.Term, ...],
+    graph_of: GraphOf | None,
+    latency_share: LatencyShare | None = None,
 ) -> None:
     """Trains student and control from the start or from a checkpoint, and writes the model and its record."""
-    student = setting.adjusted(starting_student(options, teacher.network, place), options)
+    cutter = Cutter.of(options, school[0].network, place, graph_of, latency_share)
+    student = starting_student(options, school[0].network, place, cutter)
     place.require_test_images(student.preprocess)
     untaught = copy.deepcopy(student) if options.control else None
-    more = described(teacher, student, options)
-    seed.seed_everything(options.seed)
-    task = taught_task(options, place, student, teacher, terms, graph_of)
-    setting.fit(place, task, student, place.folder, "distill")
-    control.finish(place, student, untaught, more)
+
+    def task_of(network: Network) -> ClassifierTask:
+        return taught_task(options, place, network, school, terms, graph_of)
+
+    student, steps = slim_steps.fit(place, student, task_of, place.folder, "distill", cutter)
+    control.finish(place, student, untaught, described(school, student, options) | steps, cutter)
 
 
 def taught_task(
     options: Distill,
     place: Setting,
     student: Network,
-    teacher: weights.Run,
+    school: tuple[Teacher, ...],
     terms: tuple[losses.Term, ...],
     graph_of: GraphOf | None,
 ) -> ClassifierTask:
@@ -75,87 +93,52 @@ def taught_task(
 
     Raises:
         BackendUnavailable: the engine that shall run the teacher cannot run here.
-        EdgetlError: --teacher-engine is given, and only torch has features.
     """
     corpus = losses.Corpus([item.label for item in place.parts.train])
     if looks_at_features(terms):
-        if options.teacher_engine not in ("auto", engines.TORCH):
-            raise EdgetlError(
-                f"--teacher-engine {options.teacher_engine}: a loss looks at the teacher's features, which only torch "
-                "has.", hint="Leave --teacher-engine out.",
-            )  # fmt: skip
-        return ClassifierTask(student, terms, teacher.network, corpus)
-    stored = options.views > 0 and options.softlabels == "auto"
-    engine = teachers_engine(options, place, student, teacher, graph_of, options.views if stored else options.epochs)
-    source = opened_store(options, place, student, teacher, engine) if stored else Live(engine.ask)
+        return ClassifierTask(student, terms, school[0].require_network(), corpus)
+    source = asking.source(options, place, student, school, graph_of)
     return ClassifierTask(student, terms, corpus=corpus, source=source)
 
 
-def teachers_engine(
-    options: Distill, place: Setting, student: Network, teacher: weights.Run, graph_of: GraphOf | None, looks: int
-) -> Engine:
-    """What runs the teacher, recorded so that a resume takes the same."""
-    teacher.network.module.to(place.device)
-    engine = engines.choose(
-        engines.recorded(place.choices, options.teacher_engine),
-        teacher.network,
-        teacher.labels,
-        place.precision,
-        asked=min(looks, options.epochs) * len(place.parts.train),
-        batch=setting.CPU_BATCH,
-        size_hw=student.preprocess.size_hw,
-        threads=place.choices["threads"],
-        graph_of=graph_of,
-    )
-    if engine.trial:
-        tried = ", ".join(f"{name} {1e3 * seconds:.0f} ms" for name, seconds in engine.trial.items())
-        place.note(f"{engine.name} runs the teacher: {tried} for {setting.CPU_BATCH} images.")
-    if "teacher_engine" not in place.choices:
-        place.choices["teacher_engine"] = {
-            "name": engine.name, "version": engine.version, "seconds_a_batch": dict(engine.trial)
-        }  # fmt: skip
-    return engine
+def require_lookable(options: Distill, named: Sequence[Named], terms: tuple[losses.Term, ...]) -> None:
+    """Returns when the options that look into the teacher, beyond its logits, have one that can be looked into.
+
+    Raises:
+        EdgetlError: a loss looks at features, or slim:R cuts the teacher, and there is no such teacher.
+    """
+    looking = next((term.name for term in terms if looks_at_features([term])), None)
+    boxes = [one.name for one in named if isinstance(one.said, GraphTeacher)]
+    hint = "Use losses on logits (labels, kd, dkd, dist), or one teacher that is a RUN or FAMILY/VARIANT."
+    if looking is not None and boxes:
+        raise EdgetlError(
+            f"The loss '{looking}' looks at the teacher's features, and {boxes[0]} is a black box that only answers.",
+            hint=hint,
+        )
+    if looking is not None and len(named) > 1:
+        raise EdgetlError(
+            f"The loss '{looking}' looks at the teacher's features; there are {len(named)} teachers, whose features "
+            "are not mixed.", hint=hint,
+        )  # fmt: skip
+    if looking is not None and options.teacher_engine not in ("auto", engines.TORCH):
+        raise EdgetlError(
+            f"--teacher-engine {options.teacher_engine}: a loss looks at the teacher's features, which only torch has.",
+            hint="Leave --teacher-engine out.",
+        )
+    if options.student.startswith("slim:") and isinstance(named[0].said, GraphTeacher):
+        raise EdgetlError(
+            f"--student {options.student} is cut out of the first teacher, and {named[0].name} is a black box.",
+            hint="Name another student, e.g. timm/mobilenetv4_conv_small, or put a RUN first among the teachers.",
+        )
 
 
-def opened_store(
-    options: Distill, place: Setting, student: Network, teacher: weights.Run, engine: Engine
-) -> SoftLabels:
-    """The store of what the teacher says to the views."""
-    identity = softlabels.Identity(
-        teacher=rundir.sha256((teacher.folder / rundir.MODEL).read_bytes()),
-        teacher_preprocess=teacher.network.preprocess,
-        student_preprocess=student.preprocess,
-        fingerprint=place.parts.fingerprint,
-        keys=tuple(item.key for item in place.parts.train),
-        options=dataclasses.asdict(options),
-        engine=f"{engine.name} {engine.version} {place.choices['amp']}",
-    )
-    return SoftLabels(softlabels.folder_of(identity), len(identity.keys), len(teacher.labels), engine.ask)
-
-
-def check_labels(labels: tuple[str, ...], place: Setting) -> None:
-    """Raises DataError, listing them, when the teacher's classes are not the data's."""
-    if labels == place.data.labels:
-        return
-    lacking, extra = sorted(set(place.data.labels) - set(labels)), sorted(set(labels) - set(place.data.labels))
-    differ = f"the data has {lacking} that the teacher lacks, the teacher has {extra} that the data lacks"
-    raise DataError(
-        f"The teacher's classes are not the data's: {differ if lacking or extra else 'their order differs'}.",
-        hint="Give the data that the teacher was fine-tuned on, or fine-tune a teacher on this data.",
-    )
-
-
-def described(teacher: weights.Run, student: Network, options: Distill) -> dict[str, Any]:
-    """What the record says of teacher and student."""
-    tensors = (teacher.folder / rundir.MODEL).read_bytes()
-    ours, theirs = weights.parameter_count(student.module), weights.parameter_count(teacher.network.module)
+def described(school: tuple[Teacher, ...], student: Network, options: Distill) -> dict[str, Any]:
+    """What the record says of teachers and student; `kept` is the share of the first teacher's parameters."""
+    told = [asking.described(teacher) for teacher in school]
+    several = {"teachers": told, "teacher_mix": options.teacher_mix, "teacher_weight": asking.shares(options)}
     return {
-        "teacher": {
-            "model": teacher.network.model,
-            "sha256": rundir.sha256(tensors),
-            "parameters": theirs,
-            "metrics": teacher.record["metrics"],
-        },
+        "teacher": told[0],
+        **(several if len(told) > 1 else {}),
         "student": options.student,
-        "kept": ours / theirs,
+        "kept": weights.parameter_count(student.module) / told[0]["parameters"],
     }

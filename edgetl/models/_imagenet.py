@@ -1,0 +1,20 @@
+"""Names of ImageNet's classes, from timm's lists."""
+
+from __future__ import annotations
+
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+
+
+def names(classes: int) -> tuple[tuple[str, ...], ...]:
+    """What each class is called: its WordNet number and its words; empty where no such subset of ImageNet is known.
+
+    Args:
+        classes: outputs of a head, by which timm tells the subsets apart.
+    """
+    subset = infer_imagenet_subset({"num_classes": classes})
+    if subset is None:
+        return ()
+    known = ImageNetInfo(subset)
+    described = (known.index_to_description(place) for place in range(classes))
+    return tuple((known.index_to_label_name(place), text, *(word.strip() for word in text.split(",")))
+                 for place, text in enumerate(described))

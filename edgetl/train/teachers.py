@@ -1,0 +1,216 @@
+"""Who teaches: a RUN, a network of a family with its own head, or a classifier in ONNX.
+
+Every teacher answers with logits of the data's classes in the data's order: its classes are found by name, others that
+it may know are left out, and what is left is its answer, given that the image shows one of these.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from edgetl import foreign, models, plugins, recipe_teacher, rundir, weights
+from edgetl.errors import EdgetlError
+from edgetl.events import Event
+from edgetl.models import Network
+from edgetl.recipe import Distill
+from edgetl.recipe_teacher import BLACK_BOX, GraphTeacher, Named, NetworkTeacher, RunTeacher
+from edgetl.runtime.preprocess import Preprocess
+from edgetl.train import blackbox, classes, mixing
+from edgetl.train.blackbox import BlackBox
+
+if TYPE_CHECKING:
+    from edgetl.train.setting import Setting
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """One who answers with logits of the data's classes, in the data's order."""
+
+    name: str  # as it was named
+    labels: tuple[str, ...]  # of its answers: the data's
+    sha256: str  # of its file, or of its tensors where it is none
+    key: str  # digest of all that decides its logits to a prepared image
+    preprocess: Preprocess
+    network: Network | None  # on the CPU, in eval mode; None: a black box
+    box: BlackBox | None = None
+    metrics: Mapping[str, Any] | None = None  # on this data; None where they are not known
+
+    @property
+    def model(self) -> str:
+        """FAMILY/VARIANT, or onnx:FILE without folders, which are nobody's business elsewhere."""
+        return self.network.model if self.network is not None else BLACK_BOX + recipe_teacher.graph_file(self.name).name
+
+    @property
+    def parameters(self) -> int:
+        """Number of its weights."""
+        return self.box.parameters if self.box is not None else weights.parameter_count(self.require_network().module)
+
+    def require_network(self, purpose: str = "") -> Network:
+        """The network.
+
+        Raises:
+            EdgetlError: it is a black box; says what wanted to look into it.
+        """
+        if self.network is None:
+            raise EdgetlError(
+                f"{purpose or 'This'} looks into the teacher, and {self.name} is a black box that only answers.",
+                hint="Use losses on logits (labels, kd, dkd, dist) and a student of its own, or another teacher.",
+            )
+        return self.network
+
+
+def named(options: Distill) -> tuple[Named, ...]:
+    """The teachers as they are named, checked as far as can be without reading them.
+
+    Raises:
+        RecipeError, EdgetlError, UnknownName: see the sentences.
+    """
+    found = recipe_teacher.named(options.teacher, options.teacher_options)
+    if options.teacher_mix == mixing.WEIGHTED and len(options.teacher_weight) != len(found):
+        raise EdgetlError(
+            f"--teacher-mix weighted needs a weight for each of the {len(found)} teachers, found "
+            f"{len(options.teacher_weight)}.", hint="For two teachers: --teacher-weight 2,1.",
+        )  # fmt: skip
+    if options.teacher_weight and options.teacher_mix != mixing.WEIGHTED:
+        raise EdgetlError(
+            f"--teacher-weight is read with --teacher-mix weighted, found --teacher-mix {options.teacher_mix}."
+        )
+    for one in found:
+        _require(one)
+    return found
+
+
+def _require(one: Named) -> None:
+    """Returns when what the name names is there."""
+    if isinstance(one.said, RunTeacher):
+        weights.read_record(Path(one.name))
+    elif isinstance(one.said, NetworkTeacher):
+        family = one.name.partition("/")[0]
+        if "." not in family and family.replace("_", "-") not in plugins.names("models"):
+            raise EdgetlError(
+                f"The teacher {one.name} does not exist: neither a RUN folder nor FAMILY/VARIANT with one of the "
+                f"families {', '.join(plugins.names('models'))}.",
+                hint="Give the folder that `edgetl finetune` or `edgetl distill` wrote, FAMILY/VARIANT, or onnx:FILE.",
+            )
+    for what, file in one.files.items():
+        if not file.is_file():
+            state = "is a folder" if file.is_dir() else "does not exist"
+            raise EdgetlError(f"The teacher {one.name}: {file} ({what}) {state}.")
+
+
+def identity(options: Distill) -> dict[str, Any]:
+    """What decides who teaches: names and contents of files; the same on --resume."""
+    found: dict[str, Any] = {}
+    for number, one in enumerate(recipe_teacher.named(options.teacher, options.teacher_options), 1):
+        which = "teacher" if number == 1 else f"teacher {number}"
+        for what, file in one.files.items():
+            digest = rundir.sha256(file.read_bytes()) if file.is_file() else None
+            found[f"{which} sha256" if what == "teacher" else f"{which} {what} sha256"] = digest
+        if "teacher" not in one.files:
+            found[which] = one.name
+        said = {key: value for key, value in dataclasses.asdict(one.said).items() if key not in one.files and value}
+        if said:
+            found[f"{which} options"] = json.loads(json.dumps(said))
+    if options.teacher_mix != mixing.MEAN:
+        found["teacher mix"] = [options.teacher_mix, *options.teacher_weight]
+    return found
+
+
+def recorded_rule(found: Sequence[Named], listener: Any, stage: str) -> Mapping[str, Any] | None:
+    """The rule of the split that the first RUN among the teachers was trained with; None where there is no RUN."""
+    rules = [weights.read_record(Path(one.name))["data"]["rule"] for one in found if isinstance(one.said, RunTeacher)]
+    if any(rule != rules[0] for rule in rules):
+        text = "The teachers were trained on other splits of the data: one may know images that another is tested on."
+        listener(Event(stage, "warning", {"text": text}))
+    return rules[0] if rules else None
+
+
+def opened(found: Sequence[Named], place: Setting) -> tuple[Teacher, ...]:
+    """The teachers, with the data's classes picked out of their own.
+
+    Raises:
+        DataError: a class of the data is none of a teacher's; lists them.
+        EdgetlError: one cannot be read or built.
+    """
+    return tuple(_opened(one, place) for one in found)
+
+
+def _opened(one: Named, place: Setting) -> Teacher:
+    if isinstance(one.said, GraphTeacher):
+        return _of_graph(one.name, one.said, place)
+    if isinstance(one.said, NetworkTeacher):
+        return _of_family(one.name, one.said, place)
+    run = weights.load(Path(one.name))
+    digest = rundir.sha256((run.folder / rundir.MODEL).read_bytes())
+    columns = classes.columns([(name,) for name in run.labels], place.data.labels, teacher=one.name)
+    whole = columns == tuple(range(len(run.labels)))
+    network = run.network if whole else classes.selected(run.network, columns)
+    key = digest if whole else rundir.sha256(f"{digest} {columns}".encode())
+    metrics = run.record["metrics"] if whole and run.record["data"]["fingerprint"] == place.parts.fingerprint else None
+    return Teacher(one.name, place.data.labels, digest, key, network.preprocess, network, metrics=metrics)
+
+
+def _of_graph(name: str, said: GraphTeacher, place: Setting) -> Teacher:
+    box = blackbox.read(name, said)
+    if box.labels is None:
+        _assume_order(name, box.classes, place)
+    else:
+        theirs = [(one,) for one in box.labels]
+        box = blackbox.with_columns(box, classes.columns(theirs, place.data.labels, teacher=name))
+    return Teacher(name, place.data.labels, box.sha256, box.key, box.preprocess, None, box)
+
+
+def _assume_order(name: str, count: int, place: Setting) -> None:
+    """Takes unnamed classes for the data's, with a warning; raises EdgetlError where they are not as many."""
+    labels = place.data.labels
+    if count != len(labels):
+        raise EdgetlError(
+            f"The teacher {name} has {count} classes and does not say what they are called; the data has "
+            f"{len(labels)}.", hint="Name them, a line each, in its order: --teacher-options labels=FILE.",
+        )  # fmt: skip
+    text = f"Nobody says how the classes of the teacher {name} are called; they are taken for the data's, in its order."
+    place.listener(Event(place.stage, "warning", {"text": text}))
+
+
+def _of_family(name: str, said: NetworkTeacher, place: Setting) -> Teacher:
+    """A network with the head that its weights bring."""
+    names: classes.Synonyms = ()
+    if said.labels is not None:
+        spelled = recipe_teacher.spelled("labels", said.labels)
+        names = [(one,) for one in foreign.read_names(Path(said.labels), spelled)]
+    elif said.weights is None:
+        names = models.class_names(name)
+    file = Path(said.weights) if said.weights is not None else None
+    count = len(names) or len(place.data.labels)
+    network = models.create(name, classes=count, pretrained=file is None, weights=file, image_size=said.image_size)
+    if any(one.startswith(f"{network.head}.") for one in (*network.weights.mismatched, *network.weights.missing)):
+        raise EdgetlError(
+            f"The weights of the teacher {name} have no head of {count} classes: {'; '.join(network.weights.reasons)}.",
+            hint="Fine-tune it on this data first (`edgetl finetune`), or name its own classes: --teacher-options "
+            "labels=FILE.",
+        )
+    network.module.eval()
+    if names:
+        network = classes.selected(network, classes.columns(names, place.data.labels, teacher=name))
+    else:
+        _assume_order(name, count, place)
+    digest = digest_of(network)
+    return Teacher(name, place.data.labels, digest, digest, network.preprocess, network)
+
+
+def digest_of(network: Network) -> str:
+    """SHA-256 of a network's architecture and tensors."""
+    found = hashlib.sha256(network.model.encode())
+    for name, tensor in network.module.state_dict().items():
+        plain = tensor.detach().cpu().contiguous()
+        found.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        found.update(plain.flatten().view(torch.uint8).numpy().data if plain.numel() else b"")
+    return found.hexdigest()
