@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
 import shutil
@@ -19,6 +20,7 @@ from torch import nn
 
 from edgetl import datasets, evaluate, predictions, rundir, splits, weights
 from edgetl.allocator import set_allocator
+from edgetl.compress import cost
 from edgetl.datasets import DataSet
 from edgetl.errors import BackendUnavailable, DataError, EdgetlError, TrainingError
 from edgetl.events import Event, Listener
@@ -332,6 +334,7 @@ def save(setting: Setting, network: Network, folder: Path, **more: Any) -> None:
         "identity": dict(setting.identity),
         "choices": setting.choices,
         "environment": rundir.environment(),
+        "macs": cost.image_macs(copy.deepcopy(network.module).cpu(), network.preprocess.size_hw),
         **more,
     }
     weights.save(folder, network, record)

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-import gain_coverage
 import numpy as np
 import pytest
 from conftest import write_photos
 from stop_at import StopAt
 
 from edgetl import metrics, predictions, rundir, weights
+from edgetl.compress import cost
 from edgetl.events import Event, ignore
 from edgetl.predictions import Predictions
 from edgetl.recipe import Distill, Finetune, build
 from edgetl.train import gain, repeats
 from edgetl.train.student import distill
 from edgetl.train.teacher import finetune
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import gain_coverage
 
 COMMON = {"image_size": 32, "epochs": 1, "batch_size": "8", "workers": 0, "threads": 1}
 
@@ -127,6 +132,7 @@ def test_the_gain_is_that_of_the_answers_that_are_kept(whole: Path) -> None:
     assert (found["seeds"], found["images"]) == ([4, 5], right.shape[1])
     assert found["mean"] == pytest.approx((right - plain).mean())
     assert (found["low"], found["high"]) == metrics.crossed_interval(right - plain)
+    assert record["macs"] == cost.image_macs(weights.load(whole).network.module, (32, 32)) > 0
     assert right[0].mean() == weights.read_record(ordered[0])["metrics"]["test"]["accuracy"]
 
 
