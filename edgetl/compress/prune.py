@@ -238,6 +238,9 @@ def pruned(network: Network, channel_ratio: float, ranking: Ranking, multiple: i
         parameter.requires_grad_(True)
     for name, parameter in module.named_parameters():
         parameter.grad = ranking.gradient[name].clone() if name in ranking.gradient else None
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d) and not isinstance(layer.weight, nn.Parameter):
+            layer.weight.grad = torch.zeros_like(layer.weight)  # what is fixed has no effect of its own to rank by
     height, width = network.preprocess.size_hw
     pruner = tp.pruner.BasePruner(
         module,
