@@ -362,11 +362,15 @@ class _Walker:
     def _inputs(self, options: Stage, parents: Sequence[str]) -> dict[str, Any]:
         """Everything that decides a stage's result, as plain JSON: options, the data, files and the stages before."""
         paths = {name: getattr(options, name) for name, field in fields_of(type(options)).items()
-                 if field.metadata["path"] and name != "data"}
+                 if field.metadata["path"] and name not in ("data", "unlabeled")}
         files = {f"content of {name}": digest(Path(value)) for name, value in paths.items()
                  if value is not None and Path(value).exists()}
         before = {FOLDERS[parent]: digest(self.out / FOLDERS[parent]) for parent in parents}
         images = {} if options.data is None else {"images": self._fingerprint(options.data)}
+        if isinstance(options, Distill) and options.unlabeled:
+            from edgetl.train import unlabelled
+
+            images["images without a label"] = unlabelled.contents(options.unlabeled)
         return {**decisive(options), **files, **before, **images}
 
     def _fingerprint(self, data: str) -> str:

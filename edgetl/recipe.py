@@ -75,8 +75,13 @@ class Distill(TrainFields):
     slim_epochs: int = opt(2, "Epochs of distillation after each cut but the last, which gets --epochs.", low=1)
     pretrained: bool = opt(True, "Start a FAMILY/VARIANT student from its published weights.")
     weights: str | None = opt(None, "File of weights for a FAMILY/VARIANT student.", path=True)
+    unlabeled: tuple[str, ...] = opt(
+        (), "Folder of images without labels, which join the training with the teacher's answers alone; may be "
+        "repeated.", path=True, result=False)
     views: int = opt(0, "Views of each image, drawn once and shown in turn, so that the teacher looks at each only "
                      "once; 0 draws new ones every epoch.", low=0, high=10_000)
+    refresh_views: int = opt(
+        0, "Epochs after which the views are drawn anew, and the teacher looks again; 0 never.", low=0)
     softlabels: str = opt(
         "auto", "With views, keep what the teacher said to them; 'off' asks it anew every time.",
         choices=("auto", "off"))
@@ -261,8 +266,8 @@ def decisive(stage: Any) -> dict[str, Any]:
     kept = {}
     for name, field in fields_of(type(stage)).items():
         value = getattr(stage, name)
-        lies_there = field.metadata["path"] and value is not None and Path(value).exists()
-        if field.metadata["result"] and not field.metadata["given"] and not lies_there:
+        decides = field.metadata["result"] and not field.metadata["given"]
+        if decides and not (field.metadata["path"] and value is not None and Path(value).exists()):
             kept[name] = value
     plain: dict[str, Any] = json.loads(json.dumps(kept))
     return plain

@@ -85,6 +85,8 @@ def _anchor(tables: dict[str, Any], base: Path | None) -> None:
         for name, value in table.items():
             if base is not None and name in paths and isinstance(value, str):
                 table[name] = anchored(value, base)
+            elif base is not None and name in paths and isinstance(value, list):
+                table[name] = [anchored(one, base) if isinstance(one, str) else one for one in value]
 
 
 def anchored(value: str, base: Path) -> str:

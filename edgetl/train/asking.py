@@ -60,7 +60,7 @@ def engine_of(
     """What runs a teacher, recorded under a key so that a resume takes the same."""
     wish = engines.recorded(place.choices, options.teacher_engine, key)
     trial: dict[str, Any] = {
-        "asked": min(looks, options.epochs) * len(place.parts.train),
+        "asked": min(looks, options.epochs) * len(place.shown),
         "batch": setting.CPU_BATCH,
         "size_hw": student.preprocess.size_hw,
         "threads": place.choices["threads"],
@@ -85,8 +85,8 @@ def opened_store(options: Distill, place: Setting, student: Network, teacher: Te
         teacher=teacher.key,
         teacher_preprocess=teacher.preprocess,
         student_preprocess=student.preprocess,
-        fingerprint=place.parts.fingerprint,
-        keys=tuple(item.key for item in place.parts.train),
+        fingerprint=place.shown_fingerprint,
+        keys=tuple(item.key for item in place.shown),
         options=dataclasses.asdict(options),
         engine=f"{engine.name} {engine.version} {place.choices['amp']}",
     )

@@ -8,14 +8,17 @@ from typing import Any
 
 from edgetl import losses, predictions, weights
 from edgetl.models import Network
-from edgetl.train import gain, seed, setting
+from edgetl.train import gain, setting, slim_steps
 from edgetl.train.setting import Setting
+from edgetl.train.slimming import Cutter
 from edgetl.train.task import ClassifierTask
 
 CONTROL = "control"  # folder of the control inside the student's
 
 
-def finish(place: Setting, student: Network, untaught: Network | None, more: dict[str, Any]) -> None:
+def finish(
+    place: Setting, student: Network, untaught: Network | None, more: dict[str, Any], cutter: Cutter | None = None
+) -> None:
     """Measures the taught student, trains its control where there is one, and writes the RUN with the gain.
 
     Args:
@@ -23,24 +26,37 @@ def finish(place: Setting, student: Network, untaught: Network | None, more: dic
         student: with the weights that are kept.
         untaught: the student as it was before; None leaves the control out.
         more: what the record says besides.
+        cutter: of a student that is cut in steps; None where it is not.
     """
     metrics: dict[str, Any] = setting.measured(place, student, place.folder)
     if untaught is not None:
-        metrics["control"] = run_control(place, untaught, more)
+        metrics["control"] = run_control(place, untaught, more, cutter)
         metrics["gain"] = gain_of([place.options.seed], [place.folder])
     setting.save(place, student, place.folder, metrics=metrics, **more)
 
 
-def run_control(place: Setting, student: Network, more: dict[str, Any]) -> dict[str, Any]:
-    """Metrics of the same student, data, views and epochs, on labels alone."""
+def run_control(place: Setting, student: Network, more: dict[str, Any], cutter: Cutter | None = None) -> dict[str, Any]:
+    """Metrics of the same student, data, views and epochs, on labels alone.
+
+    The control of a student that is cut in steps goes the same way, from the same first cut on: as many cuts to the
+    same shares, each ranked anew on the control as it is then, and the same epochs after each. A control that was cut
+    out of the taught student would owe its weights to the teacher.
+
+    It sees no images without a label, and takes as many steps on the others.
+    """
+    place = place.labelled_only()
     folder = place.folder / CONTROL
     folder.mkdir(exist_ok=True)
     if not weights.is_run(folder):
-        seed.seed_everything(place.options.seed)
-        setting.fit(place, ClassifierTask(student, losses.parse(["labels"])), student, folder, CONTROL)
-        setting.save(place, student, folder, metrics=setting.measured(place, student, folder), **more)
+        student, steps = slim_steps.fit(place, student, on_labels, folder, CONTROL, cutter)
+        setting.save(place, student, folder, metrics=setting.measured(place, student, folder), **more | steps)
     metrics: dict[str, Any] = weights.read_record(folder)["metrics"]
     return metrics
+
+
+def on_labels(student: Network) -> ClassifierTask:
+    """A student that learns from labels alone."""
+    return ClassifierTask(student, losses.parse(["labels"]))
 
 
 def gain_of(seeds: Sequence[int], folders: Sequence[Path]) -> dict[str, Any] | None:

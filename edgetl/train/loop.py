@@ -32,7 +32,11 @@ class Task(Protocol):
     """What is trained, and on which loss."""
 
     network: nn.Module  # what is evaluated and kept
-    of_labelled: Collection[str]  # parts that are means over the labelled images of a batch alone
+
+    @property
+    def of_labelled(self) -> Collection[str]:
+        """Names of the parts that are means over the labelled images of a batch alone."""
+        ...
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """At least "loss" (scalar) and "logits" [N, K]; further scalars are named parts that are logged."""

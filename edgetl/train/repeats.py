@@ -53,7 +53,7 @@ def _own_setting(place: Setting, options: Distill) -> Setting:
         place.choices.update(rundir.read_json(folder / setting.CHOICES, TrainingError))
     rundir.write_text(folder / rundir.RECIPE, to_toml(options))
     rundir.write_json(folder / rundir.SPLIT, splits.to_json(place.parts))
-    same = setting.identity(options, place.parts.fingerprint)
+    same = {**setting.identity(options, place.parts.fingerprint), **place.unlabelled.identity}
     return dataclasses.replace(place, options=options, folder=folder, identity=same)
 
 

@@ -21,9 +21,9 @@ from torch import nn
 from edgetl import datasets, evaluate, predictions, rundir, splits, weights
 from edgetl.allocator import set_allocator
 from edgetl.compress import cost
-from edgetl.datasets import DataSet
+from edgetl.datasets import DataSet, Item
 from edgetl.errors import BackendUnavailable, DataError, EdgetlError, TrainingError
-from edgetl.events import Event, Listener
+from edgetl.events import Event, Listener, ignore
 from edgetl.models import Network
 from edgetl.recipe import Distill, decisive, to_toml
 from edgetl.recipe_fields import TrainFields
@@ -35,6 +35,7 @@ from edgetl.train.eventfiles import EventFiles
 from edgetl.train.loader import TrainLoader
 from edgetl.train.loop import BEST, Fit, Precision, Score, require_same
 from edgetl.train.task import ClassifierTask
+from edgetl.train.unlabelled import NONE, Unlabelled, gather
 
 CHOICES = "choices.json"
 FEATURES = "features.safetensors"
@@ -60,6 +61,30 @@ class Setting:
     identity: Mapping[str, Any]  # what decides the result; must be the same on --resume
     listener: Listener
     stage: str
+    unlabelled: Unlabelled = NONE  # images that join the training without a label
+
+    @property
+    def shown(self) -> tuple[Item, ...]:
+        """The images that are trained on; those without a label come last."""
+        return (*self.parts.train, *self.unlabelled.items)
+
+    @property
+    def shown_fingerprint(self) -> str:
+        """Digest of the contents of what is trained on."""
+        return self.parts.fingerprint + (self.unlabelled.fingerprint or "")
+
+    def labelled_only(self) -> Setting:
+        """The training on the labelled images alone, with about as many steps: for a control that has no teacher."""
+        if not self.unlabelled.items:
+            return self
+        longer = len(self.shown) / len(self.parts.train)
+        options = dataclasses.replace(
+            self.options,
+            epochs=round(self.options.epochs * longer),
+            warmup_epochs=self.options.warmup_epochs * longer,
+            patience=round(self.options.patience * longer),
+        )
+        return dataclasses.replace(self, options=options, unlabelled=NONE)
 
     def note(self, text: str) -> None:
         """Tells the listener something worth knowing."""
@@ -93,6 +118,7 @@ def prepare(
     allocator = set_allocator()
     data = datasets.open_data(options.data)
     parts = splits.resolve(data, options, recorded=recorded, listener=listener)
+    extra = gather(getattr(options, "unlabeled", None), data, parts, stage, listener)
     device = choose_device(options.device)
     path = folder / CHOICES
     choices: dict[str, Any] = (
@@ -120,8 +146,10 @@ def prepare(
     rundir.write_json(folder / rundir.SPLIT, splits.to_json(parts))
     dtype = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[choices["amp"]]
     precision = Precision(device, dtype)
-    same = identity(options, parts.fingerprint)
-    return Setting(options, data, parts, folder, device, precision, choices, same, listener, stage)
+    same = {**identity(options, parts.fingerprint), **extra.identity}
+    return Setting(
+        options, extra.beside(data), parts, folder, device, precision, choices, same, listener, stage, extra
+    )
 
 
 def identity(options: TrainFields, fingerprint: str) -> dict[str, Any]:
@@ -170,20 +198,21 @@ def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, 
     task.to(setting.device)
     network.module.to(memory_format=torch.channels_last)
     images = store.open_store(
-        setting.data, setting.parts.train, setting.parts.fingerprint, network.preprocess, setting.listener, stage
+        setting.data, setting.shown, setting.shown_fingerprint, network.preprocess, setting.listener, stage
     )
     if "batch_size" not in setting.choices:
         setting.choices["batch_size"] = choose_batch(setting, task, network.preprocess)
     rundir.write_json(setting.folder / CHOICES, setting.choices)
     loader = TrainLoader(
         images,
-        setting.parts.train,
+        setting.shown,
         len(setting.data.labels),
         network.preprocess,
         setting.options,
         setting.choices["batch_size"],
         setting.device,
         getattr(setting.options, "views", 0),
+        getattr(setting.options, "refresh_views", 0),
     )
     _require_pairs(loader, network, setting)
     validate = Validation(setting, network)
@@ -212,7 +241,7 @@ def _require_pairs(loader: TrainLoader, network: Network, setting: Setting) -> N
     normalizes = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.module.modules())
     if normalizes and loader.smallest < 2:
         raise EdgetlError(
-            f"{len(setting.parts.train)} training images and --batch-size {setting.choices['batch_size']} make a step "
+            f"{len(setting.shown)} training images and --batch-size {setting.choices['batch_size']} make a step "
             f"of one image, from which the batch norms of {network.model} cannot learn.",
             hint="Use a larger --batch-size.",
         )
@@ -233,7 +262,7 @@ def choose_batch(setting: Setting, task: ClassifierTask, preprocess: Preprocess)
     if setting.device.type == "cpu":
         return CPU_BATCH
     size = GPU_BATCH
-    while size > CPU_BATCH and len(setting.parts.train) < 20 * size:
+    while size > CPU_BATCH and len(setting.shown) < 20 * size:
         size //= 2
     while not _fits(setting, task, preprocess, size):
         if size == 1:
@@ -329,6 +358,7 @@ def save(setting: Setting, network: Network, folder: Path, **more: Any) -> None:
             "fingerprint": setting.parts.fingerprint,
             "rule": dict(setting.parts.rule),
             "notes": list(setting.data.notes),
+            **({"unlabelled": setting.unlabelled.to_json()} if setting.unlabelled.items else {}),
         },
         "options": json.loads(json.dumps(dataclasses.asdict(setting.options))),
         "identity": dict(setting.identity),
@@ -353,8 +383,11 @@ def finished(options: TrainFields, listener: Listener, stage: str) -> bool:
     if not options.resume or not weights.is_run(out) or rundir.resumable(rundir.partial(out)):
         return False
     record = weights.read_record(out)
-    parts = splits.resolve(datasets.open_data(options.data), options, recorded=record["data"]["rule"])
-    require_same(record["identity"], identity(options, parts.fingerprint), f"{out} is finished, and")
+    data = datasets.open_data(options.data)
+    parts = splits.resolve(data, options, recorded=record["data"]["rule"])
+    extra = gather(getattr(options, "unlabeled", None), data, parts, stage, ignore)
+    same = {**identity(options, parts.fingerprint), **extra.identity}
+    require_same(record["identity"], same, f"{out} is finished, and")
     listener(Event(stage, "note", {"text": f"{out} is finished already; nothing was done."}))
     return True
 

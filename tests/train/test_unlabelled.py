@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import write_photos
+from stop_at import StopAt
 from torch import nn
 
-from edgetl import losses
+from edgetl import datasets, losses, rundir, splits, weights
 from edgetl.datasets import Item
+from edgetl.errors import DataError, EdgetlError, TrainingError
+from edgetl.events import Event, ignore
 from edgetl.losses import Given
 from edgetl.models import Network
-from edgetl.recipe import Distill, build
+from edgetl.recipe import Distill, Finetune, build
+from edgetl.recipe_file import parse_recipe
 from edgetl.runtime.preprocess import Preprocess
+from edgetl.train import unlabelled
 from edgetl.train.loader import Batch, TrainLoader
 from edgetl.train.loop import Fit, Progress
+from edgetl.train.student import distill
 from edgetl.train.task import ClassifierTask
+from edgetl.train.teacher import finetune
+from edgetl.train.unlabelled import Unlabelled
 
 PIXELS = Preprocess(size_hw=(12, 12), mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -192,3 +202,103 @@ def test_what_is_counted_is_the_mean_over_the_images_that_it_is_of() -> None:
     means = {name: total / fit._counted(name, 26, 5) for name, total in fit.progress.sums.items()}
     assert means["train_accuracy"] == pytest.approx(right / 5)
     assert means["labels"] == pytest.approx(labels / 5) and means["kd"] == pytest.approx(kd / 26)
+
+
+# ------------------------------------------------------------------------------------------------------- the files
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return write_photos(tmp_path / "photos", classes=3, images=6, splits=("train", "val", "test"))
+
+
+def loose(root: Path, *sources: Path) -> Path:
+    """A folder of images without class folders: noise, and copies of files."""
+    write_photos(root / "more", classes=2, images=3, seed=9)
+    for number, source in enumerate(sources):
+        (root / f"copy-{number}{source.suffix}").write_bytes(source.read_bytes())
+    return root
+
+
+def gathered(photos: Path, *folders: Path) -> tuple[Unlabelled, list[Event]]:
+    told: list[Event] = []
+    data = datasets.open_data(str(photos))
+    options = build(Distill, {"data": str(photos), "out": "y", "teacher": "z"}, where="test")
+    names = [str(one) for one in folders]
+    return unlabelled.gather(names, data, splits.resolve(data, options), "distill", told.append), told
+
+
+def test_copies_of_held_out_images_are_left_out_with_a_warning(photos: Path, tmp_path: Path) -> None:
+    held = [next((photos / split / "amber").iterdir()) for split in ("val", "test")]
+    known = next((photos / "train" / "amber").iterdir())
+    own = tmp_path / "loose" / "more" / "beryl" / "000.png"
+    folder = loose(tmp_path / "loose", *held, known)
+    (folder / "again.png").write_bytes(own.read_bytes())
+    found, told = gathered(photos, folder)
+    assert found.left_out == {"held_out": 2, "labelled": 1, "copies": 1} and len(found.items) == 6
+    assert all(item.label == -1 for item in found.items)
+    (warning,) = [one.values["text"] for one in told if one.kind == "warning"]
+    assert "2 of the --unlabeled images are also in val or test, such as" in warning and "copy-0" in warning
+    data = found.beside(datasets.open_data(str(photos)))
+    assert data.read(found.items[0]) and data.read(data.items[0]) == (photos / data.items[0].key).read_bytes()
+    assert found.items[0].key not in {item.key for item in data.items}
+
+
+def test_the_fingerprint_is_of_names_and_contents(photos: Path, tmp_path: Path) -> None:
+    folder = loose(tmp_path / "loose")
+    first = gathered(photos, folder)[0]
+    assert first.fingerprint == gathered(photos, folder)[0].fingerprint == unlabelled.contents([str(folder)])
+    victim = folder / "more" / "amber" / "000.png"
+    victim.rename(victim.with_name("moved.png"))
+    assert gathered(photos, folder)[0].fingerprint != first.fingerprint
+    assert gathered(photos)[0].identity == {"unlabeled fingerprint": ""}
+    assert unlabelled.gather(None, None, None, "finetune", print).identity == {}  # type: ignore[arg-type]
+
+
+def test_folders_that_cannot_join_are_one_sentence(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder, says in ((tmp_path / "none", "does not exist"), (tmp_path / "empty", "holds no images"),
+                         (photos / "val", "all of its 18 images are copies")):  # fmt: skip
+        with pytest.raises(DataError, match=says):
+            gathered(photos, folder)
+    with pytest.raises(EdgetlError, match=r"nothing would be learned .* need labels \(labels, dkd\)"):
+        unlabelled.require_use(["more"], losses.parse(["labels,dkd,kd:0"]))
+    unlabelled.require_use([], losses.parse(["labels"]))
+    unlabelled.require_use(["more"], losses.parse(["labels,kd"]))
+
+
+def test_a_recipe_names_the_folders_from_its_own_place(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    text = 'data = "x"\n[distill]\nunlabeled = ["more", "nowhere"]\n'
+    said = parse_recipe(text, where="test", base=tmp_path).distill
+    assert said["unlabeled"] == (str(tmp_path / "more"), "nowhere")
+
+
+# ------------------------------------------------------------------------------------------------------ in the loop
+
+
+def test_a_student_learns_from_images_without_labels_and_its_control_does_not(photos: Path, tmp_path: Path) -> None:
+    common = {"data": str(photos), "image_size": 24, "batch_size": "6", "workers": 0, "threads": 1, "pretrained": False}
+    teacher = finetune(build(Finetune, {**common, "teacher": "timm/test_resnet", "out": str(tmp_path / "t"),
+                                        "epochs": 1}, where="test"))  # fmt: skip
+    folder = loose(tmp_path / "loose")
+    given = {**common, "teacher": str(teacher), "student": "timm/test_resnet", "epochs": 3, "views": 2, "mixup": 0.3,
+             "loss": ["labels:0.5,kd:1"], "unlabeled": [str(folder)], "checkpoint_minutes": 0}  # fmt: skip
+
+    def taught(name: str, **more: Any) -> Path:
+        listener = more.pop("listener", ignore)
+        return distill(build(Distill, {**given, "out": str(tmp_path / name), **more}, where="test"), listener=listener)
+
+    run = taught("run")
+    record = weights.read_record(run)
+    assert record["data"]["unlabelled"] == {"images": 6, "fingerprint": record["identity"]["unlabeled fingerprint"],
+                                            "left_out": {"held_out": 0, "labelled": 0, "copies": 0}}  # fmt: skip
+    control = weights.read_record(run / "control")
+    assert control["options"]["epochs"] == 4 and "unlabelled" not in control["data"]  # 3 * 24 / 18 images
+    with pytest.raises(RuntimeError):
+        taught("broken", listener=StopAt(5, RuntimeError()), control=False)
+    resumed = taught("broken", resume=True, control=False)
+    assert (resumed / rundir.MODEL).read_bytes() == (run / rundir.MODEL).read_bytes()
+    (folder / "one-more.png").write_bytes((folder / "more" / "amber" / "002.png").read_bytes()[::-1])
+    with pytest.raises(TrainingError, match="unlabeled fingerprint was"):
+        taught("run", resume=True)
