@@ -7,13 +7,15 @@ from edgetl.recipe import Distill
 EXAMPLE = """
 edgetl distill --data photos --teacher runs/teacher --student slim:0.4 --out runs/student
 edgetl distill --data photos --teacher runs/teacher --student timm/mobilenetv4_conv_small --out runs/small
+edgetl distill --data photos --teacher runs/teacher --seeds 3 --views 4 --out runs/sure
 """
 
 
 def distill(options: Distill, as_json: bool) -> None:
     """Teach a small student what a fine-tuned teacher knows.
 
-    Writes a RUN folder with the student, its record and, with --control, its untaught twin.
+    Writes a RUN folder with the student, its record and its control: the same student without the teacher, which
+    tells what the teacher is worth. --no-control leaves it out and saves its time.
     """
     from edgetl import pipeline, weights
     from edgetl.cli import present, progress
@@ -24,5 +26,5 @@ def distill(options: Distill, as_json: bool) -> None:
     if as_json:
         present.document({"run": str(folder), **record})
         return
-    present.pairs(present.run_pairs(folder, record))
-    present.hint(f"next: edgetl export {folder} --out BUNDLE")
+    present.taught(folder, record)
+    present.hint(f"next: edgetl export {folder} --out BUNDLE, or edgetl report {folder} --out student.html")

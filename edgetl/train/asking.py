@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgetl import evaluate
+from edgetl.compress import cost
 from edgetl.datasets import Item
 from edgetl.models import Network
 from edgetl.recipe import Distill
@@ -137,6 +139,14 @@ def described(teacher: Teacher) -> dict[str, Any]:
         "model": teacher.model,
         "sha256": teacher.sha256,
         "parameters": teacher.parameters,
+        "macs": _macs(teacher),
         "metrics": dict(teacher.metrics or {}),
         **(blackbox.facts(teacher.box) if teacher.box is not None else {}),
     }
+
+
+def _macs(teacher: Teacher) -> int | None:
+    """Multiply-accumulates of one image; None of a black box, in which nobody counts layers."""
+    if teacher.network is None:
+        return None
+    return cost.image_macs(copy.deepcopy(teacher.network.module).cpu(), teacher.preprocess.size_hw)
