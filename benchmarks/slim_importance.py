@@ -22,7 +22,7 @@ from edgetl.compress import cost, prune
 from edgetl.recipe import Distill, build
 from edgetl.runtime.preprocess import normalize
 from edgetl.train import setting, store
-from edgetl.train.student import taylor_gradients
+from edgetl.train.slimming import taylor_gradients
 
 RANKINGS = {  # the power of the cost, and what it counts
     "effect alone": (0.0, "params"),

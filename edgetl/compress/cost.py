@@ -75,7 +75,7 @@ def output_pixels(module: nn.Module, size_hw: tuple[int, int]) -> dict[str, int]
     For a convolution these are the pixels of its output, for a linear layer 1 (or the length of a sequence). A layer
     that runs twice counts twice, one that does not run is left out.
     """
-    module = copy.deepcopy(module).eval()
+    module = copy.deepcopy(module).cpu().eval()
     found: Counter[str] = Counter()
 
     def count(name: str, layer: Weighted, output: torch.Tensor) -> None:

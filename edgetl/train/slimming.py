@@ -34,27 +34,22 @@ CLOSE, LOOSE, TRIALS = 0.05, 0.2, 7  # of a search by latency, which is known to
 LatencyShare = Callable[[Network, Network, str, tuple[str, ...]], float]
 
 
-def starting_student(
-    options: Distill, teacher: Network | None, place: Setting, cutter: Cutter | None = None
-) -> Network:
+def starting_student(options: Distill, teacher: Network | None, place: Setting, cutter: Cutter | None) -> Network:
     """The student before training, the same for the same options; in steps, what the first cut leaves.
 
     Args:
         options: the recipe.
-        teacher: what slim:R is cut out of; None: a black box, which cannot be cut.
+        teacher: the first one; None where it is a black box.
         place: where the run is made.
-        cutter: what cuts slim:R; None: one that knows of parameters only.
+        cutter: what cuts slim:R out of the teacher; None for other students.
 
     Raises:
         UnknownName: no such model.
         EdgetlError: slim:R is malformed or cannot be reached.
     """
     seed.seed_everything(options.seed)
-    if options.student.startswith("slim:"):
-        if teacher is None:
-            raise EdgetlError(f"{options.student} is cut out of the teacher, and a black box cannot be cut.")
-        cutter = cutter or Cutter(options, teacher, place)
-        return cutter.kept_cut(teacher, 1, place.folder)
+    if cutter is not None:
+        return cutter.kept_cut(cutter.teacher, 1, place.folder)
     if weights.is_run(Path(options.student)):
         return adjusted(network_of_run(Path(options.student), place.data.labels, options.image_size), options)
     network = models.create(
@@ -76,6 +71,23 @@ class Cutter:
     place: Setting
     graph_of: GraphOf | None = None  # makes the graph on which multiplications are counted
     latency_share: LatencyShare | None = None
+
+    @classmethod
+    def of(
+        cls,
+        options: Distill,
+        teacher: Network | None,
+        place: Setting,
+        graph_of: GraphOf | None,
+        latency_share: LatencyShare | None,
+    ) -> Cutter | None:
+        """What cuts the student; None where it is not cut out of its teacher. The teacher is copied as it lies."""
+        if not options.student.startswith("slim:"):
+            return None
+        if teacher is None:
+            raise ValueError("a black box cannot be cut")
+        copied = dataclasses.replace(teacher, module=copy.deepcopy(teacher.module).cpu())
+        return cls(options, copied, place, graph_of, latency_share)
 
     def shares(self) -> tuple[float, ...]:
         """The share of the teacher that each cut keeps, ending with R: R^(1/N), R^(2/N), ..., R.
