@@ -6,7 +6,7 @@ from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
 
 def names(classes: int) -> tuple[tuple[str, ...], ...]:
-    """What each class is called: its WordNet number and its words; empty where no such subset of ImageNet is known.
+    """What each class is called: its words, together and one by one, and its WordNet number; empty where none is known.
 
     Args:
         classes: outputs of a head, by which timm tells the subsets apart.
@@ -16,5 +16,5 @@ def names(classes: int) -> tuple[tuple[str, ...], ...]:
         return ()
     known = ImageNetInfo(subset)
     described = (known.index_to_description(place) for place in range(classes))
-    return tuple((known.index_to_label_name(place), text, *(word.strip() for word in text.split(",")))
+    return tuple((text, known.index_to_label_name(place), *(word.strip() for word in text.split(",")))
                  for place, text in enumerate(described))

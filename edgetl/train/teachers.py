@@ -154,7 +154,8 @@ def _opened(one: Named, place: Setting) -> Teacher:
     whole = columns == tuple(range(len(run.labels)))
     network = run.network if whole else classes.selected(run.network, columns)
     key = digest if whole else rundir.sha256(f"{digest} {columns}".encode())
-    metrics = run.record["metrics"] if whole and run.record["data"]["fingerprint"] == place.parts.fingerprint else None
+    same = whole and run.record["data"]["fingerprint"] == place.parts.fingerprint
+    metrics = run.record.get("metrics") if same else None
     return Teacher(one.name, place.data.labels, digest, key, network.preprocess, network, metrics=metrics)
 
 
