@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
 
-from edgetl.bench import instruments, layers_html, markup, mlperf_table, overview, plots, tables
-from edgetl.bench.markup import bullets, escape, figure, scrolling, table
+from edgetl.bench import answers_html, instruments, layers_html, markup, mlperf_table, overview, plots, tables
+from edgetl.bench.markup import bullets, escape, figure, table
 from edgetl.bench.report import Accuracy, Report, Row
-from edgetl.bench.tables import Table, notes, percent, shown, significant
+from edgetl.bench.tables import notes, percent, shown, significant
 from edgetl.datasets import Item
-from edgetl.runtime.preprocess import Preprocess, decode
-
-THUMBNAIL_PX = 192
-MATRIX_CLASSES = 30  # a larger confusion matrix is told as its most frequent confusions
 
 
 def thumbnails(report: Report, items: Sequence[Item], read: Callable[[Item], bytes]) -> dict[str, bytes]:
@@ -23,18 +17,7 @@ def thumbnails(report: Report, items: Sequence[Item], read: Callable[[Item], byt
     if focus is None or focus.accuracy is None:
         return {}
     by_key = {item.key: item for item in items}
-    return {mistake.key: _jpeg(read(by_key[mistake.key])) for mistake in focus.accuracy.mistakes}
-
-
-def _jpeg(encoded: bytes) -> bytes:
-    from PIL import Image
-
-    # The runtime's decoder: rotated, transparent and 16-bit images look as the model saw them.
-    picture = Image.fromarray(decode(encoded, Preprocess(size_hw=(THUMBNAIL_PX, THUMBNAIL_PX))))
-    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    target = io.BytesIO()
-    picture.save(target, "JPEG", quality=80)
-    return target.getvalue()
+    return {mistake.key: answers_html.thumbnail(read(by_key[mistake.key])) for mistake in focus.accuracy.mistakes}
 
 
 def page(report: Report, pictures: Mapping[str, bytes]) -> str:
@@ -69,7 +52,8 @@ def _sections(report: Report, pictures: Mapping[str, bytes]) -> list[tuple[str, 
         ("Accuracy", table(tables.answers(report))),
         ("Cases", table(tables.cases(report))),
         (f"What {focus.case} confuses" if focus else "", _matrix(graded, report)),
-        (f"Worst mistakes of {focus.case}" if focus else "", _mistakes(graded, pictures)),
+        (f"Worst mistakes of {focus.case}" if focus else "",
+         answers_html.mistakes(graded.mistakes if graded else (), pictures)),
         ("How this was measured", _method(report)),
         ("Machine and versions", markup.definitions(tables.machine(report))),
         ("Notes", bullets(overview.all_remarks(report))),
@@ -110,50 +94,9 @@ def _speed(focus: Row, reference: str | None) -> str:
 
 
 def _matrix(graded: Accuracy | None, report: Report) -> str:
-    """The confusion matrix, shaded by the share of the true class; many classes become a list."""
     if graded is None or report.data is None:
         return ""
-    labels = report.data.labels
-    if len(labels) > MATRIX_CLASSES:
-        return _confusions(graded, labels)
-    head = "".join(f'<th scope="col"><span>{escape(label)}</span></th>' for label in labels)
-    lines = "\n".join(_matrix_row(labels[place], place, counts) for place, counts in enumerate(graded.confusion))
-    caption = f"Rows: what {graded.n} test images are. Columns: what was answered. Shade: share of the row."
-    return scrolling(f'<table class="matrix">\n<caption>{caption}</caption>\n<thead><tr><td></td>{head}</tr></thead>\n'
-                      f"<tbody>\n{lines}\n</tbody>\n</table>", "Confusion matrix")
-
-
-def _matrix_row(label: str, place: int, counts: Sequence[int]) -> str:
-    total = sum(counts)
-    cells = "".join(f'<td class="{"hit" if column == place else "miss"}" style="--share:{count / max(1, total):.2f}">'
-                    f"{count}</td>" for column, count in enumerate(counts))
-    return f'<tr><th scope="row">{escape(label)}</th>{cells}</tr>'
-
-
-def _confusions(graded: Accuracy, labels: Sequence[str]) -> str:
-    pairs = [(count, labels[true], labels[said]) for true, row in enumerate(graded.confusion)
-             for said, count in enumerate(row) if true != said and count]
-    worst = sorted(pairs, reverse=True)[:20]
-    found = Table(f"The most frequent of {len(pairs)} kinds of confusion", ("images", "true class", "answered"),
-                  tuple((str(count), true, said) for count, true, said in worst))
-    return table(found)
-
-
-def _mistakes(graded: Accuracy | None, pictures: Mapping[str, bytes]) -> str:
-    """Thumbnails of the most confident wrong answers."""
-    if graded is None or not graded.mistakes:
-        return ""
-    shown = []
-    for mistake in graded.mistakes:
-        picture = pictures.get(mistake.key)
-        data = "" if picture is None else base64.b64encode(picture).decode()
-        text = f"A test image of {mistake.label}, answered as {mistake.predicted}"
-        image = f'<img src="data:image/jpeg;base64,{data}" alt="{escape(text)}">' if data else ""
-        shown.append(f"<li>{image}<p>said <strong>{escape(mistake.predicted)}</strong> "
-                     f"({mistake.score * 100:.0f} %)<br>"
-                     f'is <strong>{escape(mistake.label)}</strong></p><p class="key">{escape(mistake.key)}</p></li>')
-    return ("<p>The wrong answers with the highest scores. Some may be wrong labels.</p>\n"
-            f'<ul class="mistakes">\n{"".join(shown)}\n</ul>')
+    return answers_html.matrix(graded.confusion, report.data.labels, graded.n)
 
 
 def _method(report: Report) -> str:
