@@ -181,7 +181,8 @@ class Cutter:
             counted = self.graph_share(found.network) if self.options.slim_by == "macs" else found.kept
             if counted <= share * (1 + 1e-6) or self.options.slim_by != "macs":
                 break
-            asked *= share / counted  # the graph has products that torch's layers do not show
+            # The graph has products that torch's layers do not show; as if the rest of both shrank together.
+            asked = max(1e-3, 1 - (1 - share) * (1 - found.kept) / (1 - counted))
         return dataclasses.replace(found, kept=counted)
 
     def size(self) -> prune.Size:
