@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
+
+    from edgetl.runtime.session import GraphSpec
 
 PhotoFolder = Callable[..., Path]
 
 
-UNVERIFIED = pytest.StashKey[dict[type, str]]()  # contract classes that cannot run here, and why
+CANNOT_RUN = pytest.StashKey[dict[type, str]]()  # contract classes that cannot run here, and why
+UNVERIFIED = pytest.StashKey[dict[str, str]]()  # the names of those that were asked for, and why
+MOST_WORKERS = 4  # each takes more than 1 GB for what the tests import; the longest file is the limit beyond that
 
 
 def pytest_configure() -> None:
     """One thread each, set before any test imports numpy, torch or onnxruntime: they would disturb one another."""
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # `make test &`: what tests start would ignore it too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Workers of `-n auto`: one per core that this process may use; none where there is one core.
+
+    xdist's own answer counts cores without hyper-threads and those of the whole machine, whatever a container may use.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS) if cores > 1 else 0
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m leaves any out
@@ -38,7 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if reason is not None:
             item.add_marker(pytest.mark.skip(reason=f"{contract.__name__}: {reason}"))
             _show_in_any_run(item, config)
-    config.stash[UNVERIFIED] = {one: reason for one, reason in reasons.items() if reason is not None}
+    config.stash[CANNOT_RUN] = {one: reason for one, reason in reasons.items() if reason is not None}
 
 
 def _show_in_any_run(item: pytest.Item, config: pytest.Config) -> None:
@@ -49,10 +68,20 @@ def _show_in_any_run(item: pytest.Item, config: pytest.Config) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Keeps to what was asked for: -k, -m and names on the command line."""
+    """Keeps what is said at the end to what was asked for: -k, -m and names on the command line."""
+    gc.freeze()  # what was imported stays: to look through all of torch took most of the time of many measuring tests
     asked = {getattr(item, "cls", None) for item in session.items}
-    found = session.config.stash.get(UNVERIFIED, {})
-    session.config.stash[UNVERIFIED] = {one: reason for one, reason in found.items() if one in asked}
+    found = session.config.stash.get(CANNOT_RUN, {})
+    session.config.stash[UNVERIFIED] = told = {one.__name__: why for one, why in found.items() if one in asked}
+    if hasattr(session.config, "workeroutput"):  # a worker of xdist, whose words come to pytest_testnodedown
+        session.config.workeroutput["unverified"] = told
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Takes over what a worker has found; each of them collects everything. One that was killed tells nothing."""
+    if "unverified" in getattr(node, "workeroutput", ()):
+        node.config.stash[UNVERIFIED] = node.workeroutput["unverified"]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -60,8 +89,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     unverified = config.stash.get(UNVERIFIED, {})
     if unverified:
         terminalreporter.section("backends whose contract was not verified here")
-        for contract, reason in unverified.items():
-            terminalreporter.line(f"{contract.__name__}: {reason}")
+        for name, reason in unverified.items():
+            terminalreporter.line(f"{name}: {reason}")
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +102,32 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
     monkeypatch.delenv("EDGETL_DATA", raising=False)
     return home
+
+
+_WRITTEN: dict[object, bytes] = {}  # by network and form, see `written_once`
+
+
+@pytest.fixture(scope="module")
+def written_once() -> Iterator[None]:
+    """The exporter, which takes seconds for the smallest network, writes each one once in a run of the tests.
+
+    For tests of what is done with a graph: `pytestmark = pytest.mark.usefixtures("written_once")`. Tests of the
+    exporter itself do without.
+    """
+    from edgetl.export import graph
+
+    write = graph._dynamo
+
+    def known(module: torch.nn.Module, spec: GraphSpec, opset: int) -> bytes:
+        weights = tuple((name, value.numpy().tobytes()) for name, value in module.state_dict().items())
+        key = (repr(module), weights, repr(spec), opset)
+        if key not in _WRITTEN:
+            _WRITTEN[key] = write(module, spec, opset)
+        return _WRITTEN[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "_dynamo", known)
+        yield
 
 
 def _picture(kind: int, size: int, random: np.random.Generator) -> np.ndarray:

@@ -28,6 +28,7 @@ from edgetl.runtime import drift, preprocess, processor
 from edgetl.runtime import manifest as manifests
 from edgetl.targets.x86_vnni import TARGET
 
+pytestmark = pytest.mark.usefixtures("written_once")
 VNNI = not processor.missing(("vnni",))
 needs_vnni = pytest.mark.skipif(not VNNI, reason="this processor has no VNNI")
 

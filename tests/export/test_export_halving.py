@@ -29,6 +29,7 @@ from edgetl.runtime import processor
 from edgetl.runtime.manifest import Manifest
 from edgetl.runtime.session import GraphSpec
 
+pytestmark = pytest.mark.usefixtures("written_once")
 needs_vnni = pytest.mark.skipif(bool(processor.missing(("vnni",))), reason="this processor has no VNNI")
 
 
