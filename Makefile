@@ -2,9 +2,11 @@
 #   make demo   creates .venv, installs edgetl[demo], runs the main job on real photos
 #   make test   creates .venv, installs edgetl[dev], runs lint, types and tests
 # A second run reuses .venv and installs nothing unless pyproject.toml changed. PYTHON=python3.12 chooses the interpreter.
+# The tests run in one process per core, four at most; WORKERS=0 runs them in one.
 
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= auto
 BIN := $(VENV)/bin
 
 .PHONY: help demo test lint types unit venv venv-demo clean
@@ -25,7 +27,7 @@ types: venv
 	$(BIN)/mypy
 
 unit: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # The stamps hold what was installed; `dev` contains `demo`, so after `make test` the demo installs nothing.
 venv: $(VENV)/.installed-dev

@@ -80,6 +80,15 @@ def test_the_classes_that_did_not_run_are_named_at_the_end(folder):
     assert "not verified here" not in outcome(folder, "-k", "TestHere")
 
 
+def test_with_workers_the_run_ends_in_the_same_words(folder):
+    pytest.importorskip("xdist")
+    told = outcome(folder, "-n", "2", "--dist", "loadfile")
+    assert "1 passed, 2 skipped" in told.splitlines()[-1], told
+    ending = "backends whose contract was not verified here"
+    assert told.count(ending) == 1
+    assert told.split(ending)[1].splitlines()[1:3] == outcome(folder).split(ending)[1].splitlines()[1:3]
+
+
 def listed():
     """The backends that the README calls unverified, from the lines of its list; none where it has no such list."""
     text = (ROOT / "README.md").read_text()
@@ -112,4 +121,5 @@ def test_the_readme_lists_what_is_not_verified():
 def test_continuous_integration_shows_the_end_of_the_run():
     script, makefile = (ROOT / ".ci" / "run").read_text(), (ROOT / "Makefile").read_text()
     assert script.rstrip().splitlines()[-1] == "make test"
-    assert "\tpython -m pytest\n" in makefile.replace("$(BIN)/", "")  # no flag that hides the summary
+    command = "\tpython -m pytest -n $(WORKERS) --dist loadfile\n"
+    assert command in makefile.replace("$(BIN)/", "")  # no flag that hides the summary
