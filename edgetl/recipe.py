@@ -75,6 +75,9 @@ class Distill(TrainFields):
     slim_epochs: int = opt(2, "Epochs of distillation after each cut but the last, which gets --epochs.", low=1)
     pretrained: bool = opt(True, "Start a FAMILY/VARIANT student from its published weights.")
     weights: str | None = opt(None, "File of weights for a FAMILY/VARIANT student.", path=True)
+    inherit: str | None = opt(
+        None, "Start a FAMILY/VARIANT student from weights chosen out of a larger model of its family: a RUN folder, a "
+        "file of weights, or 'teacher' (default: not).", path=True)
     unlabeled: tuple[str, ...] = opt(
         (), "Folder of images without labels, which join the training with the teacher's answers alone; may be "
         "repeated.", path=True, result=False)

@@ -94,6 +94,17 @@ def class_names(model: str) -> tuple[tuple[str, ...], ...]:
     return names
 
 
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors by name from a file of weights: safetensors, or a state dict of plain tensors.
+
+    Raises:
+        EdgetlError: no such file, or it holds more than tensors.
+    """
+    from edgetl.models import _weights  # here: it brings torch
+
+    return _weights.read_file(path)
+
+
 def resized(network: Network, size: int) -> Network:
     """The network for square images of `size` pixels; its weights stay, position embeddings are interpolated.
 

@@ -41,6 +41,7 @@ CHOICES = "choices.json"
 FEATURES = "features.safetensors"
 CUT = "cut.safetensors"  # the student as it was cut out of its teacher, before it is taught
 STEPS = "steps"  # folder of the students that are cut again
+NAMING = ("teacher", "student", "weights", "inherit")  # options that may name a file or a RUN
 CPU_BATCH = 32
 GPU_BATCH = 256
 LEFTOVERS = (rundir.CHECKPOINT, BEST, CHOICES, FEATURES, CUT)  # of a finished run
@@ -154,7 +155,7 @@ def prepare(
 
 def identity(options: TrainFields, fingerprint: str) -> dict[str, Any]:
     """Everything that decides the result: options, and the contents of the data and of the files that options name."""
-    named = {name: Path(str(getattr(options, name, None) or "")) for name in ("teacher", "student", "weights")}
+    named = {name: Path(str(getattr(options, name, None) or "")) for name in NAMING}
     files = {name: path / rundir.MODEL if weights.is_run(path) else path for name, path in named.items()}
     digests = {f"{name} sha256": rundir.sha256(path.read_bytes()) for name, path in files.items() if path.is_file()}
     taught_by = teachers.identity(options) if isinstance(options, Distill) else {}

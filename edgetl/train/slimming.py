@@ -20,7 +20,7 @@ from edgetl.events import Event
 from edgetl.models import Network
 from edgetl.recipe import Distill
 from edgetl.runtime.preprocess import normalize
-from edgetl.train import checkpoint, seed, store
+from edgetl.train import checkpoint, inherit, seed, store
 from edgetl.train.engines import GraphOf
 from edgetl.train.setting import CUT, Setting, adjusted
 from edgetl.train.teacher import network_of_run
@@ -55,10 +55,16 @@ def starting_student(options: Distill, teacher: Network | None, place: Setting, 
     network = models.create(
         options.student,
         classes=len(place.data.labels),
-        pretrained=options.pretrained,
+        pretrained=options.pretrained and options.inherit is None,
         weights=Path(options.weights) if options.weights else None,
         image_size=options.image_size,
     )
+    if options.inherit is not None:
+        state, with_head = inherit.source_state(options.inherit, teacher, place.data.labels)
+        source = teacher.model if teacher is not None and options.inherit == inherit.TEACHER else options.inherit
+        report = inherit.inherit(network, state, Path(source).name, with_head=with_head)
+        place.choices["inherited"] = report.to_json()
+        place.note(report.told())
     return adjusted(network, options)
 
 

@@ -14,7 +14,7 @@ from edgetl.events import Listener, ignore
 from edgetl.models import Network
 from edgetl.recipe import Distill
 from edgetl.recipe_teacher import GraphTeacher, Named
-from edgetl.train import asking, control, engines, repeats, setting, slim_steps, teachers, unlabelled
+from edgetl.train import asking, control, engines, inherit, repeats, setting, slim_steps, teachers, unlabelled
 from edgetl.train.engines import GraphOf
 from edgetl.train.setting import Setting
 from edgetl.train.slimming import Cutter, LatencyShare, starting_student
@@ -44,6 +44,7 @@ def distill(
         KeyboardInterrupt: Ctrl-C; the run can be resumed.
     """
     weights.require_read(options.student, options.weights)
+    inherit.require_heir(options)
     set_allocator()
     if setting.finished(options, listener, "distill"):
         return Path(options.out)
