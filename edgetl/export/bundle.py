@@ -24,7 +24,7 @@ from edgetl.targets import Target
 
 CARD = "README.md"
 RECORD_KEPT = ("model", "stage", "data", "metrics", "options", "choices", "environment", "teacher", "student", "kept",
-               "parameters")
+               "parameters", "teachers", "teacher_mix", "teacher_weight")
 
 
 @dataclass(frozen=True)

@@ -136,8 +136,8 @@ def _origin(manifest: Manifest) -> str:
         lines.append(f"- data: {data['name']}, fingerprint {str(data.get('fingerprint', ''))[:16]}")
     lines += [f"- {note}" for note in manifest.provenance.get("notes", ())]
     lines += [f"- trained by: {run['stage']}"] if run.get("stage") else []
-    teacher = run.get("teacher")
-    lines += [f"- teacher: {teacher['model']}"] if isinstance(teacher, Mapping) and teacher.get("model") else []
+    taught_by = run.get("teachers") or [run.get("teacher")]
+    lines += [f"- teacher: {one['model']}" for one in taught_by if isinstance(one, Mapping) and one.get("model")]
     if made:
         reason = f" ({made['fallback_reason']})" if made.get("fallback_reason") else ""
         lines.append(f"- exported by: {made['exporter']}{reason}, greatest difference to torch "

@@ -10,7 +10,8 @@ from typing import Any
 from edgetl import plugins
 from edgetl.recipe import Export
 
-PLACES = frozenset({"data", "out", "run", "source", "student", "teacher", "weights"})  # fields that may hold a path
+PLACES = frozenset({"data", "out", "run", "source", "student", "teacher", "unlabeled", "weights"})  # may hold a path
+SAID = "teacher_options"  # each of key=value[;key=value...], of which a value may be a path
 
 
 def without_folders(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,7 +28,16 @@ def shareable(options: Export) -> Export:
 def _cut(key: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         return without_folders(value)
+    if key == SAID and isinstance(value, list | tuple):
+        return [";".join(_cut_value(pair) for pair in str(one).split(";")) for one in value]
+    if key == "teacher" and isinstance(value, str):
+        return ",".join(final_name(one) for one in value.split(","))
     return final_name(value) if key in PLACES and isinstance(value, str) else value
+
+
+def _cut_value(pair: str) -> str:
+    name, equals, value = pair.partition("=")
+    return name + equals + (Path(value).name if equals and value else value)
 
 
 def final_name(text: str) -> str:

@@ -473,10 +473,17 @@ def test_a_bundle_tells_no_paths_of_the_machine_that_made_it(made: Path, run: Pa
 @pytest.mark.parametrize(("text", "kept"), [
     ("/home/me/photos", "photos"), ("csv:/home/me/photos.csv", "csv:photos.csv"), ("~/photos/", "photos"),
     ("fashion-mnist:../data", "fashion-mnist:data"), ("elpv:doubt-is-defective", "elpv:doubt-is-defective"),
-    ("timm/test_resnet", "timm/test_resnet"), ("out/teacher", "teacher"), ("slim:0.4", "slim:0.4"), ("..", "..")])
+    ("timm/test_resnet", "timm/test_resnet"), ("out/teacher", "teacher"), ("slim:0.4", "slim:0.4"), ("..", ".."),
+    ("/home/me/runs/a,onnx:/home/me/b.onnx,timm/c", "a,onnx:b.onnx,timm/c")])
 def test_final_names(text: str, kept: str) -> None:
     record = {"options": {"teacher": text, "name": text}, "kept": 0.4}
     assert private.without_folders(record) == {"options": {"teacher": kept, "name": text}, "kept": 0.4}
+
+
+def test_what_was_said_of_a_teacher_names_no_folder():
+    said = ["2:labels=/home/me/names;mean=0,0,0", "weights=w.safetensors"]
+    assert private.without_folders({"teacher_options": said}) == {
+        "teacher_options": ["2:labels=names;mean=0,0,0", "weights=w.safetensors"]}
 
 
 def test_names_that_are_no_utf8_do_not_stop_an_export(tmp_path: Path) -> None:
