@@ -125,9 +125,9 @@ def taught(options: argparse.Namespace, teacher: Path, arm: str, seed: int, run:
         out=run,
         epochs=options.long_epochs if arm in LONG else options.epochs,
         seed=seed,
-        control=False,
         threads=options.threads,
         teacher_engine="cpu",
+        control=False,
         resume=True,
         **ARMS[arm],
     )
