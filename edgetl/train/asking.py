@@ -92,7 +92,10 @@ def opened_store(options: Distill, place: Setting, student: Network, teacher: Te
         options=dataclasses.asdict(options),
         engine=f"{engine.name} {engine.version} {place.choices['amp']}",
     )
-    return SoftLabels(softlabels.folder_of(identity), len(identity.keys), len(teacher.labels), engine.ask)
+    folder = softlabels.folder_of(identity)
+    return SoftLabels(
+        folder, len(identity.keys), len(teacher.labels), engine.ask, kept=options.views, note=place.note
+    )
 
 
 def examined(school: tuple[Teacher, ...], place: Setting) -> tuple[Teacher, ...]:

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgetl.datasets import Item
-from edgetl.errors import DataError
+from edgetl.errors import DataError, EdgetlError
 from edgetl.recipe_fields import TrainFields
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.train import augment
@@ -202,6 +202,24 @@ def view_of(epoch: int, views: int, refresh: int = 0) -> int:
     if not views:
         return epoch
     return epoch // refresh * views + epoch % refresh % views if refresh else epoch % views
+
+
+def require_refresh(views: int, refresh: int) -> None:
+    """Returns when views can be drawn anew after so many epochs.
+
+    Raises:
+        EdgetlError: there are none that stay, or some would never be shown.
+    """
+    if refresh and not views:
+        raise EdgetlError(
+            f"--refresh-views {refresh} draws the views anew, and without --views every epoch has new ones already.",
+            hint="Give --views K, or leave --refresh-views out.",
+        )
+    if 0 < refresh < views:
+        raise EdgetlError(
+            f"--refresh-views {refresh} is less than --views {views}: some views would never be shown.",
+            hint=f"Give --refresh-views {views} or more, best a multiple of {views}.",
+        )
 
 
 def smoothed(labels: torch.Tensor, classes: int, smoothing: float) -> torch.Tensor:

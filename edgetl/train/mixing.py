@@ -24,7 +24,7 @@ mean and the arithmetic one for an ensemble's soft targets; the arithmetic one h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -87,3 +87,12 @@ class Mixed:
         """Writes down what each source would lose."""
         for source in self._sources:
             source.flush()
+
+    def state(self) -> Mapping[str, torch.Tensor]:
+        """What each source counts."""
+        return {f"{place}.{name}": one for place, source in enumerate(self._sources)
+                for name, one in source.state().items()}  # fmt: skip
+
+    def told(self) -> Sequence[Mapping[str, int]]:
+        """Figures of each source's store."""
+        return [one for source in self._sources for one in source.told()]

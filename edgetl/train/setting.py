@@ -8,7 +8,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from edgetl.recipe_fields import TrainFields
 from edgetl.runtime.preprocess import Preprocess, normalize
 from edgetl.runtime.session import usable_threads
 from edgetl.splits import Splits
-from edgetl.train import store, teachers
+from edgetl.train import softlabels, store, teachers
 from edgetl.train.eventfiles import EventFiles
 from edgetl.train.loader import TrainLoader
 from edgetl.train.loop import BEST, Fit, Precision, Score, require_same
@@ -63,6 +63,7 @@ class Setting:
     listener: Listener
     stage: str
     unlabelled: Unlabelled = NONE  # images that join the training without a label
+    told: dict[str, Any] = field(default_factory=dict)  # what the record says of the training that was last
 
     @property
     def shown(self) -> tuple[Item, ...]:
@@ -77,7 +78,7 @@ class Setting:
     def labelled_only(self) -> Setting:
         """The training on the labelled images alone, with about as many steps: for a control that has no teacher."""
         if not self.unlabelled.items:
-            return self
+            return dataclasses.replace(self, told={})
         longer = len(self.shown) / len(self.parts.train)
         options = dataclasses.replace(
             self.options,
@@ -85,7 +86,7 @@ class Setting:
             warmup_epochs=self.options.warmup_epochs * longer,
             patience=round(self.options.patience * longer),
         )
-        return dataclasses.replace(self, options=options, unlabelled=NONE)
+        return dataclasses.replace(self, options=options, unlabelled=NONE, told={})
 
     def note(self, text: str) -> None:
         """Tells the listener something worth knowing."""
@@ -220,7 +221,12 @@ def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, 
     curves = EventFiles(folder, setting.listener)
     training = Fit(task, loader, validate, setting.options, folder, setting.precision, curves, stage, setting.identity)
     with _salvage(setting.options, folder):
-        return training.run()
+        score = training.run()
+    setting.told.clear()
+    if task.told():
+        setting.told["softlabels"] = softlabels.summed(task.told())
+        setting.note(softlabels.sentence(setting.told["softlabels"]))
+    return score
 
 
 @contextlib.contextmanager
@@ -365,6 +371,7 @@ def save(setting: Setting, network: Network, folder: Path, **more: Any) -> None:
         "identity": dict(setting.identity),
         "choices": setting.choices,
         "environment": rundir.environment(),
+        **setting.told,
         "macs": cost.image_macs(copy.deepcopy(network.module).cpu(), network.preprocess.size_hw),
         **more,
     }

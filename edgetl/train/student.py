@@ -14,7 +14,7 @@ from edgetl.events import Listener, ignore
 from edgetl.models import Network
 from edgetl.recipe import Distill
 from edgetl.recipe_teacher import GraphTeacher, Named
-from edgetl.train import asking, control, engines, inherit, repeats, setting, slim_steps, teachers, unlabelled
+from edgetl.train import asking, control, engines, inherit, loader, repeats, setting, slim_steps, teachers, unlabelled
 from edgetl.train.engines import GraphOf
 from edgetl.train.setting import Setting
 from edgetl.train.slimming import Cutter, LatencyShare, starting_student
@@ -50,6 +50,7 @@ def distill(
         return Path(options.out)
     terms = losses.parse(options.loss)  # before anything costs time
     unlabelled.require_use(options.unlabeled, terms)
+    loader.require_refresh(options.views, options.refresh_views)
     named = teachers.named(options)
     require_lookable(options, named, terms)
     with rundir.building(Path(options.out), resume=options.resume, overwrite=options.overwrite) as folder:

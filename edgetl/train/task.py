@@ -125,13 +125,18 @@ class ClassifierTask(nn.Module):
         yield from ((f"losses.{name}", one) for name, one in self.losses.named_parameters())
 
     def state(self) -> Mapping[str, torch.Tensor]:
-        """What the losses remember from step to step, besides their parameters."""
-        return dict(self.losses.named_buffers())
+        """What the losses remember from step to step, besides their parameters, and what was counted of the answers."""
+        counted = self._source.state() if self._source is not None else {}
+        return {**dict(self.losses.named_buffers()), **{f"source.{name}": one for name, one in counted.items()}}
 
     def flush(self) -> None:
         """Writes down what was learned of the teacher."""
         if self._source is not None:
             self._source.flush()
+
+    def told(self) -> Sequence[Mapping[str, int]]:
+        """Figures of each store of the teacher's answers; empty where there is none."""
+        return self._source.told() if self._source is not None else ()
 
     def train_mode(self) -> None:
         """Training mode for the network, evaluation mode for the teacher."""

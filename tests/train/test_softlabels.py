@@ -21,14 +21,15 @@ from edgetl.errors import BackendUnavailable, EdgetlError, OutputError
 from edgetl.events import ignore
 from edgetl.recipe import Distill, Finetune, build
 from edgetl.runtime.preprocess import Preprocess
-from edgetl.train import engines, setting, softlabels
+from edgetl.train import engines, setting, softlabels, views
 from edgetl.train.engines import Engine
 from edgetl.train.loader import Batch, TrainLoader
 from edgetl.train.loop import Precision
-from edgetl.train.softlabels import Identity, Live, SoftLabels, View
+from edgetl.train.softlabels import Identity, Live, SoftLabels
 from edgetl.train.student import distill
 from edgetl.train.task import ClassifierTask
 from edgetl.train.teacher import finetune
+from edgetl.train.views import View
 
 COMMON = {"image_size": 32, "batch_size": "8", "workers": 0, "threads": 1}
 STUDENT = {"student": "timm/test_efficientnet", "pretrained": False, "loss": ["labels:0.2,kd:1;temperature=2"]}
@@ -129,7 +130,7 @@ def test_a_mixed_view_is_the_image_and_its_partner() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(2, softlabels.MANY), st.integers(0, 10_000))
+@given(st.integers(2, views.MANY), st.integers(0, 10_000))
 def test_logits_of_few_classes_are_kept_to_half_a_unit_of_float16(classes: int, seed: int) -> None:
     logits = 10 * torch.randn(3, classes, generator=torch.Generator().manual_seed(seed))
     view = View.empty(5, classes)
@@ -139,12 +140,12 @@ def test_logits_of_few_classes_are_kept_to_half_a_unit_of_float16(classes: int, 
 
 
 def test_of_many_classes_the_greatest_are_kept_and_the_rest_of_the_probability() -> None:
-    classes = softlabels.MANY + 44
+    classes = views.MANY + 44
     logits = 4 * torch.randn(6, classes, generator=torch.Generator().manual_seed(0))
     view = View.empty(6, classes)
     view.put(torch.arange(6), logits)
     found, exact = view.get(torch.arange(6)).softmax(1), logits.softmax(1)
-    top = exact.topk(softlabels.TOP, dim=1).indices
+    top = exact.topk(views.TOP, dim=1).indices
     torch.testing.assert_close(found.gather(1, top), exact.gather(1, top), rtol=0.01, atol=1e-4)
     torch.testing.assert_close(found.sum(1), torch.ones(6))
     rest = [row[~torch.isin(torch.arange(classes), kept)] for row, kept in zip(found, top, strict=True)]
@@ -180,9 +181,11 @@ def test_the_teacher_is_asked_once_and_what_it_said_is_read_after_a_restart(tmp_
     teacher = Teacher()
     store = SoftLabels(tmp_path / "store", 4, 2, teacher)
     first = [store.answers(batch_of(rows, view)) for view in (0, 1) for rows in ([0, 1], [2, 3])]
-    assert teacher.images == 8 and sorted(path.name for path in store.folder.iterdir()) == [
-        "view-0000.safetensors", "view-0001.safetensors"]  # fmt: skip
-    assert store.size_bytes == sum(path.stat().st_size for path in store.folder.iterdir())
+    files = sorted(store.folder.glob("*.safetensors"))
+    assert teacher.images == 8 and [path.name for path in files] == ["view-0000.safetensors", "view-0001.safetensors"]
+    assert store.size_bytes == sum(path.stat().st_size for path in files)
+    assert dict(store.told()[0]) == {"bytes": store.size_bytes, "bytes_an_image": 5, "views": 2, "images": 4,
+                                     "asked": 8, "reused": 0}  # fmt: skip
     again = SoftLabels(tmp_path / "store", 4, 2, teacher)
     assert torch.equal(again.answers(batch_of([3, 0], 1)), torch.stack([first[3][1], first[2][0]]))
     assert teacher.images == 8
@@ -190,11 +193,11 @@ def test_the_teacher_is_asked_once_and_what_it_said_is_read_after_a_restart(tmp_
 
 def test_an_interrupted_build_goes_on(tmp_path: Path) -> None:
     teacher = Teacher()
-    store = SoftLabels(tmp_path, 4, 2, teacher)
+    store = SoftLabels(tmp_path / "store", 4, 2, teacher)
     said = store.answers(batch_of([0, 1], 0))
     assert not list(tmp_path.iterdir())
     store.flush()
-    again = SoftLabels(tmp_path, 4, 2, teacher)
+    again = SoftLabels(tmp_path / "store", 4, 2, teacher)
     assert torch.equal(again.answers(batch_of([0, 1], 0)), said) and teacher.images == 2
     again.answers(batch_of([2, 3], 0))
     assert teacher.images == 4
@@ -210,7 +213,7 @@ def test_what_fits_into_the_memory_is_found_out_with_the_teacher_and_nothing_is_
     before = {name: value.clone() for name, value in student.module.state_dict().items()}
     task = ClassifierTask(student, losses.parse(["kd"]), source=source)
     place = types.SimpleNamespace(device=torch.device("cpu"), precision=CPU)
-    assert setting._fits(place, task, student.preprocess, 6)  # type: ignore[arg-type]
+    assert choosing.fits(place, task, student.preprocess, 6)  # type: ignore[arg-type]
     assert teacher.images == 6
     task.flush()
     assert not (tmp_path / "store").exists()
@@ -219,14 +222,14 @@ def test_what_fits_into_the_memory_is_found_out_with_the_teacher_and_nothing_is_
 
 @pytest.mark.parametrize("damage", [b"", b"no safetensors", None])
 def test_a_damaged_view_is_made_again(tmp_path: Path, damage: bytes | None) -> None:
-    teacher = Teacher()
-    store = SoftLabels(tmp_path, 2, 2, teacher)
+    teacher, folder, told = Teacher(), tmp_path / "store", list[str]()
+    store = SoftLabels(folder, 2, 2, teacher)
     said = store.answers(batch_of([0, 1], 0))
-    (file,) = tmp_path.iterdir()
+    (file,) = folder.glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:-7] if damage is None else damage)
-    assert torch.equal(SoftLabels(tmp_path, 2, 2, teacher).answers(batch_of([0, 1], 0)), said)
-    assert teacher.images == 4
-    assert torch.equal(SoftLabels(tmp_path, 3, 2, teacher).answers(batch_of([0, 1], 0)), said)  # of other images
+    assert torch.equal(SoftLabels(folder, 2, 2, teacher, note=told.append).answers(batch_of([0, 1], 0)), said)
+    assert teacher.images == 4 and len(told) == 1 and told[0].endswith("The teacher is asked again.")
+    assert torch.equal(SoftLabels(folder, 3, 2, teacher).answers(batch_of([0, 1], 0)), said)  # of other images
     assert teacher.images == 6
 
 
@@ -270,8 +273,13 @@ def test_training_with_the_store_is_training_on_the_same_views_without_it(
     np.testing.assert_allclose(curve(stored), curve(live), atol=1e-3)
     assert curve(stored) != curve(live)  # float16
     (folder,) = cache.iterdir()
-    assert len(list(folder.iterdir())) == 2
+    assert len(list(folder.glob("*.safetensors"))) == 2
     record = weights.read_record(stored)
+    images = record["softlabels"]["images"]
+    assert record["softlabels"] == {"bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+                                    "bytes_an_image": 7, "views": 2, "images": images,
+                                    "asked": 2 * images, "reused": 4 * images}  # fmt: skip
+    assert "softlabels" not in weights.read_record(live)
     assert record["choices"]["teacher_engine"]["name"] == "torch" and record["options"]["views"] == 2
 
 

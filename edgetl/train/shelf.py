@@ -1,0 +1,116 @@
+"""A shelf of the cache: folders that processes share, of which the least recently used go first when room is needed.
+
+Whoever uses a folder holds a shared lock on its file `.lock`, which ends with the process, however that ends; who wants
+to remove it must have the lock alone. So nothing is removed under a running process, and nothing stays locked by a dead
+one. A folder is renamed before it is removed: nobody ever finds a part of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import weakref
+from pathlib import Path
+
+LOCK = ".lock"
+GONE = ".gone-"  # what is being removed; a killed process leaves it, and the next one that makes room sweeps it
+
+
+class Held:
+    """A folder in use, until this object or the process ends."""
+
+    def __init__(self, folder: Path) -> None:
+        """Makes the folder where it is not there, and waits while another process removes it.
+
+        Raises:
+            OSError: it cannot be made or locked.
+        """
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                handle = _opened(folder / LOCK)
+            except FileNotFoundError:  # removed since
+                continue
+            fcntl.flock(handle, fcntl.LOCK_SH)
+            if _is_still(handle, folder / LOCK):
+                break
+            os.close(handle)
+        with contextlib.suppress(OSError):  # a cache that may only be read serves all the same
+            os.utime(folder / LOCK)
+        self.release = weakref.finalize(self, os.close, handle)
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError:
+        if not path.exists():
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # in a cache that may only be read
+
+
+def _is_still(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files in a folder."""
+    total = 0
+    with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+        for path in folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # or put another in its place
+                total += path.stat().st_size
+    return total
+
+
+def make_room(root: Path, limit_bytes: int) -> int:
+    """Removes folders that nobody uses, the least recently used first, until at most `limit_bytes` are left.
+
+    Returns:
+        The bytes that are left, which are more where what is left is in use.
+
+    Raises:
+        OSError: a folder cannot be looked at or removed.
+    """
+    for leftover in root.glob(f"{GONE}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    folders = {one: size_of(one) for one in root.iterdir() if one.is_dir() and not one.name.startswith(".")}
+    total = sum(folders.values())
+    for folder in sorted(folders, key=_used_ns):
+        if total <= limit_bytes:
+            break
+        if _remove(folder):
+            total -= folders[folder]
+    return total
+
+
+def _used_ns(folder: Path) -> int:
+    for path in (folder / LOCK, folder):
+        with contextlib.suppress(FileNotFoundError):
+            return path.stat().st_mtime_ns
+    return 0
+
+
+def _remove(folder: Path) -> bool:
+    """Removes a folder; False where it is in use or another user's, or another process was faster."""
+    try:
+        handle = _opened(folder / LOCK)
+    except (FileNotFoundError, PermissionError):
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_still(handle, folder / LOCK):
+            return False
+        gone = folder.with_name(f"{GONE}{folder.name}-{os.getpid()}")
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+    except (BlockingIOError, PermissionError):
+        return False
+    finally:
+        os.close(handle)
+    return True
