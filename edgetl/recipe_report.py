@@ -1,4 +1,4 @@
-"""The options of `edgetl report`. They are no table of a recipe: the page is drawn from what others measured."""
+"""The options of `edgetl report`. They are no table of a recipe: the page is drawn from what others left."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ class Report:
     """`edgetl report`."""
 
     reports: tuple[str, ...] = opt(
-        REQUIRED, "Reports of `edgetl bench`: files, or folders that are searched for them.", positional=True,
-        given=True)
-    out: str = opt(REQUIRED, "The html file to write.", given=True)
-    title: str = opt("Benchmarks", "Heading of the page.", form=(r".*\S.*", "a text"))
+        REQUIRED, "Reports of `edgetl bench`: files, or folders that are searched for them; or one RUN folder.",
+        positional=True, given=True)
+    out: str = opt(REQUIRED, "The html file to write; that of a RUN gets a .md file beside it.", given=True)
+    title: str | None = opt(
+        None, "Heading of the page (default: 'Benchmarks', or what the RUN is).", form=(r".*\S.*", "a text"))
     label: tuple[str, ...] = opt(
         (), "PATH=COMMIT[@DATE] for the reports at or below PATH, where they carry none or another; may be repeated.",
         form=(r".+=[^=@]*(@[^=@]+)?", "PATH=COMMIT, PATH=COMMIT@DATE or PATH=@DATE"))

@@ -17,6 +17,7 @@ from edgetl.events import Event, Listener, ignore
 from edgetl.recipe_report import Report as Gallery
 
 STAGE = "report"
+TITLE = "Benchmarks"
 MOST_DRAWN = 30  # cases of one figure; the tables have all
 FRONT = ("Left and up is better. The area of a marker grows with the size of the graph or weights, from one that still "
          "holds its number. A thick rim marks the front: no other is as fast, as right and as small. The dashed line "
@@ -34,6 +35,7 @@ class Page:
 
     path: Path
     left_out: tuple[str, ...]  # a sentence for each file that could not be read
+    beside: Path | None = None  # the same in markdown, of a page about a RUN
 
 
 def write(options: Gallery, *, listener: Listener = ignore) -> Page:
@@ -49,20 +51,25 @@ def write(options: Gallery, *, listener: Listener = ignore) -> Page:
     """
     extras.require("matplotlib", extra="cli", purpose="A page over reports")
     out = Path(options.out)
-    _require_place(out, options.overwrite)
+    require_place(out, options.overwrite)
     entries, problems = collection.read(options.reports, options.label)
     for problem in problems:
         listener(Event(STAGE, "warning", {"text": f"Left out: {problem}"}))
     # The page is shown to others, whom it does not concern where things lie on this machine.
     shown = [collection.local(problem, options.reports) for problem in problems]
-    text = legible(page(entries, shown, title=options.title))
+    text = legible(page(entries, shown, title=options.title or TITLE))
     with rundir.explained(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     rundir.write_text(out, text)
     return Page(out, tuple(problems))
 
 
-def _require_place(out: Path, overwrite: bool) -> None:
+def require_place(out: Path, overwrite: bool) -> None:
+    """Returns when a page can be written to `out`.
+
+    Raises:
+        OutputError: it cannot, or something lies there that shall stay.
+    """
     if out.is_dir():
         raise OutputError(f"{out} is a folder; --out names an html file.", hint=f"Write --out {out / 'index.html'}")
     if out.exists() and not overwrite:

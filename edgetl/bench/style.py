@@ -65,6 +65,8 @@ figcaption { color: var(--soft); font-size: .9rem; }
   background: var(--band); }
 .mistakes p { margin: .3rem 0 0; font-size: .9rem; line-height: 1.35; }
 .mistakes .key { color: var(--soft); font-size: .75rem; }
+pre { font: .85rem/1.5 ui-monospace, monospace; background: var(--band); padding: .6rem 1rem; margin: 0;
+  overflow-x: auto; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-size: .9rem; }
 dt { color: var(--soft); }
 dd { margin: 0; min-width: 0; }

@@ -22,7 +22,8 @@ HEADS = frozenset({"case", "true class", "report"})  # columns that say what the
 TEXT_COLUMNS = HEADS | {"answered", "reason", "arrival", "backend", "precision", "commit", "date", "measured in",
                         "reached with", "cores", "machine", "state", "on the front", "layer", "operation",
                         "executed as", "arithmetic", "sensor", "of", "scenario", "result", "metric", "valid",
-                        "early stopping", "min duration", "min queries", "inputs", "verdict", "gate"}
+                        "early stopping", "min duration", "min queries", "inputs", "verdict", "gate",
+                        "model", "engine", "sha256"}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,172 @@
+"""One html page, and the same in markdown, about a RUN: how it went, and what the teacher was worth."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edgetl import datasets, extras, rundir, weights
+from edgetl.bench import answers_html, gallery, markdown, markup, run_plots, run_record, run_tables
+from edgetl.bench.gallery import STAGE, Page
+from edgetl.bench.run_record import CONTROL, Trained
+from edgetl.bench.tables import legible, percent, shown
+from edgetl.errors import EdgetlError
+from edgetl.events import Event, Listener, ignore
+from edgetl.recipe_report import Report
+
+CURVES = ("The ring is the epoch whose weights are kept: the best on validation. Training accuracy is that on "
+          "cropped, mirrored and mixed views, which are harder than the images.")
+LOSSES = ("Terms are drawn before their weights, each on its own scale. Dashed: the control, which has the labels "
+          "alone. {terms}")
+GAIN = "Dots are seeds; the bar is the 95 % interval of their mean."
+ONE_SEED = "The interval is paired over the test images (Tango); one seed tells nothing of the spread over seeds."
+SEVERAL = "The interval covers the choice of seeds and of test images (crossed, Howe)."
+
+
+def is_meant(places: Sequence[str]) -> bool:
+    """Whether a RUN is named."""
+    return any(weights.is_run(Path(place)) for place in places)
+
+
+def write(options: Report, *, listener: Listener = ignore) -> Page:
+    """The page about a RUN that was written to `options.out`, with its markdown beside it.
+
+    Args:
+        options: which RUN, and where to.
+        listener: hears why there are no photos, where that is so.
+
+    Raises:
+        EdgetlError: more than one place is named, or --label is given, or the RUN cannot be read.
+        OutputError: a file exists, or cannot be written.
+    """
+    extras.require("matplotlib", extra="cli", purpose="A page about a RUN")
+    if len(options.reports) != 1 or options.label:
+        raise EdgetlError("A RUN gets a page of its own: expected one RUN and no --label, found "
+                          f"{', '.join([*options.reports, *(f'--label {one}' for one in options.label)])}.",
+                          hint="Write one page for each RUN, and another one for the reports of benchmarks.")
+    out = Path(options.out)
+    beside = out.with_suffix(".md")
+    for path in (out, beside):
+        gallery.require_place(path, options.overwrite)
+    run = run_record.read(Path(options.reports[0]))
+    pictures, reason = _pictures(run)
+    if reason is not None:
+        listener(Event(STAGE, "warning", {"text": reason}))
+    title = options.title or f"{'Distillation' if run.teachers else 'Fine-tuning'}: {run.name}"
+    with rundir.explained(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    rundir.write_text(out, legible(page(run, pictures, title=title)))
+    rundir.write_text(beside, legible(markdown_page(run, title=title)))
+    return Page(out, (), beside)
+
+
+def _pictures(run: Trained) -> tuple[dict[str, bytes], str | None]:
+    """JPEGs of the worst mistakes by key, and why there are none where that is so."""
+    if not run.mistakes:
+        return {}, None
+    try:
+        data = datasets.open_data(run.record["data"]["source"], foreign=False)
+        items = {item.key: item for item in data.items}
+        found = {one.key: answers_html.thumbnail(data.read(items[one.key])) for one in run.mistakes if one.key in items}
+    except EdgetlError as problem:
+        return {}, f"The mistakes are shown without their photos: {problem.message}"
+    return found, None if found else "The mistakes are shown without their photos, which are not in the data any more."
+
+
+def page(run: Trained, pictures: Mapping[str, bytes], *, title: str) -> str:
+    """The whole page.
+
+    Args:
+        run: what to show.
+        pictures: JPEGs of its worst mistakes, by key.
+        title: heading of the page.
+    """
+    sections = [(name, content) for name, content in _sections(run, pictures) if content]
+    body = "\n".join(markup.section(name, content, anchor=f"section-{place}")
+                     for place, (name, content) in enumerate(sections))
+    entries = [(f"section-{place}", name) for place, (name, _) in enumerate(sections)]
+    lead = markup.escape(" ".join(sentences(run)))
+    header = f'<h1>{markup.escape(title)}</h1>\n<p class="lead">{lead}</p>\n{markup.contents(entries)}'
+    return markup.document(title, header, body)
+
+
+def _sections(run: Trained, pictures: Mapping[str, bytes]) -> list[tuple[str, str]]:
+    test = run.metrics.get("test")
+    # Focusable, so that a keyboard can scroll it.
+    recipe = "\n".join(['<pre tabindex="0">', markup.escape(run.recipe), "</pre>"]) if run.recipe else ""
+    matrix = answers_html.matrix(test["confusion"], run.labels, test["n"]) if test else ""
+    return [
+        ("Summary", markup.table(run_tables.summary(run))),
+        ("Gain over the control", _gain(run)),
+        ("Accuracy over the epochs", markup.figure(run_plots.accuracies(run), CURVES, run_tables.accuracy_curve(run))),
+        ("Losses", markup.figure(run_plots.losses(run), LOSSES.format(terms=_terms(run)), run_tables.loss_curve(run))),
+        ("What it confuses", matrix),
+        ("Classes", markup.table(run_tables.classes(run))),
+        ("Worst mistakes", answers_html.mistakes(run.mistakes, pictures)),
+        ("Teacher" if len(run.teachers) == 1 else "Teachers", markup.table(run_tables.teachers(run))),
+        ("Recipe", recipe),
+        ("Machine and choices", markup.definitions(_machine(run))),
+        ("Notes", markup.bullets(run.record.get("data", {}).get("notes", ()))),
+    ]
+
+
+def _gain(run: Trained) -> str:
+    found = run.metrics.get("gain")
+    if not found:
+        return ""
+    how = ONE_SEED if len(found["seeds"]) == 1 else SEVERAL
+    return "\n".join([f"<p>{markup.escape(_capital(found['sentence']))}</p>",
+                      markup.figure(run_plots.gain(run), f"{GAIN} {how}"), markup.table(run_tables.gain(run))])
+
+
+def _terms(run: Trained) -> str:
+    losses = run.record.get("options", {}).get("loss")
+    return f"--loss {' --loss '.join(losses)}" if losses else ""
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
+def sentences(run: Trained) -> list[str]:
+    """The result in a few sentences: how right, beside whom, how small, and whether the teacher helped."""
+    test, teacher = run.metrics.get("test"), (run.teachers or ({},))[0]
+    found = []
+    if test:
+        found.append(f"{_named(run)} answers {percent(test['accuracy'])} % of {test['n']} test images right.")
+    theirs = ((teacher.get("metrics") or {}).get("test") or {}).get("accuracy")
+    if test and theirs is not None:
+        found.append(f"Its teacher {teacher['model']} answers {percent(theirs)} %.")
+    if "kept" in run.record:
+        found.append(f"It has {percent(run.record['kept'])} % of the teacher's parameters.")
+    gain = run.metrics.get("gain")
+    if gain:
+        found.append(_capital(gain["sentence"]))
+    elif run.teachers and CONTROL not in run.metrics:
+        found.append("Whether the teacher helped is not known: there is no control.")
+    return found
+
+
+def _named(run: Trained) -> str:
+    cut = str(run.record.get("student", "")).startswith("slim:")
+    return f"{run.record['model']}, cut to {run.record['student']}," if cut else str(run.record["model"])
+
+
+def _machine(run: Trained) -> dict[str, object]:
+    return {**run.record.get("environment", {}), **run.record.get("choices", {})}
+
+
+def markdown_page(run: Trained, *, title: str) -> str:
+    """The page as GitHub-flavoured markdown, without its figures and photos."""
+    parts = [f"# {markdown.escape(title)}", markdown.escape(" ".join(sentences(run))),
+             *map(markdown.table, run_tables.tables(run))]
+    mistakes = [f"{one.key}: is {one.label}, said {one.predicted} ({100 * one.score:.0f} %)" for one in run.mistakes]
+    known = [f"{name}: {shown(value)}" for name, value in _machine(run).items()]
+    notes = run.record.get("data", {}).get("notes", ())
+    for heading, lines in (("Worst mistakes", mistakes), ("Machine and choices", known), ("Notes", notes)):
+        if lines:
+            parts.append(f"## {heading}\n\n{markdown.bullets(lines)}")
+    if run.recipe:
+        parts.append("## Recipe\n\n" + textwrap.indent(run.recipe, "    "))
+    return markdown.limited(parts)

@@ -1,0 +1,93 @@
+"""Curves of a training and the gain over its control, as SVG text that takes its ink from the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from edgetl.bench import plots
+from edgetl.bench.run_record import Curve, Trained
+from edgetl.bench.run_tables import loss_names
+
+OWN, PLAIN = plots.COLORS[0], plots.COLORS[1]  # with the teacher, without
+SOLID, DASHED = "-", (0, (4, 2))
+
+
+def accuracies(run: Trained) -> str | None:
+    """Accuracy over the epochs on validation and on the training views; None without curves."""
+    if not run.curve:
+        return None
+    kind = "student" if run.teachers else "fine-tuned"
+    with plots.drawing(3.2) as (figure, axes):
+        for name, curve, ink in ((kind, run.curve, OWN), ("control", run.control_curve, PLAIN)):
+            if curve:
+                _line(axes, curve, "val_accuracy", ink, SOLID, f"{name}, validation", 100)
+                _line(axes, curve, "train_accuracy", ink, DASHED, f"{name}, training views", 100)
+        best = max(run.curve, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+        axes.plot([best["epoch"]], [100 * best["val_accuracy"]], "o", markersize=8, color="none",
+                  markeredgecolor=plots.INK, clip_on=False)
+        axes.set_ylabel("accuracy, %")
+        _epochs(axes, len(run.curve))
+        axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=2, fontsize=9)
+        told = f"best validation accuracy {100 * best['val_accuracy']:.1f} % in epoch {best['epoch']:.0f}"
+        if run.control_curve:
+            plain = max(row["val_accuracy"] for row in run.control_curve)
+            told += f"; of the control {100 * plain:.1f} %"
+        return plots.svg(figure, "accuracy", "Accuracy over the epochs", told)
+
+
+def losses(run: Trained) -> str | None:
+    """A panel for the whole loss, each of its terms and the loss on validation; None without curves."""
+    names = loss_names(run.curve)
+    if not names:
+        return None
+    with plots.blank(0.5 + 1.25 * len(names)) as figure:
+        panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, name in zip(panels, names, strict=True):
+            _line(axes, run.curve, name, OWN, SOLID, "", 1)
+            # The control's whole loss is its term on the labels, which is compared with the student's.
+            if run.control_curve and name in run.control_curve[0] and name != "loss":
+                _line(axes, run.control_curve, name, PLAIN, DASHED, "", 1)
+            axes.set_title(_title(name), loc="left", fontsize=10)
+        _epochs(panels[-1], len(run.curve))
+        told = "; ".join(f"{_title(name)}: {run.curve[0][name]:.3g} to {run.curve[-1][name]:.3g}" for name in names)
+        return plots.svg(figure, "losses", "Losses over the epochs", told)
+
+
+def _title(name: str) -> str:
+    return {"loss": "whole loss, training views", "val_loss": "cross-entropy on validation"}.get(name, f"term {name}")
+
+
+def _line(axes: Any, curve: Curve, name: str, ink: str, dashes: Any, label: str, factor: float) -> None:
+    points = [(row["epoch"], factor * row[name]) for row in curve if name in row]
+    axes.plot(*zip(*points, strict=True), linestyle=dashes, color=ink, linewidth=1.6, label=label or None,
+              marker="." if len(points) == 1 else None)
+
+
+def _epochs(axes: Any, count: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.set_xlim(0.5 if count == 1 else 1, max(count, 1.5))
+
+
+def gain(run: Trained) -> str | None:
+    """The gain of each seed and the mean with its interval, beside zero; None where there is none."""
+    found = run.metrics.get("gain")
+    if not found:
+        return None
+    differences: Sequence[float] = found["differences"]
+    rows = len(differences) + 1
+    with plots.drawing(0.9 + 0.3 * rows) as (figure, axes):
+        axes.axvline(0, color=plots.INK, linewidth=1)
+        for place, one in enumerate(differences):
+            axes.plot([100 * one], [rows - place], "o", color=OWN, markersize=6)
+        low, mean, high = (100 * found[name] for name in ("low", "mean", "high"))
+        axes.plot([low, high], [1, 1], color=OWN, linewidth=3, solid_capstyle="butt")
+        axes.plot([mean], [1], "D", color=OWN, markeredgecolor=plots.INK, markersize=8)
+        names = [*(f"seed {seed}" for seed in found["seeds"]), "mean, 95 %"]
+        axes.set_yticks(list(range(rows, 0, -1)), names)
+        axes.set_ylim(0.4, rows + 0.6)
+        axes.set_xlabel("student less control, points of test accuracy")
+        return plots.svg(figure, "gain", "Gain over the control", found["sentence"])

@@ -1,0 +1,134 @@
+"""A RUN as tables of text, drawn alike by markdown and html."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from edgetl import metrics
+from edgetl.bench.run_record import CONTROL, Curve, Trained
+from edgetl.bench.tables import MISSING, Table, percent, span
+
+SHOWN_DIGITS = 16  # of a digest; run.json has all
+
+
+def summary(run: Trained) -> Table:
+    """One row each for the teachers, the model of the RUN and its control: how right, and how large."""
+    columns = ("case", "test %", "95 % interval", "validation %", "macro-F1 %", "parameters", "kept %",
+               "multiplications", "model")
+    whole = run.teachers[0].get("parameters") if run.teachers else None
+    kind = "student" if run.teachers else "fine-tuned"
+    rows = [_who(_numbered("teacher", place, len(run.teachers)), one, one.get("metrics", {}), None)
+            for place, one in enumerate(run.teachers, start=1)]
+    rows.append(_who(kind, run.record, run.metrics, whole))
+    if CONTROL in run.metrics:
+        rows.append(_who("control: no teacher", run.record, run.metrics[CONTROL], whole))
+    return Table("Accuracy, size and work of one image, in multiply-accumulates", columns, tuple(rows))
+
+
+def _numbered(name: str, place: int, of: int) -> str:
+    return name if of == 1 else f"{name} {place}"
+
+
+def _who(name: str, about: Mapping[str, Any], found: Mapping[str, Any], whole: int | None) -> tuple[str, ...]:
+    test, parameters = found.get("test") or {}, about.get("parameters")
+    return (name, percent(test.get("accuracy")), span(test.get("accuracy_low"), test.get("accuracy_high"), 100, 1),
+            percent((found.get("val") or {}).get("accuracy")), percent(test.get("macro_f1")), _whole(parameters),
+            percent(parameters / whole) if whole and parameters else MISSING, _whole(about.get("macs")),
+            str(about.get("model") or MISSING))
+
+
+def _whole(value: int | None) -> str:
+    return MISSING if value is None else f"{value:,}"
+
+
+def gain(run: Trained) -> Table:
+    """One row a seed: student, control, and what lies between them."""
+    found = run.metrics.get("gain")
+    columns = ("seed", "student %", "control %", "gain, points")
+    if not found:
+        return Table("", columns, ())
+    lines = zip(found["seeds"], found["student"], found["control"], found["differences"], strict=True)
+    rows = [(str(seed), percent(ours), percent(plain), f"{100 * more:+.1f}") for seed, ours, plain, more in lines]
+    best = f"; this page is that of seed {run.record['best_seed']}, the best on validation" if len(rows) > 1 else ""
+    return Table(f"Accuracy on {found['images']} test images with the teacher and without{best}", columns, tuple(rows))
+
+
+def teachers(run: Trained) -> Table:
+    """One row a teacher: which weights taught, and what ran them."""
+    rows = []
+    for place, one in enumerate(run.teachers, start=1):
+        key = "teacher_engine" if place == 1 else f"teacher_engine_{place}"
+        ran = run.record.get("choices", {}).get(key)
+        engine = f"{ran['name']} {ran.get('version') or ''}".strip() if ran else "torch, beside the student"
+        size = f"{4 * one['parameters'] / 1e6:.1f}" if one.get("parameters") else MISSING
+        rows.append((_numbered("teacher", place, len(run.teachers)), str(one.get("model")), size, engine,
+                     str(one.get("sha256", MISSING))[:SHOWN_DIGITS]))
+    return Table("Who taught: size of the weights in fp32, what ran it, and how the digest of its file begins",
+                 ("case", "model", "MB", "engine", "sha256"), tuple(rows))
+
+
+def classes(run: Trained) -> Table:
+    """One row a class: recall, precision and F1, each with its 95 % interval."""
+    columns = ("true class", "images", "recall %", "95 % interval", "precision %", "interval of precision", "F1 %",
+               "interval of F1")
+    test = run.metrics.get("test")
+    if not test:
+        return Table("", columns, ())
+    matrix = np.asarray(test["confusion"])
+    rows = [(label, *_class(int(matrix[place, place]), int(matrix[place].sum()), int(matrix[:, place].sum())))
+            for place, label in enumerate(run.labels)]
+    return Table(f"Each class on {test['n']} test images; intervals are Wilson's", columns, tuple(rows))
+
+
+def _class(hits: int, images: int, answered: int) -> tuple[str, ...]:
+    """Cells of a class; what no image or answer tells anything of is a dash."""
+    recall, precision = ((percent(hits / n), span(*metrics.wilson_interval(hits, n), 100, 1)) if n else
+                         (MISSING, MISSING) for n in (images, answered))
+    seen = images + answered - hits
+    f1 = ((percent(2 * hits / (images + answered)),
+           span(*metrics.f1_interval(hits, images - hits, answered - hits), 100, 1)) if seen else (MISSING, MISSING))
+    return (str(images), *recall, *precision, *f1)
+
+
+def accuracy_curve(run: Trained) -> Table:
+    """One row an epoch: accuracy on validation and on the training views, the control's beside."""
+    names = {"val_accuracy": "validation %", "train_accuracy": "training %"}
+    heads, rows = _beside(run.curve, run.control_curve, names, lambda value: f"{100 * value:.1f}")
+    return Table("Accuracy after each epoch", ("epoch", *heads), rows)
+
+
+def loss_curve(run: Trained) -> Table:
+    """One row an epoch: the whole loss, each of its terms unweighted, and the loss on validation."""
+    names = {name: name.replace("_", " ") for name in loss_names(run.curve)}
+    heads, rows = _beside(run.curve, run.control_curve, names, lambda value: f"{value:.4g}")
+    return Table("Loss in each epoch: the whole, its terms before their weights, and the cross-entropy on validation",
+                 ("epoch", *heads), rows)
+
+
+def loss_names(curve: Curve) -> list[str]:
+    """Names of what is a loss in a curve: the whole first, validation's last."""
+    known = ("epoch", "train_accuracy", "val_accuracy", "images_per_s", "lr", "loss", "val_loss")
+    terms = [name for name in (curve[0] if curve else ()) if name not in known]
+    return ["loss", *(terms if len(terms) > 1 else ()), "val_loss"] if curve else []
+
+
+def _beside(curve: Curve, control: Curve, names: Mapping[str, str], told: Any
+            ) -> tuple[list[str], tuple[tuple[str, ...], ...]]:
+    """Heads and rows of some values of a curve, those of the control beside them where it has them too."""
+    both = [name for name in names if control and name in control[0]]
+    heads = [*names.values(), *(f"control, {names[name]}" for name in both)]
+    rows = []
+    for place in range(max(len(curve), len(control))):
+        ours = curve[place] if place < len(curve) else {}
+        plain = control[place] if place < len(control) else {}
+        cells = [*(ours.get(name) for name in names), *(plain.get(name) for name in both)]
+        rows.append((str(place + 1), *(MISSING if one is None else told(one) for one in cells)))
+    return heads, tuple(rows)
+
+
+def tables(run: Trained) -> tuple[Table, ...]:
+    """All tables that have rows but the curves, the summary first."""
+    return tuple(one for one in (summary(run), gain(run), classes(run), teachers(run)) if one.rows)
