@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from edgetl.errors import RecipeError
 from edgetl.recipe_fields import DEVICE, MOST_SEED, MOST_THREADS, REQUIRED, THREAD_COUNTS, DataFields, TrainFields, opt
+from edgetl.recipe_presets import PRESETS, resolved
 from edgetl.recipe_values import convert, nearest, toml_value
 
 SCHEMA = 1
@@ -56,6 +57,9 @@ class Distill(TrainFields):
         "FAMILY/VARIANT, a RUN folder, or slim:R (the first teacher cut to the fraction R of its parameters).",
         path=True,
         form=("(?!slim:).*|slim:0?[.](?=0*[1-9])[0-9]+", "slim:R with a number R between 0 and 1, e.g. slim:0.4"))
+    preset: str | None = opt(
+        None, "Start from a named set of options (`edgetl list presets`); what is said beside it wins.",
+        choices=tuple(PRESETS), result=False)
     loss: tuple[str, ...] = opt(
         ("labels:0.1,kd:0.9;temperature=4",), "name[:weight][,name[:weight]...][;key=value...]; may be repeated.")
     importance: str = opt(
@@ -240,7 +244,7 @@ def build(stage: type[Stage], values: Mapping[str, Any], *, where: str) -> Stage
                  if field.default is REQUIRED and name not in values]
     if problems:
         raise RecipeError(problems, where=where)
-    return stage(**kept)
+    return stage(**resolved(kept))
 
 
 def check(stage: type[Any], values: Mapping[str, Any], *, prefix: str = "") -> tuple[list[str], dict[str, Any]]:

@@ -13,7 +13,7 @@ edgetl list losses
 edgetl list models timm
 """
 
-KINDS = ("losses", "models", "targets", "backends", "datasets", "strategies")
+KINDS = ("losses", "models", "targets", "backends", "datasets", "strategies", "presets")
 
 
 def _complete(incomplete: str) -> list[str]:
@@ -34,7 +34,8 @@ def list_names(
         raise WrongUsage(f"KIND: found '{kind}', expected one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
     if family is not None and kind != "models":
         raise WrongUsage(f"FAMILY goes with models only; found it with {kind}.")
-    found = _variants(family) if family is not None else _strategies() if kind == "strategies" else _catalogue(kind)
+    special = {"strategies": _strategies, "presets": _presets}
+    found = _variants(family) if family is not None else special[kind]() if kind in special else _catalogue(kind)
     if as_json:
         present.document([{"name": name, "summary": summary} for name, summary in found.items()])
         return
@@ -54,6 +55,12 @@ def _strategies() -> dict[str, str]:
 
     field = fields_of(Finetune)["strategy"]
     return dict.fromkeys(field.metadata["choices"], "")
+
+
+def _presets() -> dict[str, str]:
+    from edgetl.recipe_presets import PRESETS
+
+    return {name: preset.summary for name, preset in PRESETS.items()}
 
 
 def _variants(family: str) -> dict[str, str]:

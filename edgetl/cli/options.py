@@ -6,18 +6,19 @@ import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from edgetl import recipe_fields, recipe_values
+from edgetl import recipe_fields, recipe_presets, recipe_values
 from edgetl.errors import EdgetlError
 from edgetl.recipe import fields_of
 from edgetl.recipe_fields import REQUIRED
 
 Stage = TypeVar("Stage")
 JSON = "as_json"
+CONTEXT = "context"  # of typer, which knows what was typed
 Threads = Annotated[int, typer.Option(help="Threads; 0 takes what the machine allows.", min=0,
                                       max=recipe_fields.MOST_THREADS)]
 Json = Annotated[bool, typer.Option("--json", show_default=False, help="Print the result as one JSON document.")]
@@ -90,18 +91,25 @@ def command(stage: type[Stage], body: Callable[[Stage, bool], None]) -> Callable
     """A function for typer whose flags are the fields of `stage` and --json; it calls `body(options, as_json)`."""
 
     def invoked(**values: Any) -> None:
-        shown_as_json = values.pop(JSON)
-        body(read(stage, values), shown_as_json)
+        shown_as_json, context = values.pop(JSON), values.pop(CONTEXT)
+        said = {name for name in values if context.get_parameter_source(name).name == "COMMANDLINE"}
+        body(read(stage, values, said), shown_as_json)
 
     as_json = inspect.Parameter(JSON, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
     invoked.__name__ = body.__name__
     invoked.__doc__ = body.__doc__
-    invoked.__signature__ = inspect.Signature([*parameters(stage), as_json])  # type: ignore[attr-defined]
+    context = inspect.Parameter(CONTEXT, inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    invoked.__signature__ = inspect.Signature([*parameters(stage), as_json, context])  # type: ignore[attr-defined]
     return invoked
 
 
-def read(stage: type[Stage], values: Mapping[str, Any]) -> Stage:
+def read(stage: type[Stage], values: Mapping[str, Any], said: Collection[str] = ()) -> Stage:
     """The stage's dataclass from what typer parsed.
+
+    Args:
+        stage: the dataclass.
+        values: all flags, those that were left out at their defaults.
+        said: the names of those that were typed, which win over a preset.
 
     Raises:
         WrongUsage: a value outside its limits; names every such flag.
@@ -117,7 +125,7 @@ def read(stage: type[Stage], values: Mapping[str, Any]) -> Stage:
             problems.append(f"{shown}: {problem}")
     if problems:
         raise WrongUsage("; ".join(problems))
-    return stage(**kept)
+    return stage(**recipe_presets.resolved(kept, said))
 
 
 def _uncommaed(value: Any, field: dataclasses.Field[Any]) -> Any:
