@@ -4,6 +4,7 @@ The verbs of the command line are functions here, with the recipe's fields as ke
 
     teacher = edgetl.finetune(data="photos", teacher="efficientnet-lite/efficientnet_lite0", out="runs/teacher")
     student = edgetl.distill(data="photos", teacher=teacher, out="runs/student")
+    pruned = edgetl.prune(run=student, data="photos", latency=0.5, out="runs/pruned")
     bundle = edgetl.export(run=student, out="runs/bundle")
     report = edgetl.bench(cases=[teacher, bundle], data="photos", out="runs/report")
     edgetl.compare(base="main/report", new="runs/report", max_regression="5%").insist()
@@ -25,15 +26,29 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "bench", "compare", "distill", "engine", "export", "finetune", "gate", "load", "quantize",
-           "report", "run", "tune", "verify"]
+__all__ = ["__version__", "bench", "compare", "distill", "engine", "export", "finetune", "gate", "load", "prune",
+           "quantize", "report", "run", "tune", "verify"]
 
 if TYPE_CHECKING:
-    from edgetl.pipeline import bench, compare, distill, engine, export, finetune, gate, quantize, report, run, tune
+    from edgetl.pipeline import (
+        bench,
+        compare,
+        distill,
+        engine,
+        export,
+        finetune,
+        gate,
+        prune,
+        quantize,
+        report,
+        run,
+        tune,
+    )
     from edgetl.runtime import load
     from edgetl.runtime.verifying import verify
 
-_HOMES = {"finetune": "edgetl.pipeline", "distill": "edgetl.pipeline", "run": "edgetl.pipeline",
+_HOMES = {"finetune": "edgetl.pipeline", "distill": "edgetl.pipeline", "prune": "edgetl.pipeline",
+          "run": "edgetl.pipeline",
           "tune": "edgetl.pipeline", "report": "edgetl.pipeline", "gate": "edgetl.pipeline",
           "compare": "edgetl.pipeline", "quantize": "edgetl.pipeline", "engine": "edgetl.pipeline",
           "load": "edgetl.runtime", "verify": "edgetl.runtime.verifying"}

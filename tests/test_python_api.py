@@ -17,12 +17,14 @@ from edgetl.recipe import STAGES, fields_of
 from edgetl.recipe_compare import Compare
 from edgetl.recipe_engine import Engine
 from edgetl.recipe_gate import RegressionGate
+from edgetl.recipe_prune import Prune
 from edgetl.recipe_quantize import Quantize
 from edgetl.recipe_report import Report as Gallery
 from edgetl.recipe_tune import Tune
 
 VERBS = {**{name: stage for name, stage in STAGES.items() if name != "gate"}, "tune": Tune, "report": Gallery,
-         "gate": RegressionGate, "compare": Compare, "quantize": Quantize, "engine": Engine}
+         "gate": RegressionGate, "compare": Compare, "quantize": Quantize, "engine": Engine,
+         "prune": Prune}
 
 
 def test_all_is_what_there_is() -> None:

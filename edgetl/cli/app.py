@@ -29,6 +29,7 @@ from edgetl.cli import (
     options,
     pack,
     predict,
+    prune,
     quantize,
     report,
     run,
@@ -41,12 +42,13 @@ from edgetl.errors import DiskFull, EdgetlError
 from edgetl.recipe_compare import Compare
 from edgetl.recipe_engine import Engine
 from edgetl.recipe_gate import RegressionGate
+from edgetl.recipe_prune import Prune
 from edgetl.recipe_quantize import Quantize
 from edgetl.recipe_report import Report as Gallery
 from edgetl.recipe_tune import Tune
 
 INTERRUPTED = 130
-RESUMABLE = ("finetune", "distill", "run", "demo")
+RESUMABLE = ("finetune", "distill", "prune", "run", "demo")
 
 # Plain help: examples stay copyable, and the text is there in half the time that rich's takes to import.
 app = typer.Typer(name="edgetl", rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -73,6 +75,7 @@ def _add(body: Callable[..., None], name: str, example: str) -> None:
 
 _add(options.command(recipe.Finetune, finetune.finetune), "finetune", finetune.EXAMPLE)
 _add(options.command(recipe.Distill, distill.distill), "distill", distill.EXAMPLE)
+_add(options.command(Prune, prune.prune), "prune", prune.EXAMPLE)
 _add(options.command(recipe.Export, export.export), "export", export.EXAMPLE)
 _add(options.command(Quantize, quantize.quantize), "quantize", quantize.EXAMPLE)
 _add(options.command(Engine, engine.engine), "engine", engine.EXAMPLE)

@@ -20,6 +20,7 @@ from edgetl.errors import EdgetlError, GateFailed
 COMMANDS = [
     "finetune",
     "distill",
+    "prune",
     "export",
     "quantize",
     "engine",

@@ -14,12 +14,14 @@ from edgetl.recipe_compare import Compare
 from edgetl.recipe_engine import Engine
 from edgetl.recipe_fields import REQUIRED
 from edgetl.recipe_gate import RegressionGate
+from edgetl.recipe_prune import Prune
 from edgetl.recipe_quantize import Quantize
 from edgetl.recipe_report import Report as Gallery
 from edgetl.recipe_tune import Tune
 
 VERBS = {"finetune": Finetune, "distill": Distill, "export": Export, "bench": Bench, "tune": Tune,
-         "report": Gallery, "gate": RegressionGate, "compare": Compare, "quantize": Quantize, "engine": Engine}
+         "report": Gallery, "gate": RegressionGate, "compare": Compare, "quantize": Quantize, "engine": Engine,
+         "prune": Prune}
 
 
 def command(name: str) -> Any:
@@ -44,7 +46,7 @@ def parsed(verb: str, *words: str) -> Any:
 def test_the_verbs_are_the_stages_that_have_commands() -> None:
     assert {**{name: stage for name, stage in STAGES.items() if name != "gate"}, "tune": Tune,
             "report": Gallery, "gate": RegressionGate, "compare": Compare, "quantize": Quantize,
-            "engine": Engine} == VERBS
+            "engine": Engine, "prune": Prune} == VERBS
 
 
 @pytest.mark.parametrize("verb", VERBS)
