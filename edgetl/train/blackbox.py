@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,7 @@ class BlackBox:
     labels: tuple[str, ...] | None  # of its classes, in its order; None where nobody says
     probabilities: bool  # what its scores are; else logits
     sha256: str  # of the file
-    parameters: int  # floating point constants of the graph
+    parameters: int  # numbers in its constants; 0 where they hide in functions or branches
     columns: tuple[int, ...] | None = None  # the scores that count, in the order of the data's classes; None: all
 
     @property
@@ -80,11 +81,14 @@ def read(name: str, said: GraphTeacher) -> BlackBox:
 
 
 def _parameters(graph: bytes) -> int:
+    """Values in the constants of a graph, initializers and nodes alike, that are no counts, shapes or axes."""
     import onnx
 
-    constants = onnx.load_from_string(graph).graph.initializer
+    whole = onnx.load_from_string(graph).graph
+    nodes = (attribute.t for node in whole.node if node.op_type == "Constant" for attribute in node.attribute
+             if attribute.name == "value")  # fmt: skip
     real = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
-    return sum(int(np.prod(tuple(one.dims))) for one in constants if one.data_type in real)
+    return sum(math.prod(one.dims) for one in (*whole.initializer, *nodes) if one.data_type in real)
 
 
 def _gives_probabilities(box: BlackBox, wish: str | None) -> bool:

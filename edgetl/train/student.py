@@ -138,10 +138,11 @@ def require_lookable(options: Distill, named: Sequence[Named], terms: tuple[loss
 def described(school: tuple[Teacher, ...], student: Network, options: Distill) -> dict[str, Any]:
     """What the record says of teachers and student; `kept` is the share of the first teacher's parameters."""
     told = [asking.described(teacher) for teacher in school]
+    theirs = told[0]["parameters"]
     several = {"teachers": told, "teacher_mix": options.teacher_mix, "teacher_weight": asking.shares(options)}
     return {
         "teacher": told[0],
         **(several if len(told) > 1 else {}),
         "student": options.student,
-        "kept": weights.parameter_count(student.module) / told[0]["parameters"],
+        **({"kept": weights.parameter_count(student.module) / theirs} if theirs else {}),
     }
