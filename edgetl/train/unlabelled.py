@@ -12,23 +12,20 @@ the control, which has no teacher, is trained on the labelled images for as many
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from edgetl import splits
-from edgetl.datasets import IMAGE_ENDINGS, SPLITS, DataSet, Item, read_file
+from edgetl import loose, splits
+from edgetl.datasets import SPLITS, DataSet, Item, read_file
 from edgetl.errors import DataError, EdgetlError
 from edgetl.events import Event, Listener
 from edgetl.losses import Term
 from edgetl.splits import Splits
 from edgetl.train.task import needs_labels
 
-NO_LABEL = -1
 HELD_OUT, LABELLED, COPIES = "held_out", "labelled", "copies"  # why images are left out
 
 
@@ -81,9 +78,9 @@ def gather(
     """
     if not folders:
         return NONE if folders is None else Unlabelled(fingerprint="")
-    paths = _paths(folders)
-    items = tuple(Item(key=key, label=NO_LABEL, split="train") for key in paths)
-    digests = _digests(paths)
+    paths = loose.paths(folders)
+    items = tuple(Item(key=key, label=loose.NO_LABEL, split="train") for key in paths)
+    digests = loose.digests(paths)
     known = splits.content_digests(data)
     reasons = _reasons(digests, {split: {known[one.key] for one in parts.of(split)} for split in SPLITS})
     kept = tuple(item for item in items if item.key not in reasons)
@@ -95,30 +92,7 @@ def gather(
             hint="Give images that the data does not have.",
         )
     counted = {why: counts[why] for why in (HELD_OUT, LABELLED, COPIES)}
-    return Unlabelled(kept, paths, _fingerprint({item.key: digests[item.key] for item in kept}), counted)
-
-
-def contents(folders: Sequence[str]) -> str:
-    """SHA-256 over keys and contents of all images below folders; errors as in `gather`."""
-    return _fingerprint(_digests(_paths(folders)))
-
-
-def _paths(folders: Sequence[str]) -> dict[str, Path]:
-    """Files by key."""
-    return {f"unlabeled:{place}:{key}": path
-            for place, folder in enumerate(folders) for key, path in _images(folder).items()}  # fmt: skip
-
-
-def _digests(paths: Mapping[str, Path]) -> dict[str, str]:
-    items = tuple(Item(key=key, label=NO_LABEL) for key in paths)
-    return splits.content_digests(DataSet("", (), items, lambda item: read_file(paths[item.key])))
-
-
-def _fingerprint(digests: Mapping[str, str]) -> str:
-    whole = hashlib.sha256()
-    for key, digest in digests.items():
-        whole.update(f"{key}\0{digest}\n".encode("utf-8", "surrogateescape"))
-    return whole.hexdigest()
+    return Unlabelled(kept, paths, loose.fingerprint({item.key: digests[item.key] for item in kept}), counted)
 
 
 def _reasons(digests: Mapping[str, str], known: Mapping[str, set[str]]) -> dict[str, str]:
@@ -149,31 +123,6 @@ def _tell(
     if twice:
         text = f"{twice} of the --unlabeled images are copies of training images or of one another; left out."
         listener(Event(stage, "note", {"text": text}))
-
-
-def _images(folder: str) -> dict[str, Path]:
-    """The images below a folder, by their path relative to it, in that order; hidden files are left out."""
-    root = Path(folder).expanduser()
-    if not root.is_dir():
-        found = "is a file" if root.exists() else "does not exist"
-        raise DataError(f"--unlabeled {folder}: it {found}.", hint="Give a folder of images.")
-    found_images: dict[str, Path] = {}
-    for parent, inner, names in os.walk(root, onerror=_unreadable):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        for name in names:
-            path = Path(parent, name)
-            if not name.startswith(".") and path.suffix.lower() in IMAGE_ENDINGS:
-                found_images[path.relative_to(root).as_posix()] = path
-    if not found_images:
-        endings = ", ".join(sorted(IMAGE_ENDINGS))
-        raise DataError(f"--unlabeled {folder}: it holds no images.", hint=f"Known endings: {endings}.")
-    return dict(sorted(found_images.items()))
-
-
-def _unreadable(problem: OSError) -> NoReturn:
-    raise DataError(
-        f"The folder {problem.filename} cannot be read: {problem.strerror}.", hint="Check its permissions."
-    ) from problem
 
 
 def require_use(folders: Sequence[str], terms: Sequence[Term]) -> None:

@@ -12,7 +12,7 @@ from conftest import write_photos
 from stop_at import StopAt
 from torch import nn
 
-from edgetl import datasets, losses, rundir, splits, weights
+from edgetl import datasets, loose, losses, rundir, splits, weights
 from edgetl.datasets import Item
 from edgetl.errors import DataError, EdgetlError, TrainingError
 from edgetl.events import Event, ignore
@@ -212,7 +212,7 @@ def photos(tmp_path: Path) -> Path:
     return write_photos(tmp_path / "photos", classes=3, images=6, splits=("train", "val", "test"))
 
 
-def loose(root: Path, *sources: Path) -> Path:
+def scattered(root: Path, *sources: Path) -> Path:
     """A folder of images without class folders: noise, and copies of files."""
     write_photos(root / "more", classes=2, images=3, seed=9)
     for number, source in enumerate(sources):
@@ -232,7 +232,7 @@ def test_copies_of_held_out_images_are_left_out_with_a_warning(photos: Path, tmp
     held = [next((photos / split / "amber").iterdir()) for split in ("val", "test")]
     known = next((photos / "train" / "amber").iterdir())
     own = tmp_path / "loose" / "more" / "beryl" / "000.png"
-    folder = loose(tmp_path / "loose", *held, known)
+    folder = scattered(tmp_path / "loose", *held, known)
     (folder / "again.png").write_bytes(own.read_bytes())
     found, told = gathered(photos, folder)
     assert found.left_out == {"held_out": 2, "labelled": 1, "copies": 1} and len(found.items) == 6
@@ -245,9 +245,9 @@ def test_copies_of_held_out_images_are_left_out_with_a_warning(photos: Path, tmp
 
 
 def test_the_fingerprint_is_of_names_and_contents(photos: Path, tmp_path: Path) -> None:
-    folder = loose(tmp_path / "loose")
+    folder = scattered(tmp_path / "loose")
     first = gathered(photos, folder)[0]
-    assert first.fingerprint == gathered(photos, folder)[0].fingerprint == unlabelled.contents([str(folder)])
+    assert first.fingerprint == gathered(photos, folder)[0].fingerprint == loose.contents([str(folder)])
     victim = folder / "more" / "amber" / "000.png"
     victim.rename(victim.with_name("moved.png"))
     assert gathered(photos, folder)[0].fingerprint != first.fingerprint
@@ -281,7 +281,7 @@ def test_a_student_learns_from_images_without_labels_and_its_control_does_not(ph
     common = {"data": str(photos), "image_size": 24, "batch_size": "6", "workers": 0, "threads": 1, "pretrained": False}
     teacher = finetune(build(Finetune, {**common, "teacher": "timm/test_resnet", "out": str(tmp_path / "t"),
                                         "epochs": 1}, where="test"))  # fmt: skip
-    folder = loose(tmp_path / "loose")
+    folder = scattered(tmp_path / "loose")
     given = {**common, "teacher": str(teacher), "student": "timm/test_resnet", "epochs": 3, "views": 2, "mixup": 0.3,
              "loss": ["labels:0.5,kd:1"], "unlabeled": [str(folder)], "checkpoint_minutes": 0}  # fmt: skip
 
