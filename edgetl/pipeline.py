@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from edgetl import extras, rundir, timing
+from edgetl import extras, rundir, weights
 from edgetl.errors import EdgetlError, GateFailed, OutputError
-from edgetl.events import Event, Listener, ignore
-from edgetl.ledger import CHANGED, FINISHED, INTERRUPTED, NEW, Ledger, digest
+from edgetl.events import Listener, ignore
+from edgetl.ledger import Ledger
 from edgetl.plan import FOLDERS, preflight, require_model, resolve, to_toml
-from edgetl.recipe import Bench, Distill, Export, Finetune, Recipe, decisive, fields_of
+from edgetl.recipe import Bench, Distill, Export, Finetune, Recipe
 from edgetl.recipe_compare import Compare
 from edgetl.recipe_engine import Engine
 from edgetl.recipe_file import parse_recipe, read_recipe
 from edgetl.recipe_gate import RegressionGate
+from edgetl.recipe_prune import Prune
 from edgetl.recipe_quantize import Quantize
 from edgetl.recipe_report import Report as Gallery
 from edgetl.recipe_tune import Tune
 from edgetl.signatures import built, shows
+from edgetl.walker import Walker
 
 if TYPE_CHECKING:
     from edgetl.bench.comparison import Comparison
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
     from edgetl.export.quantizing import Outcome as Quantized
     from edgetl.models import Network
     from edgetl.runtime.session import GraphSpec
-
-Stage = TypeVar("Stage", Finetune, Distill, Export, Bench)
-
 
 @shows(Finetune)
 def finetune(*, listener: Listener = ignore, **fields: Any) -> Path:
@@ -55,6 +53,12 @@ def finetune(*, listener: Listener = ignore, **fields: Any) -> Path:
 def distill(*, listener: Listener = ignore, **fields: Any) -> Path:
     """RUN folder of the distilled student; `fields` are those of `recipe.Distill`; errors as in `finetune`."""
     return distill_with(built(Distill, fields, "distill"), listener)
+
+
+@shows(Prune)
+def prune(*, listener: Listener = ignore, **fields: Any) -> Path:
+    """RUN folder of the pruned network; `fields` are those of `recipe_prune.Prune`; errors as in `finetune`."""
+    return prune_with(built(Prune, fields, "prune"), listener)
 
 
 @shows(Export)
@@ -126,9 +130,16 @@ def distill_with(options: Distill, listener: Listener = ignore) -> Path:
     extras.require("torch", extra="train", purpose="Distillation")
     extras.require("scipy", extra="train", purpose="Distillation")
     require_model(options.student, options.weights)
+    from edgetl import latency
     from edgetl.train import student
 
-    return student.distill(options, listener=listener, graph_of=_graph_of)
+    return student.distill(options, listener=listener, graph_of=_graph_of, latency_share=latency.Shares(_graph_of))
+
+
+def prune_with(options: Prune, listener: Listener = ignore) -> Path:
+    """RUN folder of the pruned network."""
+    weights.read_record(Path(options.run))  # says that it is no RUN
+    return distill_with(options.as_distill(), listener)
 
 
 def _graph_of(network: Network, labels: Sequence[str]) -> tuple[bytes, GraphSpec]:
@@ -266,7 +277,7 @@ def walk(recipe: Path | str | Recipe, *, out: Path | str, overrides: Sequence[st
             out.mkdir(parents=True, exist_ok=True)
             ledger.write()  # first: by it the next run knows the folder
             rundir.write_text(out / rundir.RECIPE, to_toml(plan))
-        walker = _Walker(out, ledger, listener)
+        walker = Walker(out, ledger, listener)
         walker.stage("finetune", plan.finetune, finetune_with, parents=())
         walker.stage("distill", plan.distill, distill_with, parents=("finetune",))
         walker.stage("export", plan.export, export_with, parents=("distill",))
@@ -310,78 +321,3 @@ def demo_recipe(overrides: Sequence[str] = ()) -> Recipe:
     """
     text = resources.files("edgetl").joinpath("demo.toml").read_text(encoding="utf-8")
     return parse_recipe(text, overrides, where="the demo's recipe")
-
-
-class _Walker:
-    """Goes from stage to stage and passes by those that need no work."""
-
-    def __init__(self, out: Path, ledger: Ledger, listener: Listener) -> None:
-        self.out, self.ledger, self.listener = out, ledger, listener
-        self.kept: list[str] = []
-        self.fingerprints: dict[str, str] = {}
-
-    def stage(self, name: str, options: Stage, work: Callable[[Stage, Listener], object], *,
-              parents: Sequence[str]) -> None:
-        """Does one stage's work unless it is done."""
-        folder = self.out / FOLDERS[name]
-        inputs = self._inputs(options, parents)
-        state = self.ledger.state(name, inputs, folder)
-        if state == FINISHED:
-            self.kept.append(name)
-            self._note(name, f"{folder} is finished and its inputs did not change; it is kept.")
-            return
-        if state == CHANGED and folder.exists():
-            self._note(name, f"{folder} is built again; {self.ledger.reason(name, inputs)}.")
-        permitted = self._permitted(options, state)
-        # Before the ledger says that the stage began: a folder that is somebody else's is refused, and what was left
-        # of an attempt with other inputs goes.
-        rundir.claim(folder, resume=getattr(permitted, "resume", None) or None, overwrite=permitted.overwrite)
-        before = digest(folder)
-        self.ledger.begin(name, inputs, folder)
-        objection = None
-        begun_s = timing.now_s()
-        try:
-            work(permitted, self.listener)
-        except GateFailed as problem:
-            # A gate says no after the work is done: the walk goes on with what was made and ends with exit code 3.
-            if digest(folder) in (None, before):
-                raise
-            objection = problem.message
-        self.ledger.finish(name, inputs, folder, objection)
-        self._note(name, f"done in {timing.now_s() - begun_s:.0f} s.")
-
-    def _permitted(self, options: Stage, state: str) -> Stage:
-        """The options with leave to continue what was interrupted, or to replace what no longer holds.
-
-        A folder that the ledger does not know is somebody else's, and gets no leave. With --overwrite the ledger
-        knows all of them.
-        """
-        if state == INTERRUPTED and not isinstance(options, Export | Bench):
-            return dataclasses.replace(options, resume=True)
-        return dataclasses.replace(options, overwrite=state != NEW)
-
-    def _inputs(self, options: Stage, parents: Sequence[str]) -> dict[str, Any]:
-        """Everything that decides a stage's result, as plain JSON: options, the data, files and the stages before."""
-        paths = {name: getattr(options, name) for name, field in fields_of(type(options)).items()
-                 if field.metadata["path"] and name not in ("data", "unlabeled")}
-        files = {f"content of {name}": digest(Path(value)) for name, value in paths.items()
-                 if value is not None and Path(value).exists()}
-        before = {FOLDERS[parent]: digest(self.out / FOLDERS[parent]) for parent in parents}
-        images = {} if options.data is None else {"images": self._fingerprint(options.data)}
-        if isinstance(options, Distill) and options.unlabeled:
-            from edgetl import loose
-
-            images["images without a label"] = loose.contents(options.unlabeled)
-        return {**decisive(options), **files, **before, **images}
-
-    def _fingerprint(self, data: str) -> str:
-        from edgetl import splits
-        from edgetl.datasets import open_data
-
-        if data not in self.fingerprints:
-            opened = open_data(data)
-            self.fingerprints[data] = splits.fingerprint_of(opened, splits.content_digests(opened))
-        return self.fingerprints[data]
-
-    def _note(self, stage: str, text: str) -> None:
-        self.listener(Event(stage, "note", {"text": text}))
