@@ -99,6 +99,7 @@ def _sections(run: Trained, pictures: Mapping[str, bytes]) -> list[tuple[str, st
     return [
         ("Summary", markup.table(run_tables.summary(run))),
         ("Gain over the control", _gain(run)),
+        ("Cuts", markup.table(run_tables.steps(run))),
         ("Accuracy over the epochs", markup.figure(run_plots.accuracies(run), CURVES, run_tables.accuracy_curve(run))),
         ("Losses", markup.figure(run_plots.losses(run), LOSSES.format(terms=_terms(run)), run_tables.loss_curve(run))),
         ("What it confuses", matrix),

@@ -23,7 +23,9 @@ def accuracies(run: Trained) -> str | None:
             if curve:
                 _line(axes, curve, "val_accuracy", ink, SOLID, f"{name}, validation", 100)
                 _line(axes, curve, "train_accuracy", ink, DASHED, f"{name}, training views", 100)
-        best = max(run.curve, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+        last = run.curve[-1].get("step")  # weights are kept of the last one, where a student is cut in steps
+        kept = [row for row in run.curve if row.get("step") == last]
+        best = max(kept, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
         axes.plot([best["epoch"]], [100 * best["val_accuracy"]], "o", markersize=8, color="none",
                   markeredgecolor=plots.INK, clip_on=False)
         axes.set_ylabel("accuracy, %")

@@ -17,7 +17,7 @@ from edgetl.predictions import Predictions
 CONTROL = "control"  # folder of the control inside a student's, and the name of its part of the metrics
 SHOWN = 12  # mistakes
 
-Curve = tuple[Mapping[str, float], ...]  # one row an epoch
+Curve = tuple[Mapping[str, float], ...]  # one row an epoch, "epoch" counting on through the steps of a cut
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,9 @@ def _curve(folder: Path) -> Curve:
         rows = [json.loads(line) for line in lines]
     except ValueError as problem:
         raise EdgetlError(f"{path} cannot be read: {problem}.", hint="Train again.") from problem
-    return tuple({name: float(value) for name, value in row.items()} for row in rows)
+    # Where the student was cut in steps, epochs are counted anew after each cut; a curve counts on.
+    return tuple({name: float(value) for name, value in row.items() if value is not None} | {"epoch": float(place)}
+                 for place, row in enumerate(rows, start=1))
 
 
 def _without_places(recipe: str) -> str:

@@ -70,6 +70,15 @@ def teachers(run: Trained) -> Table:
                  ("case", "model", "MB", "engine", "sha256"), tuple(rows))
 
 
+def steps(run: Trained) -> Table:
+    """One row a cut of a student that was cut in steps: what was left, and what the training after it mended."""
+    rows = tuple((str(one["step"]), percent(one["kept"]), _whole(one["parameters"]), percent(one["macs_kept"]),
+                  percent(one["val_accuracy_before"]), percent(one["val_accuracy_after"]))
+                 for one in run.record.get("steps", ()))
+    return Table("The cuts, and the validation accuracy before and after the training that follows each",
+                 ("step", "kept %", "parameters", "kept multiplications %", "before %", "after %"), rows)
+
+
 def classes(run: Trained) -> Table:
     """One row a class: recall, precision and F1, each with its 95 % interval."""
     columns = ("true class", "images", "recall %", "95 % interval", "precision %", "interval of precision", "F1 %",
@@ -110,7 +119,7 @@ def loss_curve(run: Trained) -> Table:
 
 def loss_names(curve: Curve) -> list[str]:
     """Names of what is a loss in a curve: the whole first, validation's last."""
-    known = ("epoch", "train_accuracy", "val_accuracy", "images_per_s", "lr", "loss", "val_loss")
+    known = ("step", "epoch", "train_accuracy", "val_accuracy", "images_per_s", "lr", "loss", "val_loss")
     terms = [name for name in (curve[0] if curve else ()) if name not in known]
     return ["loss", *(terms if len(terms) > 1 else ()), "val_loss"] if curve else []
 
@@ -131,4 +140,4 @@ def _beside(curve: Curve, control: Curve, names: Mapping[str, str], told: Any
 
 def tables(run: Trained) -> tuple[Table, ...]:
     """All tables that have rows but the curves, the summary first."""
-    return tuple(one for one in (summary(run), gain(run), classes(run), teachers(run)) if one.rows)
+    return tuple(one for one in (summary(run), gain(run), steps(run), classes(run), teachers(run)) if one.rows)

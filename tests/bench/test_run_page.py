@@ -167,6 +167,24 @@ def test_an_early_run_without_curves_answers_and_control_is_shown_as_far_as_it_g
     assert "torch, beside the student" in text
 
 
+def test_a_student_that_was_cut_in_steps_has_its_cuts_and_one_curve(root, tmp_path):
+    run = write_run(tmp_path / "cut", root / "photos")
+    record = json.loads((run / rundir.RUN).read_text())
+    record["steps"] = [{"step": step, "share": kept, "of": "params", "parameters": 10, "kept": kept, "macs": 5,
+                        "macs_kept": 0.7, "val_accuracy_before": 0.5, "val_accuracy_after": 0.75}
+                       for step, kept in ((1, 0.6), (2, 0.4))]
+    rundir.write_json(run / rundir.RUN, record)
+    rows = [{"step": step, **json.loads(line)} for step in (1, 2) for line in curve("labels", "kd").splitlines()]
+    rows[0]["val_accuracy"] = 0.99  # of the first step, whose weights are not kept
+    (run / rundir.METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = page_reader.Reader(edgetl.report(reports=[run], out=tmp_path / "page.html").path.read_text())
+    assert "Cuts" in [one["text"] for one in read.all("h2")]
+    described = {one["id"]: one["text"] for one in read.all("desc")}
+    assert described["accuracy-desc"].startswith("best validation accuracy 80.0 % in epoch 8;")
+    assert "term step" not in described["losses-desc"]
+    assert "| 2 | 40.0 | 10 | 70.0 | 50.0 | 75.0 |" in (tmp_path / "page.md").read_text()
+
+
 def test_many_classes_become_a_list_of_confusions(root, tmp_path):
     run = write_run(tmp_path / "many", root / "photos")
     record = json.loads((run / rundir.RUN).read_text())
