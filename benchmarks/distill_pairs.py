@@ -1,14 +1,11 @@
 """Students against each other on the very same test images: who was right where, and how sure a difference is.
 
-What `distill_accuracy.py` and `cifar_anchor.py` share. One seed's interval is the score interval of paired shares. Over
-several seeds every image counts with the mean of its differences, because the same image seen by three students is not
-three images; the interval is Student's over the images. Its students are those that were trained: what other seeds
-would give is shown by the spread of the seeds, which stands beside it.
+What `distill_accuracy.py` and `cifar_anchor.py` share. One seed's interval is the score interval of paired shares; over
+several seeds the interval covers both the images and the seeds (`metrics.crossed_interval`).
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 
 from edgetl import datasets, evaluate, metrics, splits, weights
 from edgetl.recipe import Distill, build
@@ -82,10 +78,10 @@ def _of_one_seed(ours: Right, theirs: Right) -> dict[str, float]:
 
 
 def _of_seeds(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> dict[str, float]:
-    """Of [seeds, N]; Student's interval over the images' means."""
-    each = 100 * (ours.astype(float) - theirs.astype(float)).mean(axis=0)
-    half = float(stats.t.ppf(0.975, len(each) - 1)) * float(each.std(ddof=1)) / math.sqrt(len(each))
-    return {"points": float(each.mean()), "low": float(each.mean()) - half, "high": float(each.mean()) + half}
+    """Of [seeds, N]."""
+    differences = ours.astype(float) - theirs.astype(float)
+    low, high = metrics.crossed_interval(differences)
+    return {"points": 100 * float(differences.mean()), "low": 100 * low, "high": 100 * high}
 
 
 def sentence(name: str, found: Mapping[str, Any]) -> str:
