@@ -74,9 +74,9 @@ class Walker:
         before = {FOLDERS[parent]: digest(self.out / FOLDERS[parent]) for parent in parents}
         images = {} if options.data is None else {"images": self._fingerprint(options.data)}
         if isinstance(options, Distill) and options.unlabeled:
-            from edgetl.train import unlabelled
+            from edgetl import loose
 
-            images["images without a label"] = unlabelled.contents(options.unlabeled)
+            images["images without a label"] = loose.contents(options.unlabeled)
         return {**decisive(options), **files, **before, **images}
 
     def _fingerprint(self, data: str) -> str:
