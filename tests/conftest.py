@@ -77,6 +77,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         session.config.workeroutput["unverified"] = told
 
 
+def pytest_unconfigure() -> None:
+    """Lets go of what pytest_collection_finish held: else extensions report it as leaked when the interpreter ends."""
+    gc.unfreeze()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Takes over what a worker has found; each of them collects everything. One that was killed tells nothing."""

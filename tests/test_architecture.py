@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -97,13 +97,14 @@ def _calls(module: Module) -> Iterator[tuple[ast.Call, str]]:
             yield node, _dotted(node.func)
 
 
-def modules() -> list[Module]:
+@cache
+def modules() -> tuple[Module, ...]:
     """Every module of the package."""
     found = []
     for path in sorted(ROOT.rglob("*.py")):
         parts = ("edgetl", *path.relative_to(ROOT).with_suffix("").parts)
         found.append(Module(".".join(parts[:-1] if parts[-1] == "__init__" else parts), path.read_text()))
-    return found
+    return tuple(found)
 
 
 # ------------------------------------------------------------------------------------------------ who imports whom
