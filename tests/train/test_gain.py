@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import write_photos
 from stop_at import StopAt
 
 from edgetl import metrics, predictions, rundir, weights
 from edgetl.compress import cost
+from edgetl.datasets import DataSet
 from edgetl.events import Event, ignore
 from edgetl.predictions import Predictions
 from edgetl.recipe import Distill, Finetune, build
+from edgetl.recipe_fields import MOST_SEED
+from edgetl.splits import Duplicates, Splits
 from edgetl.train import gain, repeats
+from edgetl.train.loop import Precision
+from edgetl.train.setting import Setting
 from edgetl.train.student import distill
 from edgetl.train.teacher import finetune
 
@@ -57,6 +65,14 @@ def test_several_seeds_cover_seeds_and_images() -> None:
     assert found.sentence().endswith("over 3 seeds and 400 test images: significant.")
     worse = gain.between([0, 1, 2], controls, students)
     assert worse.significant and "the teacher has done harm" in worse.sentence()
+
+
+def test_the_documentation_has_every_field() -> None:
+    page = (Path(__file__).parents[2] / "docs/gain.md").read_text()
+    table = page.partition("| field |")[2].partition("\n\n")[0]
+    found = gain.between([0], [said([1, 0])], [said([1, 1])])
+    assert set(re.findall(r"`(\w+)`", table)) == set(found.to_json())
+    assert all(f"`SPLIT.{field.name}`" in page for field in dataclasses.fields(Predictions))
 
 
 def test_chance_is_called_chance() -> None:
@@ -144,6 +160,12 @@ def test_each_seed_is_the_run_that_it_would_be_alone(taught: tuple[Path, Path], 
     assert found == weights.read_record(other)["metrics"]["gain"] and len(found["seeds"]) == 1
 
 
+def test_fine_tuning_keeps_its_answers_too(taught: tuple[Path, Path]) -> None:
+    record, kept = weights.read_record(taught[1]), predictions.read(taught[1])
+    for split in ("val", "test"):
+        assert kept[split].right.mean() == record["metrics"][split]["accuracy"]
+
+
 class Second(StopAt):
     """Breaks off in the control of the second seed; counts the steps of the first."""
 
@@ -185,3 +207,33 @@ def test_without_a_control_there_is_no_gain(taught: tuple[Path, Path], tmp_path:
     run = student(taught, tmp_path / "run", control=False, seeds=2)
     found = weights.read_record(run)["metrics"]
     assert "gain" not in found and "control" not in found and not (run / "control").exists()
+
+
+@pytest.mark.parametrize(("val", "best"), [((0.5, 0.75, 0.6), 0), ((0.7, 0.7, 0.6), MOST_SEED), ((0.1, 0.2, 0.3), 1)])
+def test_validation_chooses_and_the_test_split_does_not(tmp_path: Path, val: tuple[float, ...], best: int) -> None:
+    """Seeds count on from the greatest one at 0; of equals the first is taken."""
+    given = {"data": "d", "teacher": "t", "out": "o", "seed": MOST_SEED, "seeds": 3, "control": False}
+    options = build(Distill, given, where="test")
+    empty = Splits((), (), (), "fingerprint", {}, Duplicates())
+    alone = torch.device("cpu")
+    place = Setting(options, DataSet("d", (), (), lambda item: b""), empty, tmp_path, alone, Precision(alone, None), {},
+                    {"of": "all"}, ignore, "distill")
+    trained: list[tuple[int, Any]] = []
+
+    def train(one: Distill, own: Setting) -> None:
+        trained.append((one.seed, own.choices.get("found")))
+        own.choices["found"] = one.seed  # what a seed finds out by a trial holds for the next
+        accuracy = val[len(trained) - 1]
+        metrics = {"val": {"accuracy": accuracy}, "test": {"accuracy": 1 - accuracy}}
+        record = {"schema": 1, "kind": "run", "metrics": metrics, "choices": {}, "options": {}, "identity": {}}
+        (own.folder / rundir.MODEL).write_text(str(one.seed))
+        (own.folder / "control").mkdir()
+        (own.folder / "control" / rundir.RUN).write_text("{}")
+        rundir.write_json(own.folder / rundir.RUN, record)
+
+    repeats.over_seeds(place, options, train)
+    repeats.sweep(tmp_path)
+    assert trained == [(MOST_SEED, None), (0, MOST_SEED), (1, 0)]
+    assert weights.read_record(tmp_path)["best_seed"] == best and (tmp_path / rundir.MODEL).read_text() == str(best)
+    assert (tmp_path / "control" / rundir.RUN).is_file() and weights.read_record(tmp_path)["identity"] == {"of": "all"}
+    assert {int(one.name) for one in (tmp_path / "seeds").iterdir()} == {MOST_SEED, 0, 1} - {best}
