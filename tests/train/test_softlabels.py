@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -333,6 +338,58 @@ def test_a_full_disk_is_one_sentence(
     with pytest.raises(OutputError, match="No space left") as caught:
         student(taught, tmp_path / "run", views=1)
     assert "EDGETL_CACHE" in caught.value.message and not (tmp_path / "run").exists()
+
+
+def test_views_drawn_anew_are_asked_once_and_the_training_is_the_same_without_a_store(
+    taught: tuple[Path, Path], tmp_path: Path, cache: Path
+) -> None:
+    more = {"views": 2, "refresh_views": 3, "mixup": 0.2, "checkpoint_minutes": 0, "control": False}
+    stored = student(taught, tmp_path / "stored", **more)
+    told = weights.read_record(stored)["softlabels"]
+    assert (told["views"], told["asked"], told["reused"]) == (4, 4 * told["images"], 2 * told["images"])
+    live = student(taught, tmp_path / "live", softlabels="off", **more)
+    np.testing.assert_allclose(curve(stored), curve(live), atol=1e-3)
+    (folder,) = cache.iterdir()
+    shutil.rmtree(folder)
+    with pytest.raises(RuntimeError, match="the machine died"):  # in the second time's first view
+        student(taught, tmp_path / "broken", listener=StopAt(8, RuntimeError("the machine died")), **more)
+    again = student(taught, tmp_path / "broken", resume=True, **more)
+    assert (again / rundir.MODEL).read_bytes() == (stored / rundir.MODEL).read_bytes()
+    later = weights.read_record(again)["softlabels"]  # what the dead process had asked and not yet counted is reused
+    assert later["asked"] <= told["asked"] and later["asked"] + later["reused"] == 6 * told["images"]
+    assert {**later, "asked": 0, "reused": 0} == {**told, "asked": 0, "reused": 0}
+
+
+TRAIN = """
+import json, sys
+from edgetl.recipe import Distill, build
+from edgetl.train.student import distill
+distill(build(Distill, json.loads(sys.argv[1]), where="test"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", ["the first answers", "the last view"])
+def test_a_kill_during_the_build_or_after_it_changes_no_bit(
+    taught: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    more = {"views": 3, "mixup": 0.2, "checkpoint_minutes": 0, "epochs": 9, "control": False}
+    monkeypatch.setenv("EDGETL_CACHE", str(tmp_path / "one"))
+    whole = student(taught, tmp_path / "whole", **more)
+    monkeypatch.setenv("EDGETL_CACHE", str(tmp_path / "two"))
+    given = {"data": str(taught[0]), "teacher": str(taught[1]), "out": str(tmp_path / "killed"), **STUDENT, **COMMON,
+             **more}  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-c", TRAIN, json.dumps(given)])
+    mark = "view-0000.safetensors" if after == "the first answers" else "view-0002.safetensors"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list((tmp_path / "two" / "softlabels").rglob(mark)):
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    again = student(taught, tmp_path / "killed", resume=rundir.resumable(rundir.partial(tmp_path / "killed")), **more)
+    assert (again / rundir.MODEL).read_bytes() == (whole / rundir.MODEL).read_bytes()
+    told = weights.read_record(again)["softlabels"]
+    assert told["views"] == 3 and told["asked"] + told["reused"] == 9 * told["images"]
 
 
 # ------------------------------------------------------------------------------------------- who runs the teacher
