@@ -24,6 +24,9 @@ TOLERANCE = 0.01  # how far the kept share may lie below the one asked for, rela
 LOOSE = 0.05  # the same where whole residual streams leave at once, so that nothing nearer exists
 BISECTIONS = 14
 MOST_OF_A_LAYER = 0.75  # greatest share of a layer's channels that a ranking over all layers may remove
+# What torch-pruning raises where it loses its way through an architecture.
+LOST = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+OTHERWISE = "Take a smaller variant of the family as the student, e.g. with --inherit teacher."
 TAYLOR, MAGNITUDE, BN_SCALE = "taylor", "magnitude", "bn-scale"
 
 
@@ -145,7 +148,7 @@ def require_cuttable(network: Network) -> None:
             raise EdgetlError(
                 f"{network.model} cannot be cut: '{where}' belongs to a layer of the kind {type(layer).__name__}, and "
                 "only convolutions, linear layers and batch norms can lose channels.",
-                hint="Take a smaller variant of the family as the student, e.g. with --inherit teacher.",
+                hint=OTHERWISE,
             )
 
 
@@ -241,21 +244,35 @@ def pruned(network: Network, channel_ratio: float, ranking: Ranking, multiple: i
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d) and not isinstance(layer.weight, nn.Parameter):
             layer.weight.grad = torch.zeros_like(layer.weight)  # what is fixed has no effect of its own to rank by
-    height, width = network.preprocess.size_hw
-    pruner = tp.pruner.BasePruner(
-        module,
-        torch.zeros(1, 3, height, width),
-        forward_fn=lambda copied, images: copied(images),  # torch-pruning's own way swallows Ctrl-C
-        importance=ranking.scorer(module),
-        global_pruning=ranking.everywhere,
-        pruning_ratio=channel_ratio,
-        max_pruning_ratio=MOST_OF_A_LAYER if ranking.everywhere else 1.0,
-        round_to=multiple,
-        ignored_layers=[module.get_submodule(network.head)],
-    )
-    pruner.step()
+    _pruner(tp, network, module, channel_ratio, ranking, multiple).step()
     module.zero_grad(set_to_none=True)
     return module
+
+
+def _pruner(tp: Any, network: Network, module: nn.Module, channel_ratio: float, ranking: Ranking, multiple: int) -> Any:
+    """torch-pruning's pruner of a copy of the network.
+
+    Raises:
+        EdgetlError: it cannot follow the channels (ShuffleNet's, which are dealt out like cards).
+    """
+    height, width = network.preprocess.size_hw
+    try:
+        return tp.pruner.BasePruner(
+            module,
+            torch.zeros(1, 3, height, width),
+            forward_fn=lambda copied, images: copied(images),  # torch-pruning's own way swallows Ctrl-C
+            importance=ranking.scorer(module),
+            global_pruning=ranking.everywhere,
+            pruning_ratio=channel_ratio,
+            max_pruning_ratio=MOST_OF_A_LAYER if ranking.everywhere else 1.0,
+            round_to=multiple,
+            ignored_layers=[module.get_submodule(network.head)],
+        )
+    except LOST as problem:
+        raise EdgetlError(
+            f"{network.model} cannot be cut: torch-pruning cannot follow its channels ({type(problem).__name__}: "
+            f"{problem}).", hint=OTHERWISE,
+        ) from problem  # fmt: skip
 
 
 class TaylorPerCost:
