@@ -8,6 +8,7 @@ EXAMPLE = """
 edgetl distill --data photos --teacher runs/teacher --student slim:0.4 --out runs/student
 edgetl distill --data photos --teacher runs/teacher --student timm/mobilenetv4_conv_small --out runs/small
 edgetl distill --data photos --teacher runs/teacher --seeds 3 --views 4 --out runs/sure
+edgetl distill --data photos --teacher runs/teacher --preset patient --unlabeled more-photos --out runs/patient
 edgetl distill --data photos --teacher onnx:keras.onnx --teacher-options "mean=0,0,0;std=1,1,1;labels=names.txt" \
 --student timm/mobilenetv4_conv_small --out runs/other
 """

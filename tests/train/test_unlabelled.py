@@ -22,7 +22,7 @@ from edgetl.models import Network
 from edgetl.recipe import Distill, Finetune, build
 from edgetl.recipe_file import parse_recipe
 from edgetl.runtime.preprocess import Preprocess
-from edgetl.train import unlabelled
+from edgetl.train import store, unlabelled
 from edgetl.train.loader import Batch, TrainLoader
 from edgetl.train.loop import Fit, Progress
 from edgetl.train.student import distill
@@ -245,6 +245,17 @@ def test_copies_of_held_out_images_are_left_out_with_a_warning(photos: Path, tmp
     data = found.beside(datasets.open_data(str(photos)))
     assert data.read(found.items[0]) and data.read(data.items[0]) == (photos / data.items[0].key).read_bytes()
     assert found.items[0].key not in {item.key for item in data.items}
+
+
+def test_files_that_cannot_be_decoded_are_counted_and_named(photos: Path, tmp_path: Path) -> None:
+    folder = scattered(tmp_path / "loose")
+    (folder / "broken.png").write_bytes((folder / "more" / "amber" / "002.png").read_bytes()[:90])
+    (folder / "text.jpg").write_text("no picture")
+    found, _ = gathered(photos, folder)
+    data = found.beside(datasets.open_data(str(photos)))
+    items = [*(one for one in data.items if one.split == "train"), *found.items]
+    with pytest.raises(DataError, match=r"2 of 26 training images .* cannot be decoded: .*unlabeled:0:broken\.png"):
+        store.open_store(data, items, "f", PIXELS, ignore, "distill")
 
 
 def test_the_fingerprint_is_of_names_and_contents(photos: Path, tmp_path: Path) -> None:
