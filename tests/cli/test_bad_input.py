@@ -31,6 +31,7 @@ from edgetl.train.loader import Batch
 from edgetl.train.loop import BEST, Score
 from edgetl.train.task import ClassifierTask
 
+pytestmark = pytest.mark.usefixtures("written_once")
 SPLITS = ("train", "val", "test")
 MODEL = ("--teacher", "timm/test_resnet", "--no-pretrained", "--image-size", "32")
 QUICK = ("--epochs", "1", "--batch-size", "8", "--threads", "1", "--workers", "0")
