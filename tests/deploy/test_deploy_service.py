@@ -305,8 +305,8 @@ def test_a_real_server_answers_and_ends_gracefully(server, expected):
         assert answer.headers["server"] is None
     with begin_post(url, len(PHOTO)) as slow:  # a body that is on its way when SIGTERM comes is answered
         slow.sendall(PHOTO[:100])
-        time.sleep(0.3)
-        process.send_signal(signal.SIGTERM)
+        with urllib.request.urlopen(f"{url}/readyz", timeout=30):  # asked later, answered: the head has been read
+            process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         slow.sendall(PHOTO[100:])
         answered = b"".join(iter(lambda: slow.recv(4096), b""))
