@@ -38,6 +38,7 @@ class Prune(TrainFields):
     steps: int = opt(1, "Cuts on the way, whose shares fall geometrically, with distillation after each.", low=1,
                      high=32)
     step_epochs: int = opt(2, "Epochs after each cut but the last, which gets --epochs.", low=1)
+    preset: str | None = same("preset")
     importance: str = same("importance")
     prune_cost: str = same("prune_cost")
     round_to: int = same("round_to")

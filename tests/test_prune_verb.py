@@ -38,7 +38,7 @@ def test_it_is_a_distillation_from_the_run_itself() -> None:
         Distill, {"data": "d", "out": "o", "teacher": "r", "student": "slim:0.4"}, where="test")
     others = {"teacher", "teacher_options", "teacher_mix", "teacher_weight", "student", "pretrained", "weights",
               "inherit", "slim_by", "slim_backend", "slim_steps", "slim_epochs"}
-    assert set(fields_of(Distill)) - set(fields_of(Prune)) - {"preset"} == others
+    assert set(fields_of(Distill)) - set(fields_of(Prune)) == others
     for name in set(fields_of(Distill)) & set(fields_of(Prune)):
         assert (fields_of(Prune)[name].default, fields_of(Prune)[name].metadata) == (
             fields_of(Distill)[name].default, fields_of(Distill)[name].metadata)
