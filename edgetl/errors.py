@@ -35,6 +35,7 @@ class EdgetlError(Exception):
     """An expected failure: what was found, what was expected, and in `hint` what to do."""
 
     exit_code = 1
+    told = False  # whether another process of the same training says it
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)

@@ -69,8 +69,12 @@ class TrainFields(DataFields):
         None, "Evaluation's centre crop as a share of the short side (default: the model's own; 1 keeps all).",
         low=0.1, high=1)
     epochs: int = opt(10, "Passes over the training images.", low=1)
-    batch_size: str = opt("auto", "Images a step, or 'auto' (32 on a CPU; what fits, up to 256, on a GPU).",
-                          form=("auto|0*[1-9][0-9]*", "'auto' or a whole number above 0"))
+    batch_size: str = opt(
+        "auto", "Images a step, of all processes together; 'auto' is 32 on a CPU, on a GPU what fits, up to 256.",
+        form=("auto|0*[1-9][0-9]*", "'auto' or a whole number above 0"))
+    accumulate: int = opt(
+        1, "Batches whose gradients are added up for one step of the optimizer, as if --batch-size were so many times "
+        "larger.", low=1, high=1024)
     lr: float = opt(1e-3, "Peak learning rate of AdamW.", low=0, high=1000)
     weight_decay: float = opt(0.05, "Weight decay of AdamW; norms and biases have none.", low=0, high=1000)
     warmup_epochs: float = opt(1.0, "Epochs of linear warm-up before the cosine.", low=0)

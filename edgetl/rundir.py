@@ -24,6 +24,7 @@ MODEL = "model.safetensors"
 RECIPE = "recipe.toml"
 METRICS = "metrics.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
+PREVIOUS = "checkpoint.previous.safetensors"  # the one before
 SPLIT = "split.json"
 REPORT = "report.json"
 GATE = "gate.json"
@@ -323,7 +324,7 @@ def require_ours(folder: Path) -> None:
 
 def resumable(folder: Path) -> bool:
     """Whether an interrupted folder holds work that --resume can go on with."""
-    return any(folder.rglob(CHECKPOINT)) or any(folder.rglob(RUN))
+    return any(any(folder.rglob(name)) for name in (CHECKPOINT, PREVIOUS, RUN))
 
 
 def reported(folder: Path) -> bool:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgetl import __version__, recipe
+from edgetl import __version__, launch, recipe
 from edgetl.cli import (
     bench,
     compare,
@@ -106,12 +106,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # labels may hold what this terminal's encoding lacks
     try:
-        with interrupt.heard():
+        with interrupt.heard(), launch.one_voice(arguments[0]):
             code = _invoke(arguments)
     except DiskFull as problem:
         _release_stdout()
         return _complain(problem.message, _resume_hint(arguments, "Make room, then continue") or problem.hint, 1)
     except EdgetlError as problem:
+        if problem.told:
+            return problem.exit_code
         return _complain(problem.message, problem.hint, problem.exit_code)
     except typer.TyperException as problem:
         return _complain(*_usage(problem), getattr(problem, "exit_code", 2))
@@ -161,6 +163,8 @@ def _resume_hint(arguments: Sequence[str], what: str) -> str | None:
         return None
     again = [one for one in arguments if one not in ("--resume", "--overwrite")]
     flag = [] if arguments[0] == "demo" else ["--resume"]  # the demo always continues what it finds
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return f"{what} with the same torchrun line and --resume."
     return f"{what} with: {shlex.join(['edgetl', *again, *flag])}"
 
 

@@ -8,6 +8,10 @@ of a loss never depends on which other terms are active, and it computes in floa
 only, and where there are none it is 0. The others see those without a label, too, whose `targets` are all 0. A loss
 that does not say is taken to need labels.
 
+`compares_images` says that the value depends on which images are in a batch together, and is not the mean of what each
+image gives alone. Of several processes that share a batch, each shows such a loss the images of all; in micro-batches
+(--accumulate) it compares those of one micro-batch. A loss that does not say is taken to be such a mean.
+
 A loss on features has `features`, one of `KINDS`: what it looks at where its options `student` and `teacher` name no
 layers (by their paths, several joined with `+`). Before the training, `build(student, teacher, corpus)` is called with
 the shapes of those features; there the loss makes its projections. They are trained and checkpointed with the loss, and

@@ -94,6 +94,7 @@ class Loss(nn.Module):
     label are left out: which images are of another class is not known of them."""
 
     needs_teacher = True
+    compares_images = True
     needs_labels = True
     features = EMBEDDING
 

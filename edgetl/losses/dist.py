@@ -48,6 +48,7 @@ class Loss(nn.Module):
     """`dist`: options inter (default 1), intra (1), temperature (1)."""
 
     needs_teacher = True
+    compares_images = True
     needs_labels = False
 
     def __init__(self, inter: float = 1.0, intra: float = 1.0, temperature: float = 1.0) -> None:

@@ -55,6 +55,7 @@ class Loss(nn.Module):
     the last layer; a map is averaged over its places)."""
 
     needs_teacher = True
+    compares_images = True
     needs_labels = False
     features = EMBEDDING
 

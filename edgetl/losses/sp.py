@@ -30,6 +30,7 @@ class Loss(Pairwise):
     """`sp`: options student and teacher, paths of layers (default: the last map of each)."""
 
     features = LAST
+    compares_images = True
 
     def pair(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         """See `sp_loss`."""

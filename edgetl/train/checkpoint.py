@@ -1,9 +1,12 @@
-"""One file holds all that training needs to go on bit for bit: safetensors, with scalars as json in its metadata."""
+"""One file holds all that training needs to go on bit for bit: safetensors, with scalars as json in its metadata.
+
+The one before the newest is kept, too, for the day on which a disk has damaged the newest.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,22 +47,68 @@ def write(path: Path, state: State) -> None:
     rundir.write_bytes(path, safetensors.torch.save(state.tensors, metadata={"edgetl": scalars}))
 
 
+def write_newest(folder: Path, state: State) -> None:
+    """Writes the newest checkpoint of a training; the one that was the newest becomes the one before."""
+    path, before = folder / rundir.CHECKPOINT, folder / rundir.PREVIOUS
+    if path.is_file():
+        link = folder / f".{rundir.PREVIOUS}{rundir.UNFINISHED}"
+        try:
+            link.unlink(missing_ok=True)
+            link.hardlink_to(path)  # both names are there until the new file is whole
+            link.replace(before)
+        except OSError:  # a disk without hard links: for a moment only the one before is there, which is found
+            path.replace(before)
+    write(path, state)
+
+
+def newest(folder: Path, warn: Callable[[str], None]) -> bytes | None:
+    """The bytes of the newest checkpoint that is whole; None where there is none.
+
+    Args:
+        folder: of the training.
+        warn: told when the newest is damaged, so that training goes on from the one before.
+
+    Raises:
+        TrainingError: the newest is damaged and no other is there, or it is a pickle or of a newer schema.
+    """
+    path, before = folder / rundir.CHECKPOINT, folder / rundir.PREVIOUS
+    if not path.is_file():  # killed between two renames
+        return before.read_bytes() if before.is_file() else None
+    data = path.read_bytes()
+    try:
+        parse(data, str(path))
+    except TrainingError as problem:
+        if not before.is_file() or data[:1] == b"\x80" or data[:2] == b"PK" or "schema" in problem.message:
+            raise
+        warn(f"{problem.message} Training goes on from the checkpoint before it.")
+        return before.read_bytes()
+    return data
+
+
 def read(path: Path) -> State:
-    """The state in a checkpoint.
+    """The state in a checkpoint; see `parse`."""
+    return parse(path.read_bytes(), str(path))
+
+
+def parse(data: bytes, where: str) -> State:
+    """The state in the bytes of a checkpoint.
+
+    Args:
+        data: of the file.
+        where: what it is called in errors.
 
     Raises:
         TrainingError: a pickle, a damaged file, no checkpoint of edgetl, or one of a newer schema.
     """
-    data = path.read_bytes()
-    tensors = parse_safetensors(data, where=str(path), hint=START_AGAIN)
+    tensors = parse_safetensors(data, where=where, hint=START_AGAIN)
     length = int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
     if "edgetl" not in metadata:
-        raise TrainingError(f"{path} is not a checkpoint of edgetl.", hint=START_AGAIN)
+        raise TrainingError(f"{where} is not a checkpoint of edgetl.", hint=START_AGAIN)
     scalars = json.loads(metadata["edgetl"])
     if scalars["schema"] > SCHEMA:
         raise TrainingError(
-            f"{path} has schema {scalars['schema']}; this version reads up to {SCHEMA}.", hint="Update edgetl."
+            f"{where} has schema {scalars['schema']}; this version reads up to {SCHEMA}.", hint="Update edgetl."
         )
     return State(tensors, scalars)
 

@@ -26,10 +26,20 @@ from edgetl.errors import DataError, EdgetlError
 from edgetl.recipe_fields import TrainFields
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.train import augment
+from edgetl.train.distributed import Cells
 from edgetl.train.store import ImageStore
 
 ORDER, VIEW, MIX, PARTNER = 0, 1, 2, 3  # streams of random numbers, kept apart by the first word of their seed
 VIEWS_VERSION = 1  # changes when the same options would draw other views
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows that make a batch: those of a step, or a part of them."""
+
+    step: int
+    rows: NDArray[np.int64]
+    whole: tuple[int, int] | None  # see `Batch`
 
 
 @dataclass(frozen=True)
@@ -52,11 +62,17 @@ class Batch:
     index: torch.Tensor  # int64 [N] rows of the store
     view: int = 0  # which view of the images; of no meaning where views are not drawn once
     unlabelled: int = 0  # images without a label; they come last
+    whole: tuple[int, int] | None = None  # images, and those with a label, of the step of which this is a part
 
     @property
     def labelled(self) -> int:
         """How many images have a label; they come first."""
         return len(self.labels) - self.unlabelled
+
+    @property
+    def step_images(self) -> int:
+        """Images of the whole step."""
+        return self.whole[0] if self.whole is not None else len(self.labels)
 
 
 class TrainLoader:
@@ -73,6 +89,7 @@ class TrainLoader:
         device: torch.device,
         views: int = 0,
         refresh: int = 0,
+        cells: Cells | None = None,
     ) -> None:
         """See the module.
 
@@ -86,6 +103,7 @@ class TrainLoader:
             device: where batches go.
             views: of each image, drawn once; 0 draws new ones every epoch.
             refresh: epochs after which the views are drawn anew; 0 is never.
+            cells: how a step's images are dealt out; a batch is a cell. None: a batch is a step.
 
         Raises:
             DataError: fewer than two images.
@@ -99,7 +117,7 @@ class TrainLoader:
             options,
             device,
         )
-        self.views, self.refresh = views, refresh
+        self.views, self.refresh, self.cells = views, refresh, cells or Cells()
         self.labels = np.array([item.label for item in items], np.int64)
         self.labelled = int((self.labels >= 0).sum())
         if (self.labels[: self.labelled] < 0).any():
@@ -110,24 +128,25 @@ class TrainLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch from step `start` on; prepared ahead by `options.workers` threads."""
-        parts = list(enumerate(self._split(self._order(epoch))))[start:]
+        steps = list(enumerate(self._split(self._order(epoch))))[start:]
+        parts = [part for step, rows in steps for part in self._dealt(step, rows)]
         if self.options.workers == 0:
-            yield from (self._finish(self._render(epoch, index), epoch, step) for step, index in parts)
+            yield from (self._finish(self._render(epoch, part.rows), epoch, part) for part in parts)
             return
         yield from self._prefetched(epoch, parts)
 
-    def _prefetched(self, epoch: int, parts: Sequence[tuple[int, NDArray[np.int64]]]) -> Iterator[Batch]:
+    def _prefetched(self, epoch: int, parts: Sequence[Part]) -> Iterator[Batch]:
         pool = ThreadPoolExecutor(self.options.workers, thread_name_prefix="edgetl-loader")
         waiting: deque[Future[Rendered]] = deque()
         try:
             ahead = 2 * self.options.workers
-            for _, index in parts[:ahead]:
-                waiting.append(pool.submit(self._render, epoch, index))
-            for place, (step, _) in enumerate(parts):
+            for part in parts[:ahead]:
+                waiting.append(pool.submit(self._render, epoch, part.rows))
+            for place, part in enumerate(parts):
                 rendered = waiting.popleft().result()
                 if place + ahead < len(parts):
-                    waiting.append(pool.submit(self._render, epoch, parts[place + ahead][1]))
-                yield self._finish(rendered, epoch, step)
+                    waiting.append(pool.submit(self._render, epoch, parts[place + ahead].rows))
+                yield self._finish(rendered, epoch, part)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -143,6 +162,16 @@ class TrainLoader:
         """The rows of each batch, labelled ones first."""
         parts = np.array_split(order, self.steps)
         return [part[np.argsort(part >= self.labelled, kind="stable")] for part in parts]
+
+    def _dealt(self, step: int, rows: NDArray[np.int64]) -> list[Part]:
+        """What this process sees of a step's rows, by micro-batch."""
+        if self.cells == Cells():
+            return [Part(step, rows, None)]
+        known = int((rows < self.labelled).sum())
+        mirrored = self.options.mixup > 0 and not self.views
+        return [
+            Part(step, rows[cell], (len(rows), known)) for cell in self.cells.of(len(rows), known, mirrored=mirrored)
+        ]
 
     def _view(self, epoch: int) -> int:
         return view_of(epoch, self.views, self.refresh)
@@ -172,7 +201,7 @@ class TrainLoader:
         among = self.labelled if row < self.labelled else len(self.labels)
         return int(rng.integers(among)), float(rng.beta(self.options.mixup, self.options.mixup))
 
-    def _finish(self, rendered: Rendered, epoch: int, step: int) -> Batch:
+    def _finish(self, rendered: Rendered, epoch: int, part: Part) -> Batch:
         """The batch on the training device: colours, soft targets and mixup."""
         index = rendered.index
         own = len(index) if rendered.shares is None else len(index) // 2
@@ -187,11 +216,11 @@ class TrainLoader:
             images, targets = (augment.blended(value[:own], value[own:], shares) for value in (images, targets))
             labels, index = labels[:own], index[:own]
         elif self.options.mixup > 0:
-            share = float(self._rng(MIX, epoch, step).beta(self.options.mixup, self.options.mixup))
+            share = float(self._rng(MIX, epoch, part.step).beta(self.options.mixup, self.options.mixup))
             images, targets = (augment.mixed_apart(value, share, known) for value in (images, targets))
         targets[known:] = 0
         contiguous = images.contiguous(memory_format=torch.channels_last)
-        return Batch(contiguous, labels, targets, index, self._view(epoch), own - known)
+        return Batch(contiguous, labels, targets, index, self._view(epoch), own - known, part.whole)
 
     def _rng(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng([self.options.seed, *stream])

@@ -6,23 +6,24 @@ import contextlib
 import dataclasses
 import json
 import math
-import signal
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel as Parallel
 
 from edgetl import rundir, timing
 from edgetl.errors import TrainingError
 from edgetl.events import Event, Listener
 from edgetl.recipe_fields import TrainFields
-from edgetl.train import checkpoint, optim, seed
+from edgetl.train import checkpoint, distributed, optim, seed
 from edgetl.train.loader import Batch, TrainLoader
+from edgetl.train.progress import Progress
+from edgetl.train.progress import Score as Score
+from edgetl.train.stopping import Stop
 
 BEST = "best.safetensors"
 ACCURACY = "train_accuracy"
@@ -57,33 +58,6 @@ class Task(Protocol):
     def flush(self) -> None:
         """Writes down what lies outside the checkpoint; called before one is written."""
         ...
-
-
-@dataclass(frozen=True)
-class Score:
-    """How good the network is on the validation split."""
-
-    accuracy: float
-    loss: float
-
-    def better_than(self, other: Score | None) -> bool:
-        """Higher accuracy; of equals the lower loss."""
-        return other is None or (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
-
-
-@dataclass
-class Progress:
-    """Where training is; all of it goes into the checkpoint."""
-
-    epoch: int = 0
-    step: int = 0  # within the epoch
-    sums: dict[str, float] = field(default_factory=dict)  # of the running epoch, weighted by images
-    images: int = 0
-    labelled: int = 0  # images with a label
-    seconds: float = 0.0  # of training steps in the running epoch
-    best: Score | None = None
-    best_epoch: int = -1
-    done: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,22 +111,31 @@ class Fit:
         self.average = optim.AveragedWeights(task.network, options.ema) if options.ema > 0 else None
         self.scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.dtype == torch.float16)
         self.saved_s = timing.now_s()
-        self.interrupted = False
+        self.stop = Stop()
+        self.world = distributed.current()
+        self.answer: Callable[[Batch], dict[str, torch.Tensor]] = task.forward
+        self.micro = 0  # micro-batches of the running step that are behind
 
     def run(self) -> Score:
         """Trains to the end and leaves the best weights in the network.
 
         Raises:
-            TrainingError: the loss is not finite, or the checkpoint belongs to other options.
+            TrainingError: the loss is not finite, the checkpoint belongs to other options, or another process of the
+                training has ended.
             KeyboardInterrupt: Ctrl-C; a checkpoint was written first.
         """
-        path = self.folder / rundir.CHECKPOINT
-        if path.is_file():
-            self._restore(checkpoint.read(path))
+        with self._together():
+            return self._run()
+
+    def _run(self) -> Score:
+        newest = self.world.shared(lambda: checkpoint.newest(self.folder, self._warn))
+        if newest is not None:
+            self._restore(checkpoint.parse(newest, str(self.folder / rundir.CHECKPOINT)))
         self._cut_metrics()
+        self.answer = self.world.parallel(cast(nn.Module, self.task))
         total = self.options.epochs * self.loader.steps
         self.listener(Event(self.stage, "begin", {"what": "train", "total": total, "unit": "steps"}))
-        with self._deferred_interrupt():
+        with self.stop.deferred(several=self.world.size > 1):
             try:
                 while self.progress.epoch < self.options.epochs and not self.progress.done:
                     self._epoch()
@@ -161,20 +144,37 @@ class Fit:
                     f"The GPU ran out of memory in epoch {self.progress.epoch + 1}: {problem}",
                     hint="Start again with --overwrite and a smaller --batch-size or --image-size.",
                 ) from problem
-            if self.interrupted:  # while the last epoch ended; its checkpoint is written
+            if self.world.any(self.stop.asked)[0]:  # while the last epoch ended; its checkpoint is written
                 raise KeyboardInterrupt
         self.listener(Event(self.stage, "end", {"what": "train"}))
-        best = checkpoint.read(self.folder / BEST)
+        kept = self.world.shared((self.folder / BEST).read_bytes)
+        assert kept is not None
+        best = checkpoint.parse(kept, str(self.folder / BEST))
         self.task.network.load_state_dict(best.part("model"))
         self.task.network.eval()
         return Score(**best.scalars["score"])
+
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        """Turns the loss of another process into a sentence."""
+        try:
+            yield
+        except RuntimeError as problem:
+            if not self.world.lost(problem):
+                raise
+            where = f" in epoch {self.progress.epoch + 1}, step {self.progress.step + 1}; {self._kept()}"
+            raise self.world.lost_another(where) from problem
+
+    def _warn(self, text: str) -> None:
+        self.listener(Event(self.stage, "warning", {"text": text}))
 
     def _epoch(self) -> None:
         progress = self.progress
         self.task.train_mode()
         begin_s = timing.now_s()
         for batch in self.loader.epoch(progress.epoch, progress.step):
-            self._step(batch)
+            if not self._step(batch):
+                continue
             progress.step += 1
             progress.seconds += timing.now_s() - begin_s  # waiting for the batch included
             begin_s = timing.now_s()
@@ -182,7 +182,23 @@ class Fit:
             self._pause_point()
         self._end_epoch()
 
-    def _step(self, batch: Batch) -> None:
+    def _step(self, batch: Batch) -> bool:
+        """One micro-batch of a step; after the last of them the optimizer moves. Whether it was the last."""
+        progress, last = self.progress, self.micro == self.options.accumulate - 1
+        if self.world.size > 1:
+            seed.seed_stream(self.options.seed, progress.epoch, progress.step, self.micro, self.world.rank)
+        waiting = self.answer.no_sync() if isinstance(self.answer, Parallel) and not last else contextlib.nullcontext()
+        with waiting:
+            with self.precision.autocast():
+                result = self.answer(batch)
+            self._count(batch, result)
+            self.scaler.scale(result["loss"]).backward()  # type: ignore[no-untyped-call]
+        self.micro = 0 if last else self.micro + 1
+        if last:
+            self._move()
+        return last
+
+    def _move(self) -> None:
         """One step of the optimizer."""
         progress = self.progress
         lr = optim.lr_at(
@@ -193,17 +209,12 @@ class Fit:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        with self.precision.autocast():
-            result = self.task.forward(batch)
-        self._check_finite(float(result["loss"].detach()))
-        self.scaler.scale(result["loss"]).backward()  # type: ignore[no-untyped-call]
         self._clip()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update()
-        self._count(batch, result)
 
     def _clip(self) -> None:
         if self.options.clip_norm > 0:
@@ -211,32 +222,45 @@ class Fit:
             nn.utils.clip_grad_norm_(list(self.names), self.options.clip_norm)
 
     def _count(self, batch: Batch, result: Mapping[str, torch.Tensor]) -> None:
-        sums, known = self.progress.sums, batch.labelled
-        right = (result["logits"].detach()[:known].argmax(1) == batch.labels[:known]).float().mean()
-        counted = {**result, ACCURACY: right} if known else result
-        for name, value in counted.items():
-            if name != "logits":
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) * self._counted(name, len(batch.labels), known)
-        self.progress.images += len(batch.labels)
-        self.progress.labelled += known
+        """Adds up what all processes found; of "loss", which is this batch's part of the step's, all its images."""
+        images, known = len(batch.labels), batch.labelled
+        right = (result["logits"].detach()[:known].argmax(1) == batch.labels[:known]).sum()
+        found = {
+            name: float(value.detach()) * self._counted(name, images, known)
+            for name, value in result.items()
+            if name not in ("logits", "loss")
+        }
+        loss = float(result["loss"].detach())
+        found = {"loss": loss * batch.step_images / self.world.size, **found, ACCURACY: float(right)}
+        *sums, all_images, all_known, broken = self.world.total(
+            [*found.values(), images, known, not math.isfinite(loss)]
+        )
+        self._check_finite(loss, broken > 0)
+        for name, value in zip(found, sums, strict=True):
+            self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
+        self.progress.images += round(all_images)
+        self.progress.labelled += round(all_known)
 
     def _counted(self, name: str, images: int, labelled: int) -> int:
         """How many images a part is the mean over."""
         return labelled if name == ACCURACY or name in self.task.of_labelled else images
 
-    def _check_finite(self, loss: float) -> None:
-        if math.isfinite(loss):
-            return
-        raise self._diverged(f"The loss is {loss} in epoch {self.progress.epoch + 1}, step {self.progress.step + 1}")
+    def _check_finite(self, loss: float, broken: bool) -> None:
+        if broken:
+            found = "not finite in another process" if math.isfinite(loss) else str(loss)
+            where = f"epoch {self.progress.epoch + 1}, step {self.progress.step + 1}"
+            raise self._diverged(f"The loss is {found} in {where}")
 
     def _diverged(self, found: str) -> TrainingError:
-        saved = (self.folder / rundir.CHECKPOINT).is_file()
-        kept = f"the last good checkpoint is kept in {self.folder}" if saved else "no checkpoint was written yet"
         return TrainingError(
-            f"{found}; {kept}.",
+            f"{found}; {self._kept()}.",
             hint="Start again with --overwrite (or another --out) and a lower --lr or a --clip-norm; --amp off if it "
             "was on. --resume would only repeat the same steps.",
         )
+
+    def _kept(self) -> str:
+        saved = (self.folder / rundir.CHECKPOINT).is_file() or not self.world.first  # the first process has it
+        return f"the last good checkpoint is kept in {self.folder}" if saved else "no checkpoint was written yet"
 
     def _report_step(self) -> None:
         progress = self.progress
@@ -258,11 +282,12 @@ class Fit:
 
     def _pause_point(self) -> None:
         """Between steps, where the state is whole: checkpoint when it is time, stop when asked to."""
-        if self.interrupted:
+        due = timing.now_s() - self.saved_s > self.options.checkpoint_minutes * 60
+        stop, save = self.world.any(self.stop.asked, due and self.world.first)
+        if stop or save:
             self._save()
+        if stop:
             raise KeyboardInterrupt
-        if timing.now_s() - self.saved_s > self.options.checkpoint_minutes * 60:
-            self._save()
 
     def _end_epoch(self) -> None:
         progress = self.progress
@@ -277,7 +302,8 @@ class Fit:
             "images_per_s": progress.images / progress.seconds,
             "lr": self.optimizer.param_groups[0]["lr"],
         }
-        rundir.append_line(self.folder / rundir.METRICS, json.dumps(row))
+        if self.world.first:
+            rundir.append_line(self.folder / rundir.METRICS, json.dumps(row))
         self.listener(Event(self.stage, "epoch", {"epochs": self.options.epochs, **row}))
         stale = progress.epoch - progress.best_epoch >= self.options.patience
         self.progress = Progress(
@@ -301,7 +327,8 @@ class Fit:
                 self.progress.best, self.progress.best_epoch = score, self.progress.epoch
                 best = checkpoint.State(scalars={"score": dataclasses.asdict(score), "epoch": self.progress.epoch + 1})
                 best.put("model", network.state_dict())
-                checkpoint.write(self.folder / BEST, best)
+                if self.world.first:
+                    checkpoint.write(self.folder / BEST, best)
         return score
 
     def _require_finite_weights(self) -> None:
@@ -314,6 +341,10 @@ class Fit:
     def _save(self) -> None:
         self._require_finite_weights()
         self.task.flush()
+        self.world.total([])  # what the teacher said to the others is found from here on
+        self.saved_s = timing.now_s()
+        if not self.world.first:
+            return
         state = checkpoint.State(
             scalars={
                 "progress": dataclasses.asdict(self.progress),
@@ -329,7 +360,7 @@ class Fit:
             state.put("ema", self.average.values)
         checkpoint.put_optimizer(state, self.optimizer, self.names)
         state.put("random", seed.random_states())
-        checkpoint.write(self.folder / rundir.CHECKPOINT, state)
+        checkpoint.write_newest(self.folder, state)
         self.saved_s = timing.now_s()
 
     def _restore(self, state: checkpoint.State) -> None:
@@ -356,21 +387,3 @@ class Fit:
         path = self.folder / rundir.METRICS
         lines = path.read_text().splitlines() if path.is_file() else []
         rundir.write_text(path, "".join(f"{line}\n" for line in lines[: self.progress.epoch]))
-
-    @contextlib.contextmanager
-    def _deferred_interrupt(self) -> Iterator[None]:
-        """Ctrl-C waits for the end of the step; a second one does not."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def on_signal(number: int, frame: FrameType | None) -> None:
-            if self.interrupted:
-                raise KeyboardInterrupt
-            self.interrupted = True
-
-        before = signal.signal(signal.SIGINT, on_signal)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 
 def seed_everything(seed: int) -> None:
     """Seeds torch's generators; data order and views have generators of their own."""
     torch.manual_seed(seed)
+
+
+def seed_stream(*words: int) -> None:
+    """Seeds torch's generators with several numbers at once; each combination has a stream of its own."""
+    torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]))
 
 
 def random_states() -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from edgetl import datasets, evaluate, predictions, rundir, splits, weights
 from edgetl.allocator import set_allocator
 from edgetl.compress import cost
 from edgetl.datasets import DataSet, Item
-from edgetl.errors import BackendUnavailable, DataError, EdgetlError, TrainingError
+from edgetl.errors import DataError, TrainingError
 from edgetl.events import Event, Listener, ignore
 from edgetl.models import Network
 from edgetl.recipe import Distill, decisive, to_toml
@@ -30,7 +31,8 @@ from edgetl.recipe_fields import TrainFields
 from edgetl.runtime.preprocess import Preprocess, normalize
 from edgetl.runtime.session import usable_threads
 from edgetl.splits import Splits
-from edgetl.train import softlabels, store, teachers
+from edgetl.train import choosing, distributed, shared_norm, softlabels, store, teachers
+from edgetl.train.choosing import CPU_BATCH as CPU_BATCH
 from edgetl.train.eventfiles import EventFiles
 from edgetl.train.loader import TrainLoader
 from edgetl.train.loop import BEST, Fit, Precision, Score, require_same
@@ -42,9 +44,7 @@ FEATURES = "features.safetensors"
 CUT = "cut.safetensors"  # the student as it was cut out of its teacher, before it is taught
 STEPS = "steps"  # folder of the students that are cut again
 NAMING = ("teacher", "student", "weights", "inherit")  # options that may name a file or a RUN
-CPU_BATCH = 32
-GPU_BATCH = 256
-LEFTOVERS = (rundir.CHECKPOINT, BEST, CHOICES, FEATURES, CUT)  # of a finished run
+LEFTOVERS = (rundir.CHECKPOINT, rundir.PREVIOUS, BEST, CHOICES, FEATURES, CUT)  # of a finished run
 EVALUATION_BATCH = 64
 
 
@@ -117,19 +117,21 @@ def prepare(
         DataError: the data cannot be used.
         BackendUnavailable: the device is not there.
     """
-    allocator = set_allocator()
-    data = datasets.open_data(options.data)
+    allocator, world = set_allocator(), distributed.current()
+    with world.by_node():  # which may fetch the data
+        data = datasets.open_data(options.data)
     parts = splits.resolve(data, options, recorded=recorded, listener=listener)
     extra = gather(getattr(options, "unlabeled", None), data, parts, stage, listener)
-    device = choose_device(options.device)
+    device = choosing.choose_device(options.device)
     path = folder / CHOICES
     choices: dict[str, Any] = (
         rundir.read_json(path, TrainingError)
         if path.is_file()
         else {
-            "threads": options.threads or usable_threads(),
+            "threads": options.threads or world.share_of_threads(usable_threads()),
+            "processes": world.size,
             "device": str(device),
-            "amp": choose_amp(options.amp, device),
+            "amp": choosing.choose_amp(options.amp, device),
             "allocator": allocator,
         }
     )
@@ -143,6 +145,7 @@ def prepare(
             f"{options.data} leaves no validation image, and training chooses its best weights on them.",
             hint="Give a val split or a --val-fraction above 0.",
         )
+    _other_processes(choices, options, world, listener, stage)
     torch.set_num_threads(choices["threads"])
     rundir.write_text(folder / rundir.RECIPE, to_toml(options))
     rundir.write_json(folder / rundir.SPLIT, splits.to_json(parts))
@@ -163,64 +166,38 @@ def identity(options: TrainFields, fingerprint: str) -> dict[str, Any]:
     return {**decisive(options), "data fingerprint": fingerprint, **digests, **taught_by}
 
 
-def choose_device(name: str) -> torch.device:
-    """The device by its name; `auto` is CUDA where torch sees it, else the CPU.
-
-    Raises:
-        BackendUnavailable: the device that was asked for is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind = name.split(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise EdgetlError(f"--device is '{name}', expected auto, cpu, cuda or cuda:N.")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise BackendUnavailable(
-            f"--device {name}: torch {torch.__version__} sees no CUDA device here.",
-            hint="Use --device cpu, or check the driver with nvidia-smi.",
-        )
-    if kind == "cuda" and (torch.device(name).index or 0) >= torch.cuda.device_count():
-        raise BackendUnavailable(
-            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0."
-        )
-    return torch.device(name)
-
-
-def choose_amp(wish: str, device: torch.device) -> str:
-    """Autocast by name (off, bf16, fp16); `auto` is what the CUDA device does well, and off on a CPU."""
-    if wish != "auto":
-        return wish
-    if device.type != "cuda":
-        return "off"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-
-
 def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, stage: str) -> Score:
     """Trains a task in `folder` and leaves the best weights in the network."""
+    world = distributed.current()
     task.to(setting.device)
     network.module.to(memory_format=torch.channels_last)
-    images = store.open_store(
-        setting.data, setting.shown, setting.shown_fingerprint, network.preprocess, setting.listener, stage
-    )
-    if "batch_size" not in setting.choices:
-        setting.choices["batch_size"] = choose_batch(setting, task, network.preprocess)
+    with world.by_node():  # the others find the images prepared
+        images = store.open_store(
+            setting.data, setting.shown, setting.shown_fingerprint, network.preprocess, setting.listener, stage
+        )
+        validate = Validation(setting, network)
+    with world.agreeing(setting.choices):
+        if "batch_size" not in setting.choices:
+            setting.choices["batch_size"] = choosing.choose_batch(setting, task, network.preprocess)
     rundir.write_json(setting.folder / CHOICES, setting.choices)
+    cells = distributed.Cells(world.size, world.rank, setting.options.accumulate)
     loader = TrainLoader(
         images,
         setting.shown,
         len(setting.data.labels),
         network.preprocess,
         setting.options,
-        setting.choices["batch_size"],
+        setting.choices["batch_size"] * setting.options.accumulate,
         setting.device,
         getattr(setting.options, "views", 0),
         getattr(setting.options, "refresh_views", 0),
+        cells,
     )
-    _require_pairs(loader, network, setting)
-    validate = Validation(setting, network)
-    curves = EventFiles(folder, setting.listener)
+    choosing.require_pairs(loader, network, setting)
+    choosing.tell_of_parts(setting, task, network)
+    curves = EventFiles(folder, setting.listener) if world.first else setting.listener
     training = Fit(task, loader, validate, setting.options, folder, setting.precision, curves, stage, setting.identity)
-    with _salvage(setting.options, folder):
+    with _salvage(setting.options, folder), shared_norm.shared(network.module, world):
         score = training.run()
     setting.told.clear()
     if task.told():
@@ -243,59 +220,17 @@ def _salvage(options: TrainFields, folder: Path) -> Iterator[None]:
         raise TrainingError(problem.message, hint=hint) from problem
 
 
-def _require_pairs(loader: TrainLoader, network: Network, setting: Setting) -> None:
-    """Raises EdgetlError where batch norm would have to learn from a single image."""
-    normalizes = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.module.modules())
-    if normalizes and loader.smallest < 2:
-        raise EdgetlError(
-            f"{len(setting.shown)} training images and --batch-size {setting.choices['batch_size']} make a step "
-            f"of one image, from which the batch norms of {network.model} cannot learn.",
-            hint="Use a larger --batch-size.",
-        )
-
-
-def choose_batch(setting: Setting, task: ClassifierTask, preprocess: Preprocess) -> int:
-    """Images a step: as asked; `auto` is 32 on a CPU and on a GPU the largest power of two, up to 256, that fits and
-    still leaves 20 steps an epoch.
-
-    Raises:
-        EdgetlError: not a whole number above 0, or not even one image fits.
-    """
-    wish = setting.options.batch_size
-    if wish != "auto":
-        if not wish.isdigit() or int(wish) < 1:
-            raise EdgetlError(f"--batch-size is '{wish}', expected 'auto' or a whole number above 0.")
-        return int(wish)
-    if setting.device.type == "cpu":
-        return CPU_BATCH
-    size = GPU_BATCH
-    while size > CPU_BATCH and len(setting.shown) < 20 * size:
-        size //= 2
-    while not _fits(setting, task, preprocess, size):
-        if size == 1:
-            raise EdgetlError(
-                "Not even one image a step fits into the GPU's memory.", hint="Use a smaller --image-size."
-            )
-        size //= 2
-    return size
-
-
-def _fits(setting: Setting, task: ClassifierTask, preprocess: Preprocess, size: int) -> bool:
-    """Whether a forward and backward pass of `size` images fits; leaves batch statistics as they were."""
-    state = {name: value.clone() for name, value in task.network.state_dict().items()}
-    images = torch.zeros((size, 3, *preprocess.size_hw), device=setting.device)
-    task.train_mode()
-    try:
-        with setting.precision.autocast():
-            answers = task.input(images)
-            task.rehearse(images)
-        answers.float().sum().backward()
-    except torch.cuda.OutOfMemoryError:
-        return False
-    finally:
-        task.zero_grad(set_to_none=True)
-        task.network.load_state_dict(state)
-    return True
+def _other_processes(
+    choices: dict[str, Any], options: TrainFields, world: distributed.World, listener: Listener, stage: str
+) -> None:
+    """Lets a training go on with another number of processes than it had, and says so."""
+    before = choices.get("processes", 1)
+    if before != world.size:
+        choices |= {
+            "threads": options.threads or world.share_of_threads(usable_threads()), "processes": world.size
+        }  # fmt: skip
+        text = f"{before} processes trained until here and {world.size} go on: the same steps, up to rounding."
+        listener(Event(stage, "note", {"text": text}))
 
 
 class Validation:
@@ -310,9 +245,21 @@ class Validation:
 
     def __call__(self, module: nn.Module) -> Score:
         """Accuracy and mean cross-entropy."""
-        logits = torch.from_numpy(answers(module, self.pixels, self.preprocess, self.setting))
+        logits = self._logits(module)
         accuracy = (logits.argmax(1) == self.labels).float().mean()
         return Score(float(accuracy), float(F.cross_entropy(logits, self.labels)))
+
+    def _logits(self, module: nn.Module) -> torch.Tensor:
+        """[N, K]; each of several processes looks at some of the batches, which are those of one process."""
+        world = distributed.current()
+        batches = math.ceil(len(self.pixels) / EVALUATION_BATCH)
+        begin, end = (EVALUATION_BATCH * (batches * rank // world.size) for rank in (world.rank, world.rank + 1))
+        mine = self.pixels[begin:end]
+        if world.size == 1:
+            return torch.from_numpy(answers(module, mine, self.preprocess, self.setting))
+        kept = answers(module, mine, self.preprocess, self.setting) if len(mine) else None
+        found = torch.zeros(0, len(self.setting.data.labels)) if kept is None else torch.from_numpy(kept)
+        return world.gathered(found)[0]
 
 
 def answers(

@@ -7,14 +7,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgetl import losses, rundir, weights
+from edgetl import losses, weights
 from edgetl.allocator import set_allocator
 from edgetl.errors import EdgetlError
 from edgetl.events import Listener, ignore
 from edgetl.models import Network
 from edgetl.recipe import Distill
 from edgetl.recipe_teacher import GraphTeacher, Named
-from edgetl.train import asking, control, engines, inherit, loader, repeats, setting, slim_steps, teachers, unlabelled
+from edgetl.train import (
+    asking,
+    choosing,
+    control,
+    distributed,
+    engines,
+    inherit,
+    loader,
+    repeats,
+    setting,
+    slim_steps,
+    teachers,
+    unlabelled,
+)
+from edgetl.train.distributed import World
 from edgetl.train.engines import GraphOf
 from edgetl.train.setting import Setting
 from edgetl.train.slimming import Cutter, LatencyShare, starting_student
@@ -46,14 +60,25 @@ def distill(
     weights.require_read(options.student, options.weights)
     inherit.require_heir(options)
     set_allocator()
-    if setting.finished(options, listener, "distill"):
+    with distributed.joined(choosing.choose_device(options.device)) as world:
+        return _distill(options, world, world.listening(listener), graph_of, latency_share)
+
+
+def _distill(
+    options: Distill,
+    world: World,
+    listener: Listener,
+    graph_of: GraphOf | None,
+    latency_share: LatencyShare | None,
+) -> Path:
+    if world.decided(lambda: setting.finished(options, listener, "distill")):
         return Path(options.out)
     terms = losses.parse(options.loss)  # before anything costs time
     unlabelled.require_use(options.unlabeled, terms)
     loader.require_refresh(options.views, options.refresh_views)
     named = teachers.named(options)
     require_lookable(options, named, terms)
-    with rundir.building(Path(options.out), resume=options.resume, overwrite=options.overwrite) as folder:
+    with world.building(Path(options.out), resume=options.resume, overwrite=options.overwrite) as folder:
         rule = teachers.recorded_rule(named, listener, "distill")
         place = setting.prepare(options, folder, "distill", listener, recorded=rule)
         if not setting.complete(place):
@@ -100,7 +125,8 @@ def taught_task(
     corpus = losses.Corpus([item.label for item in place.parts.train])
     if looks_at_features(terms):
         return ClassifierTask(student, terms, school[0].require_network(), corpus)
-    source = asking.source(options, place, student, school, graph_of)
+    with distributed.current().agreeing(place.choices):
+        source = asking.source(options, place, student, school, graph_of)
     return ClassifierTask(student, terms, corpus=corpus, source=source)
 
 

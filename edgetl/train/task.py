@@ -14,6 +14,7 @@ from edgetl.errors import EdgetlError
 from edgetl.losses import Answer, Corpus, Given, OnFeatures, Term
 from edgetl.models import Network
 from edgetl.runtime.preprocess import Preprocess
+from edgetl.train import distributed
 from edgetl.train.features import Layer, Layers, Tap, chosen, shapes
 
 if TYPE_CHECKING:
@@ -82,14 +83,18 @@ class ClassifierTask(nn.Module):
         self._heard = Heard(network, teacher, self.terms, corpus or Corpus()) if teacher is not None else None
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """The parts "loss", "logits" [N, K], and each term under its own name, unweighted."""
+        """The parts "loss", "logits" [N, K], and each term under its own name, unweighted.
+
+        Where the batch is a part of a step, "loss" is the batch's share of the step's loss, times the processes, over
+        which gradients are averaged.
+        """
         listening = self._heard.open() if self._heard is not None else contextlib.nullcontext()
         with listening:
             logits = self.input(batch.images)
             taught = self._taught(batch)
         with torch.autocast(logits.device.type, enabled=False):
             parts = {term.name: self._part(term, logits, taught, batch) for term in self.terms}
-        loss = torch.stack([term.weight * parts[term.name] for term in self.terms]).sum()
+        loss = torch.stack([term.weight * share_of(batch, term) * parts[term.name] for term in self.terms]).sum()
         return {"loss": loss, "logits": logits, **parts}
 
     def _taught(self, batch: Batch) -> torch.Tensor | None:
@@ -109,14 +114,16 @@ class ClassifierTask(nn.Module):
 
     def _part(self, term: Term, logits: torch.Tensor, taught: torch.Tensor | None, batch: Batch) -> torch.Tensor:
         count = batch.labelled if needs_labels(term) else len(logits)
-        if not count:
-            return logits.new_zeros((), dtype=torch.float32)
         ours, theirs = self._heard.of(term) if self._heard is not None else ((), ())
         ours, theirs = (tuple(one[:count] for one in features) for features in (ours, theirs))
+        student = Answer(logits[:count].float(), ours)
         teacher = Answer(taught[:count].float(), theirs) if taught is not None else None
-        part: torch.Tensor = term.loss(
-            Answer(logits[:count].float(), ours), teacher, Given(batch.targets[:count], batch.index[:count])
-        )
+        given = Given(batch.targets[:count], batch.index[:count])
+        if compares_images(term) and distributed.current().size > 1:
+            student, teacher, given = of_all_processes(student, teacher, given)
+        if not len(student.logits):
+            return logits[:0].float().sum()
+        part: torch.Tensor = term.loss(student, teacher, given)
         return part
 
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -176,6 +183,30 @@ class Heard:
         return tuple(
             tap.features(layers, kind) for tap, layers in zip(self._taps, self._layers[term.name], strict=True)
         )
+
+
+def share_of(batch: Batch, term: Term) -> float:
+    """By how much a batch's mean counts in the step's, for gradients that are averaged over the processes."""
+    if batch.whole is None:
+        return 1.0
+    mine = batch.labelled if needs_labels(term) else len(batch.labels)
+    return distributed.current().size * mine / max(1, batch.whole[1 if needs_labels(term) else 0])
+
+
+def of_all_processes(student: Answer, teacher: Answer | None, given: Given) -> tuple[Answer, Answer | None, Given]:
+    """What all processes' networks say to their images of a batch, for losses that compare them."""
+    world = distributed.current()
+    assert given.index is not None
+    ours = world.gathered(student.logits, *student.features)
+    targets, index = world.gathered(given.targets, given.index)
+    world.of_whole_batch(index)  # a loss that draws (crd) draws the same everywhere
+    theirs = world.gathered(teacher.logits, *teacher.features) if teacher is not None else []
+    return Answer(ours[0], ours[1:]), Answer(theirs[0], theirs[1:]) if theirs else None, Given(targets, index)
+
+
+def compares_images(term: Term) -> bool:
+    """Whether a loss looks at the images of a batch together, not at one after the other."""
+    return bool(getattr(term.loss, "compares_images", False))
 
 
 def needs_labels(term: Term) -> bool:

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from torch import nn
 
-from edgetl import models, rundir, weights
+from edgetl import models, weights
 from edgetl.allocator import set_allocator
 from edgetl.errors import EdgetlError
 from edgetl.events import Listener, ignore
 from edgetl.losses import parse
 from edgetl.models import Network
 from edgetl.recipe import Finetune
+from edgetl.train import choosing, distributed, seed, setting
 from edgetl.train import probe as linear
-from edgetl.train import seed, setting
 from edgetl.train.loop import Score
 from edgetl.train.setting import Setting
 from edgetl.train.task import ClassifierTask
@@ -32,12 +32,14 @@ def finetune(options: Finetune, *, listener: Listener = ignore) -> Path:
     """
     weights.require_read(options.teacher, options.weights)
     set_allocator()
-    if setting.finished(options, listener, "finetune"):
-        return Path(options.out)
-    with rundir.building(Path(options.out), resume=options.resume, overwrite=options.overwrite) as folder:
-        place = setting.prepare(options, folder, "finetune", listener)
-        if not setting.complete(place):
-            train(options, place)
+    with distributed.joined(choosing.choose_device(options.device)) as world:
+        listener = world.listening(listener)
+        if world.decided(lambda: setting.finished(options, listener, "finetune")):
+            return Path(options.out)
+        with world.building(Path(options.out), resume=options.resume, overwrite=options.overwrite) as folder:
+            place = setting.prepare(options, folder, "finetune", listener)
+            if not setting.complete(place):
+                train(options, place)
     return Path(options.out)
 
 

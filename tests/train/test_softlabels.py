@@ -26,7 +26,7 @@ from edgetl.errors import BackendUnavailable, EdgetlError, OutputError
 from edgetl.events import ignore
 from edgetl.recipe import Distill, Finetune, build
 from edgetl.runtime.preprocess import Preprocess
-from edgetl.train import engines, setting, softlabels, views
+from edgetl.train import choosing, engines, softlabels, views
 from edgetl.train.engines import Engine
 from edgetl.train.loader import Batch, TrainLoader
 from edgetl.train.loop import Precision
