@@ -10,8 +10,8 @@ difference is paired by seed. The arms:
 
 - control: labels alone; kd, dkd, dist: the teacher answers live on new views every epoch;
 - kd-1, kd-4, kd-8: kd on 1, 4, 8 views an image, which come again;
-- patient: the teacher's answers alone at T = 1 on 8 consistent views with mixup, and longer (Beyer et al., CVPR
-  2022, arXiv:2106.05237, whose mixing is uniform: alpha 1); kd-long, control-long: kd and labels, equally long.
+- patient: `--preset patient` but for its 100 epochs: the teacher's answers alone at T = 1 on 8 consistent views with
+  mixup and small crops (Beyer et al., CVPR 2022, arXiv:2106.05237); kd-long, control-long: kd and labels, equally long.
 
 The number of threads and the teacher's engine are fixed, so that a busy machine gives the same students as a quiet one.
 """
@@ -43,7 +43,7 @@ SHORT: Mapping[str, Mapping[str, Any]] = {
     "dkd": {"loss": ["labels:1,dkd:1"]},
 }
 LONG: Mapping[str, Mapping[str, Any]] = {
-    "patient": {"loss": ["kd;temperature=1"], "views": 8, "mixup": 1.0},
+    "patient": {"loss": ["kd:1;temperature=1"], "views": 8, "mixup": 1.0, "crop_scale": 0.05},
     "kd-long": {"loss": KD},
     "control-long": {"loss": ["labels"]},
 }

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from edgetl import metrics
+from edgetl.recipe_presets import PRESETS
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -45,6 +46,17 @@ def test_one_teacher_stands_against_every_seed(monkeypatch: pytest.MonkeyPatch) 
     pairs = script("distill_pairs", monkeypatch)
     found = pairs.difference([row("0111"), row("0011")], [row("1111")])
     assert [one["points"] for one in found["by_seed"]] == [-25.0, -50.0]
+
+
+def test_the_patient_arm_is_the_preset_but_for_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    arm = script("distill_accuracy", monkeypatch).LONG["patient"]
+    preset = PRESETS["patient"].values
+    assert {**arm, "loss": tuple(arm["loss"]), "epochs": preset["epochs"]} == preset
+
+
+def test_every_difference_is_between_arms(monkeypatch: pytest.MonkeyPatch) -> None:
+    accuracy = script("distill_accuracy", monkeypatch)
+    assert {arm for pair in accuracy.AGAINST for arm in pair} == set(accuracy.ARMS)
 
 
 def test_thirty_epochs_are_set_up_once_built_k_times_and_read_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
