@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetl import ports
 from edgetl.errors import EdgetlError
 from edgetl.recipe_graph import GraphFields
 from edgetl.runtime import preprocess as preprocessing
@@ -43,24 +44,27 @@ def as_flag(name: str, value: str) -> str:
     return f"--{name.replace('_', '-')} {value}".rstrip()
 
 
-def read(path: Path, said: GraphFields, *, spell: Spell = as_flag, quantized: bool = False) -> Foreign:
+def read(path: Path, said: GraphFields, *, spell: Spell = as_flag, answers: bool = False) -> Foreign:
     """The classifier in a file, rewritten for quantizer and runtimes where it must be.
 
     Args:
         path: the ONNX file.
         said: what is known of it besides.
         spell: how messages write what must be said.
-        quantized: whether a graph that is quantized already will do.
+        answers: whether it is only to answer, so that a quantized graph, and one in uint8, float16 or float64, will do.
 
     Raises:
         EdgetlError: it cannot be read, is no image classifier, or something must be said that is not; names it.
     """
-    model = _loaded(path, quantized)
+    model = _loaded(path, answers)
+    inside = ports.PIXELS if ports.takes_pixels(model) else {}  # such a graph normalises for itself
+    if answers:
+        ports.as_float32(model)
     metadata = {one.key: one.value for one in model.metadata_props}
     image = _image(model, path)
     layout, size = _layout(image, said, path, spell)
     _fix_size(model, image, layout, size)
-    wanted = _preprocess(said, metadata, layout, size, path, spell)
+    wanted = _preprocess(said, {**DEFAULTS, **_written(metadata, path), **inside}, layout, size, path, spell)
     given = model.SerializeToString()
     model = _converted(model, path)
     graph = model.SerializeToString()
@@ -69,7 +73,7 @@ def read(path: Path, said: GraphFields, *, spell: Spell = as_flag, quantized: bo
     return Foreign(graph, spec, wanted, _labels(said, metadata, int(spec.outputs[0].shape[1]), path, spell))
 
 
-def _loaded(path: Path, quantized: bool) -> Any:
+def _loaded(path: Path, answers: bool) -> Any:
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -83,7 +87,7 @@ def _loaded(path: Path, quantized: bool) -> Any:
     except DecodeError as problem:
         raise EdgetlError(f"{path} is no ONNX graph, or is damaged.") from problem
     integer = next((node.op_type for node in model.graph.node if node.op_type in INTEGER), None)
-    if integer is not None and not quantized:
+    if integer is not None and not answers:
         raise EdgetlError(f"{path} is quantized already: it has {integer} nodes. Expected a float32 graph.",
                           hint="Give the graph that it was made of.")
     # Files of ONNX's first years name constants among the inputs.
@@ -152,16 +156,20 @@ def _fix_size(model: Any, image: Any, layout: str, size: tuple[int, int]) -> Non
     del model.graph.value_info[:]  # what was said of free sizes
 
 
-def _preprocess(said: GraphFields, metadata: Mapping[str, str], layout: str, size: tuple[int, int],
-                path: Path, spell: Spell) -> Preprocess:
-    """What the graph's metadata say, where edgetl wrote them, and what the flags say over that."""
+def _written(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """The preprocessing that edgetl wrote into the graph's metadata; empty where it is not edgetl's."""
     written = _json(metadata.get("edgetl.preprocess"))
-    base = {} if written is None else preprocessing.to_dict(
+    return {} if written is None else preprocessing.to_dict(
         preprocessing.from_dict(written, where=f"edgetl.preprocess of {path}"))
+
+
+def _preprocess(said: GraphFields, base: Mapping[str, Any], layout: str, size: tuple[int, int],
+                path: Path, spell: Spell) -> Preprocess:
+    """What is known or assumed of the graph, and what is said over that."""
     wishes = {name: getattr(said, name) for name in ("color", "resize_mode", "crop_fraction", "interpolation",
                                                        "scale")}
     wishes |= {name: tuple(map(float, getattr(said, name))) or None for name in ("mean", "std")}
-    values = {**DEFAULTS, **base, **{name: value for name, value in wishes.items() if value is not None},
+    values = {**base, **{name: value for name, value in wishes.items() if value is not None},
               "layout": layout, "size_hw": list(size)}
     missing = [spell(name, "") for name in ("mean", "std") if name not in values]
     if missing:

@@ -69,7 +69,7 @@ def read(name: str, said: GraphTeacher) -> BlackBox:
     """
     extras.require("onnx", extra="train", purpose=f"The teacher {name}")
     extras.require("onnxruntime", extra="cpu", purpose=f"The teacher {name}")
-    found = foreign.read(graph_file(name), said, spell=spelled, quantized=True)
+    found = foreign.read(graph_file(name), said, spell=spelled, answers=True)
     box = BlackBox(name, found.graph, found.spec, found.preprocess, found.labels, False,
                    rundir.sha256(graph_file(name).read_bytes()), _parameters(found.graph))  # fmt: skip
     if box.classes < 2:

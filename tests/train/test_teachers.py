@@ -18,6 +18,7 @@ from color_graph import PLAIN, color_graph, saved
 from conftest import write_photos
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto
 from tiny_run import write_run
 
 from edgetl import datasets, models, recipe_teacher, rundir, splits, weights
@@ -168,6 +169,24 @@ def test_a_graph_answers_with_logits_whatever_its_form(tmp_path: Path, photos: P
     wanted = 20 * MEANS
     torch.testing.assert_close(said.log_softmax(1), wanted.log_softmax(1), rtol=1e-3, atol=0.02)
     assert teacher.parameters == 12
+
+
+OTHERWISE = {"edgetl.preprocess": json.dumps(to_dict(Preprocess((32, 32))))}  # normalised inside the graph
+
+
+@pytest.mark.parametrize("changes", [
+    {"kind": TensorProto.UINT8, "gain": 20 / 255, "layout": "NHWC"},
+    {"kind": TensorProto.UINT8, "gain": 20 / 255, "metadata": OTHERWISE},
+    {"kind": TensorProto.FLOAT16, "half": True}, {"kind": TensorProto.DOUBLE, "batch": 2}, {"pooled": True},
+])  # fmt: skip
+def test_a_graph_of_other_numbers_answers_too(tmp_path: Path, photos: Path, changes: dict[str, Any]) -> None:
+    pixels = changes.get("kind") == TensorProto.UINT8
+    teacher = opened(place(photos), saved(tmp_path / "a.onnx", **changes), *(() if pixels else (PLAIN,)))
+    wild = torch.cat([PIXELS, torch.full((1, 3, 32, 32), 300.0), torch.full((1, 3, 32, 32), -7.0)])
+    wanted = 20 * MEANS
+    torch.testing.assert_close(ask_of(teacher)(PIXELS), wanted, rtol=5e-3, atol=0.02)
+    if pixels:  # jittered colours may leave 0..255, and must not come out at the other end
+        torch.testing.assert_close(ask_of(teacher)(wild)[-2:], torch.tensor([[20.0] * 3, [0.0] * 3]), rtol=1e-3, atol=0)
 
 
 def test_engines_agree_on_a_black_box(tmp_path: Path, photos: Path) -> None:
