@@ -49,6 +49,7 @@ def row_of(family: str, variant: str) -> dict:
     torch.set_num_threads(1)
     size = SIZES.get(family, 64)
     network = models.create(f"torchvision/{variant}", classes=len(LABELS), pretrained=False, image_size=size)
+    settle(network, size)
     row = {"family": family, "variant": variant, "image_size": size, "parameters": weights.parameter_count(
         network.module)}
     begin_s = timing.now_s()
@@ -59,6 +60,7 @@ def row_of(family: str, variant: str) -> dict:
     except EdgetlError as problem:
         return {**row, "status": "refused", "reason": problem.message}
     cut = found.network
+    settle(cut, size)
     total = cost.image_macs(network.module, (size, size))
     row |= {"kept": found.kept, "macs_kept": cost.image_macs(cut.module, (size, size)) / total,
             "cut_s": timing.now_s() - begin_s}
@@ -66,6 +68,18 @@ def row_of(family: str, variant: str) -> dict:
     made = graph.export(cut, LABELS)
     return {**row, "status": "cut", "graph_bytes": len(made.graph), "graph_macs": cost.graph_macs(made.graph),
             "torch_macs": cost.image_macs(cut.module, (size, size))}
+
+
+def settle(network: Network, size: int) -> None:
+    """Gives batch norms the statistics of some noise: with none, logits of random weights overflow in deep networks."""
+    for layer in network.module.modules():
+        if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
+            layer.reset_running_stats()
+            layer.momentum = None
+    network.module.train()
+    with torch.no_grad():
+        network.module(torch.randn(8, 3, size, size))
+    network.module.eval()
 
 
 def rebuilt_difference(cut: Network, size: int) -> float:
