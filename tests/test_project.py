@@ -10,6 +10,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import conftest
 import pytest
 
 import edgetl
@@ -136,6 +137,12 @@ class TestMakefile:
         os.utime(stamp, (1, 1))
         assert "pip install" in self.planned(copy, "demo")
         assert "pip install" in self.planned(copy, "test")
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 2), (64, conftest.MOST_WORKERS)])
+def test_the_tests_run_in_a_process_for_each_core(monkeypatch: pytest.MonkeyPatch, cores: int, workers: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert conftest.pytest_xdist_auto_num_workers() == workers
 
 
 def test_the_python_version_is_checked(tmp_path: Path) -> None:
