@@ -138,7 +138,8 @@ def sentences(run: Trained) -> list[str]:
         found.append(f"{_named(run)} answers {percent(test['accuracy'])} % of {test['n']} test images right.")
     theirs = ((teacher.get("metrics") or {}).get("test") or {}).get("accuracy")
     if test and theirs is not None:
-        found.append(f"Its teacher {teacher['model']} answers {percent(theirs)} %.")
+        several = f"The first of its {len(run.teachers)} teachers, {teacher['model']},"
+        found.append(f"{several if len(run.teachers) > 1 else 'Its teacher ' + teacher['model']} answers {percent(theirs)} %.")
     if "kept" in run.record:
         found.append(f"It has {percent(run.record['kept'])} % of the teacher's parameters.")
     gain = run.metrics.get("gain")

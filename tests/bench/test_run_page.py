@@ -185,6 +185,20 @@ def test_a_student_that_was_cut_in_steps_has_its_cuts_and_one_curve(root, tmp_pa
     assert "| 2 | 40.0 | 10 | 70.0 | 50.0 | 75.0 |" in (tmp_path / "page.md").read_text()
 
 
+def test_several_teachers_stand_in_a_row_and_a_black_box_keeps_its_size_to_itself(root, tmp_path):
+    run = write_run(tmp_path / "two", root / "photos")
+    record = json.loads((run / rundir.RUN).read_text())
+    box = {"model": "onnx:theirs.onnx", "sha256": "cd" * 32, "parameters": 0, "macs": None, "metrics": {}}
+    record["teachers"] = [record["teacher"], box]
+    rundir.write_json(run / rundir.RUN, record)
+    made = edgetl.report(reports=[run], out=tmp_path / "page.html")
+    assert "Teachers" in [one["text"] for one in page_reader.Reader(made.path.read_text()).all("h2")]
+    markdown = made.beside.read_text()
+    assert "The first of its 2 teachers, timm/big, answers 90.0 %." in markdown
+    assert f"| teacher 2 | onnx:theirs.onnx | – | torch, beside the student | {'cd' * 8} |" in markdown
+    assert "| teacher 2 | – | – | – | – | 0 | – | – | onnx:theirs.onnx |" in markdown
+
+
 def test_many_classes_become_a_list_of_confusions(root, tmp_path):
     run = write_run(tmp_path / "many", root / "photos")
     record = json.loads((run / rundir.RUN).read_text())
