@@ -139,7 +139,8 @@ def sentences(run: Trained) -> list[str]:
     theirs = ((teacher.get("metrics") or {}).get("test") or {}).get("accuracy")
     if test and theirs is not None:
         several = f"The first of its {len(run.teachers)} teachers, {teacher['model']},"
-        found.append(f"{several if len(run.teachers) > 1 else 'Its teacher ' + teacher['model']} answers {percent(theirs)} %.")
+        who = several if len(run.teachers) > 1 else f"Its teacher {teacher['model']}"
+        found.append(f"{who} answers {percent(theirs)} %.")
     if "kept" in run.record:
         found.append(f"It has {percent(run.record['kept'])} % of the teacher's parameters.")
     gain = run.metrics.get("gain")
