@@ -272,10 +272,14 @@ def summed(told: Sequence[Mapping[str, int]]) -> dict[str, int]:
 def sentence(told: Mapping[str, int]) -> str:
     """The figures in words."""
     return (
-        f"Soft labels: {told['views']} views of {told['images']:,} images take {told['bytes'] / 1e6:,.1f} MB "
+        f"Soft labels: {told['views']} views of {told['images']:,} images take {_size(told['bytes'])} "
         f"({told['bytes_an_image']} bytes an image and view); the teacher looked at {told['asked']:,} images, "
         f"{told['reused']:,} answers were reused."
     )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
 @dataclasses.dataclass(frozen=True)

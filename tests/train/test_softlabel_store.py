@@ -102,6 +102,17 @@ def test_the_size_is_what_the_documentation_says() -> None:
     assert len(views.encoded(full_view())) - IMAGES * views.bytes_an_image(CLASSES) < 400
 
 
+def test_the_figures_of_several_stores_are_one_sentence() -> None:
+    one = {"bytes": 900_000, "bytes_an_image": 21, "views": 8, "images": 2761, "asked": 22_088, "reused": 60_742}
+    assert softlabels.sentence(one) == (
+        "Soft labels: 8 views of 2,761 images take 900.0 kB (21 bytes an image and view); the teacher looked at 22,088 "
+        "images, 60,742 answers were reused."
+    )
+    both = softlabels.summed([one, one])
+    assert (both["views"], both["images"], both["asked"]) == (8, 2761, 44_176)
+    assert "take 1.8 MB (42 bytes" in softlabels.sentence(both)
+
+
 # ------------------------------------------------------------------------------------------------------- full disk
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_photos
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from stop_at import StopAt
 from torch import nn
 
@@ -62,6 +64,19 @@ def test_an_epoch_shows_all_images_once_and_every_batch_has_its_share_of_both(mi
         assert (one.labels[:known] >= 0).all() and (one.labels[known:] == -1).all()
         torch.testing.assert_close(one.targets[:known].sum(1), torch.ones(known))
         assert not one.targets[known:].any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 12), st.integers(0, 3))
+def test_both_kinds_are_spread_evenly_in_any_numbers(labelled: int, others: int, batch: int, epoch: int) -> None:
+    if labelled + others < 2:
+        return
+    made = loader(labelled, others, batch=batch)
+    parts = made._split(made._order(epoch))
+    assert sorted(np.concatenate(parts).tolist()) == list(range(labelled + others))
+    counts = [int((part < labelled).sum()) for part in parts]
+    for part, count in zip(parts, counts, strict=True):
+        assert (part[:count] < labelled).all() and abs(count - len(part) * labelled / (labelled + others)) < 2
 
 
 def test_labelled_images_are_shown_the_same_whether_there_are_others_or_not() -> None:
