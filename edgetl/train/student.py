@@ -117,17 +117,20 @@ def taught_task(
     terms: tuple[losses.Term, ...],
     graph_of: GraphOf | None,
 ) -> ClassifierTask:
-    """The student on its losses; the teacher answers live where they look at features, else as is quickest.
+    """The student on its losses; a teacher answers live where they look at its features, else as is quickest.
+
+    Of several teachers the first shows its features, and all together give the logits.
 
     Raises:
         BackendUnavailable: the engine that shall run the teacher cannot run here.
     """
     corpus = losses.Corpus([item.label for item in place.parts.train])
-    if looks_at_features(terms):
-        return ClassifierTask(student, terms, school[0].require_network(), corpus)
+    looked_at = school[0].require_network() if looks_at_features(terms) else None
+    if looked_at is not None and len(school) == 1:
+        return ClassifierTask(student, terms, looked_at, corpus)
     with distributed.current().agreeing(place.choices):
         source = asking.source(options, place, student, school, graph_of)
-    return ClassifierTask(student, terms, corpus=corpus, source=source)
+    return ClassifierTask(student, terms, looked_at, corpus, source)
 
 
 def require_lookable(options: Distill, named: Sequence[Named], terms: tuple[losses.Term, ...]) -> None:
@@ -137,19 +140,13 @@ def require_lookable(options: Distill, named: Sequence[Named], terms: tuple[loss
         EdgetlError: a loss looks at features, or slim:R cuts the teacher, and there is no such teacher.
     """
     looking = next((term.name for term in terms if looks_at_features([term])), None)
-    boxes = [one.name for one in named if isinstance(one.said, GraphTeacher)]
-    hint = "Use losses on logits (labels, kd, dkd, dist), or one teacher that is a RUN or FAMILY/VARIANT."
-    if looking is not None and boxes:
+    if looking is not None and isinstance(named[0].said, GraphTeacher):
         raise EdgetlError(
-            f"The loss '{looking}' looks at the teacher's features, and {boxes[0]} is a black box that only answers.",
-            hint=hint,
+            f"The loss '{looking}' looks at the features of the first teacher, and {named[0].name} is a black box that "
+            "only answers.",
+            hint="Use losses on logits (labels, kd, dkd, dist), or put a RUN or FAMILY/VARIANT first.",
         )
-    if looking is not None and len(named) > 1:
-        raise EdgetlError(
-            f"The loss '{looking}' looks at the teacher's features; there are {len(named)} teachers, whose features "
-            "are not mixed.", hint=hint,
-        )  # fmt: skip
-    if looking is not None and options.teacher_engine not in ("auto", engines.TORCH):
+    if looking is not None and len(named) == 1 and options.teacher_engine not in ("auto", engines.TORCH):
         raise EdgetlError(
             f"--teacher-engine {options.teacher_engine}: a loss looks at the teacher's features, which only torch has.",
             hint="Leave --teacher-engine out.",

@@ -58,7 +58,7 @@ class ClassifierTask(nn.Module):
         terms: the losses.
         teacher: a network that answers in every step, with features where a loss looks at them.
         corpus: what losses may know of the training images.
-        source: where the teacher's logits come from in place of `teacher`, for losses that look at no features.
+        source: where the teacher's logits come from, in place of `teacher` where both are given.
     """
 
     def __init__(
@@ -99,16 +99,16 @@ class ClassifierTask(nn.Module):
 
     def _taught(self, batch: Batch) -> torch.Tensor | None:
         """The teacher's logits [N, K]; None where no loss asks for them."""
-        if self._source is not None:
-            return self._source.answers(batch)
-        with torch.no_grad():
-            return self.teacher(batch.images) if self.teacher is not None else None
+        said = self._source.answers(batch) if self._source is not None else None
+        with torch.no_grad():  # after the source, which may run the same network: what is heard last counts
+            own = self.teacher(batch.images) if self.teacher is not None else None
+        return own if said is None else said
 
     def rehearse(self, images: torch.Tensor) -> None:
         """Has the teacher look at pixels [N, 3, H, W] as in a step, and keeps nothing: what fits is found out so."""
         if self._source is not None:
             self._source.ask(images)
-        elif self.teacher is not None:
+        if self.teacher is not None:
             with torch.no_grad():
                 self.teacher(images)
 

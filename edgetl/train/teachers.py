@@ -62,7 +62,7 @@ class Teacher:
         if self.network is None:
             raise EdgetlError(
                 f"{purpose or 'This'} looks into the teacher, and {self.name} is a black box that only answers.",
-                hint="Use losses on logits (labels, kd, dkd, dist) and a student of its own, or another teacher.",
+                hint="Use losses on logits (labels, kd, dkd, dist) and a student of its own, or another teacher first.",
             )
         return self.network
 

@@ -450,13 +450,27 @@ def test_one_teacher_twice_is_one_teacher_in_training(tmp_path: Path, photos: Pa
     assert (one / rundir.MODEL).read_bytes() == (twice / rundir.MODEL).read_bytes()
 
 
+def test_the_first_teacher_shows_its_features_and_all_give_the_logits(tmp_path: Path, photos: Path, run: Path) -> None:
+    def figures(name: str, teacher: str, **more: Any) -> dict[str, float]:
+        given = {"loss": ["kd:1,sp:3000"], "views": 1, "epochs": 1, "lr": 0.0, **more}
+        folder = distill(options(photos, teacher, tmp_path / name, **given))
+        found: dict[str, float] = json.loads((folder / rundir.METRICS).read_text().splitlines()[0])
+        return found
+
+    box = saved(tmp_path / "colors.onnx")
+    one, two = figures("one", str(run)), figures("two", f"{run},{box}", teacher_options=["2:" + PLAIN])
+    first = figures("first", f"{run},{box}", teacher_options=["2:" + PLAIN], teacher_mix="weighted",
+                    teacher_weight="1000000,0.001")  # fmt: skip
+    assert one["sp"] == pytest.approx(two["sp"]) == pytest.approx(first["sp"]) and one["sp"] > 0
+    assert one["kd"] == pytest.approx(first["kd"], rel=1e-3) and abs(two["kd"] - one["kd"]) > 1e-3
+
+
 @pytest.mark.parametrize(
     ("second", "more", "says"),
     [
-        (None, {"loss": ["kd:1,sp:3000"]}, "The loss 'sp' looks at the teacher's features, and onnx:.* is a black box"),
+        (None, {"loss": ["kd:1,sp:3000"]}, "The loss 'sp' looks at the features of the first teacher, and onnx:"),
         (None, {"student": "slim:0.5"}, "slim:0.5 is cut out of the first teacher, and onnx:.* is a black box"),
         (None, {"teacher_engine": "torch"}, "is an ONNX graph, which torch does not run"),
-        ("run", {"loss": ["kd:1,sp:3000"], "teacher_options": ()}, "there are 2 teachers, whose features are not"),
         ("run", {"teacher_mix": "weighted", "teacher_options": ()}, "a weight for each of the 2 teachers, found 0"),
         ("run", {"teacher_weight": "2,1", "teacher_options": ()}, "is read with --teacher-mix weighted"),
     ],
