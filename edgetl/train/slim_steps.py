@@ -22,7 +22,7 @@ from edgetl import rundir, weights
 from edgetl.events import Event
 from edgetl.models import Network
 from edgetl.recipe import Distill
-from edgetl.train import seed, setting
+from edgetl.train import distributed, seed, setting
 from edgetl.train.eventfiles import FOLDER as CURVES
 from edgetl.train.loop import require_same
 from edgetl.train.setting import STEPS, Setting
@@ -65,7 +65,8 @@ def fit(
         # Read again, so that a resumed run goes on with the same bits in the same order of memory.
         student = _finished(here, place)
         rows.append(weights.read_record(here)["step"])
-    _gather(folder, count)
+    if distributed.current().first:  # which alone has written metrics
+        _gather(folder, count)
     return student, {"steps": rows}
 
 

@@ -20,7 +20,7 @@ from edgetl.events import Event
 from edgetl.models import Network
 from edgetl.recipe import Distill
 from edgetl.runtime.preprocess import normalize
-from edgetl.train import checkpoint, inherit, seed, store
+from edgetl.train import checkpoint, distributed, inherit, seed, store
 from edgetl.train.engines import GraphOf
 from edgetl.train.setting import CUT, Setting, adjusted
 from edgetl.train.teacher import network_of_run
@@ -117,11 +117,17 @@ class Cutter:
 
         So a resumed run has the same student even where its latency was measured.
         """
-        path = folder / CUT
-        if not path.is_file():
-            state = checkpoint.State(scalars={"step": step})
-            state.put("model", self.cut(network, step).module.state_dict())
-            checkpoint.write(path, state)
+
+        def made() -> str:
+            path = (folder / CUT).absolute()
+            if not path.is_file():
+                state = checkpoint.State(scalars={"step": step})
+                state.put("model", self.cut(network, step).module.state_dict())
+                checkpoint.write(path, state)
+            return str(path)
+
+        # Of several processes the first one cuts, and the others read what it left on the disk that all see.
+        path = Path(distributed.current().decided(made))
         tensors = checkpoint.read(path).part("model")
         module = copy.deepcopy(network.module)
         weights.shrink_to(module, tensors, where=str(path))
