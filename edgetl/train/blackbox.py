@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgetl import extras, foreign, rundir
+from edgetl import foreign, rundir
 from edgetl.errors import EdgetlError
 from edgetl.recipe_teacher import GraphTeacher, graph_file, spelled
 from edgetl.runtime.preprocess import Preprocess
@@ -64,11 +64,8 @@ def read(name: str, said: GraphTeacher) -> BlackBox:
         said: what its file does not say itself.
 
     Raises:
-        MissingDependency: onnx or onnxruntime is not installed.
         EdgetlError: it cannot be read or is no image classifier, or something must be said that is not; names it.
     """
-    extras.require("onnx", extra="train", purpose=f"The teacher {name}")
-    extras.require("onnxruntime", extra="cpu", purpose=f"The teacher {name}")
     found = foreign.read(graph_file(name), said, spell=spelled, answers=True)
     box = BlackBox(name, found.graph, found.spec, found.preprocess, found.labels, False,
                    rundir.sha256(graph_file(name).read_bytes()), _parameters(found.graph))  # fmt: skip

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from edgetl import foreign, models, plugins, recipe_teacher, rundir, weights
-from edgetl.errors import EdgetlError
+from edgetl import extras, foreign, models, plugins, recipe_teacher, rundir, weights
+from edgetl.errors import EdgetlError, UnknownName
 from edgetl.events import Event
 from edgetl.models import Network
 from edgetl.recipe import Distill
@@ -72,6 +72,7 @@ def named(options: Distill) -> tuple[Named, ...]:
 
     Raises:
         RecipeError, EdgetlError, UnknownName: see the sentences.
+        MissingDependency: what reads or runs a graph is not installed.
     """
     found = recipe_teacher.named(options.teacher, options.teacher_options)
     if options.teacher_mix == mixing.WEIGHTED and len(options.teacher_weight) != len(found):
@@ -92,14 +93,20 @@ def _require(one: Named) -> None:
     """Returns when what the name names is there."""
     if isinstance(one.said, RunTeacher):
         weights.read_record(Path(one.name))
+    elif isinstance(one.said, GraphTeacher):
+        extras.require("onnx", extra="train", purpose=f"The teacher {one.name}")
+        extras.require("onnxruntime", extra="cpu", purpose=f"The teacher {one.name}")
     elif isinstance(one.said, NetworkTeacher):
-        family = one.name.partition("/")[0]
+        family, _, variant = one.name.partition("/")
         if "." not in family and family.replace("_", "-") not in plugins.names("models"):
             raise EdgetlError(
                 f"The teacher {one.name} does not exist: neither a RUN folder nor FAMILY/VARIANT with one of the "
                 f"families {', '.join(plugins.names('models'))}.",
                 hint="Give the folder that `edgetl finetune` or `edgetl distill` wrote, FAMILY/VARIANT, or onnx:FILE.",
             )
+        variants = plugins.load("models", family).variants()
+        if variant.partition(".")[0] not in variants:  # weights of one's own stand behind a dot
+            raise UnknownName("model", variant, variants)
     for what, file in one.files.items():
         if not file.is_file():
             state = "is a folder" if file.is_dir() else "does not exist"

@@ -368,6 +368,7 @@ def test_a_student_is_cut_out_of_a_family_s_network(tmp_path: Path, photos: Path
 def test_a_teacher_that_is_not_there_is_one_sentence(tmp_path: Path, photos: Path) -> None:
     for name, says in (
         ("runs/teachr", "does not exist: neither a RUN folder nor FAMILY/VARIANT"),
+        ("timm/test_resnett", "Did you mean 'test_resnet'"),
         ("onnx:nowhere.onnx", r"nowhere.onnx \(teacher\) does not exist"),
         (str(tmp_path), "is not a RUN folder"),
     ):
