@@ -128,6 +128,11 @@ def edgetl_version(manifest: Manifest) -> str:
     return str(manifest.provenance["export"]["environment"]["versions"].get("edgetl", "VERSION"))
 
 
+def _gain(run: Mapping[str, Any]) -> str:
+    found = (run.get("metrics") or {}).get("gain") or {}
+    return str(found.get("sentence", ""))
+
+
 def _origin(manifest: Manifest) -> str:
     run, made = manifest.provenance.get("run", {}), manifest.provenance.get("export", {})
     data = run.get("data", {})
@@ -138,6 +143,7 @@ def _origin(manifest: Manifest) -> str:
     lines += [f"- trained by: {run['stage']}"] if run.get("stage") else []
     taught_by = run.get("teachers") or [run.get("teacher")]
     lines += [f"- teacher: {one['model']}" for one in taught_by if isinstance(one, Mapping) and one.get("model")]
+    lines += [f"- beside a control without a teacher: {gain}"] if (gain := _gain(run)) else []
     if made:
         reason = f" ({made['fallback_reason']})" if made.get("fallback_reason") else ""
         lines.append(f"- exported by: {made['exporter']}{reason}, greatest difference to torch "
