@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from edgetl import losses, predictions, weights
 from edgetl.models import Network
+from edgetl.recipe import Distill
 from edgetl.train import gain, setting, slim_steps
 from edgetl.train.setting import Setting
 from edgetl.train.slimming import Cutter
@@ -45,6 +47,8 @@ def run_control(place: Setting, student: Network, more: dict[str, Any], cutter: 
     It sees no images without a label, and takes as many steps on the others.
     """
     place = place.labelled_only()
+    if cutter is not None and isinstance(place.options, Distill):
+        cutter = dataclasses.replace(cutter, options=place.options)
     folder = place.folder / CONTROL
     folder.mkdir(exist_ok=True)
     if not weights.is_run(folder):

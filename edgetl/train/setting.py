@@ -86,6 +86,8 @@ class Setting:
             warmup_epochs=self.options.warmup_epochs * longer,
             patience=round(self.options.patience * longer),
         )
+        if isinstance(options, Distill):
+            options = dataclasses.replace(options, slim_epochs=round(options.slim_epochs * longer))
         return dataclasses.replace(self, options=options, unlabelled=NONE, told={})
 
     def note(self, text: str) -> None:

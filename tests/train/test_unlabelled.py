@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import types
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import nn
 from edgetl import datasets, loose, losses, rundir, splits, weights
 from edgetl.datasets import Item
 from edgetl.errors import DataError, EdgetlError, TrainingError
-from edgetl.events import Event, ignore
+from edgetl.events import Event, Listener, ignore
 from edgetl.losses import Given
 from edgetl.models import Network
 from edgetl.recipe import Distill, Finetune, build
@@ -306,28 +307,45 @@ def test_a_recipe_names_the_folders_from_its_own_place(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ in the loop
 
 
+class Lesson:
+    """A teacher of photos, and students that also see loose images."""
+
+    def __init__(self, photos: Path, root: Path) -> None:
+        self.root, self.loose = root, scattered(root / "loose")
+        plain = {"data": str(photos), "image_size": 24, "batch_size": "6", "workers": 0, "threads": 1}
+        given = {**plain, "teacher": "timm/test_resnet", "pretrained": False, "out": str(root / "teacher"), "epochs": 1}
+        teacher = finetune(build(Finetune, given, where="test"))
+        self.given = {**plain, "teacher": str(teacher), "student": "timm/test_resnet", "pretrained": False, "epochs": 3,
+                      "views": 2, "mixup": 0.3, "loss": ["labels:0.5,kd:1"], "unlabeled": [str(self.loose)],
+                      "checkpoint_minutes": 0}  # fmt: skip
+
+    def taught(self, name: str, listener: Listener = ignore, **more: Any) -> Path:
+        options = build(Distill, {**self.given, "out": str(self.root / name), **more}, where="test")
+        return distill(options, listener=listener)
+
+
 def test_a_student_learns_from_images_without_labels_and_its_control_does_not(photos: Path, tmp_path: Path) -> None:
-    common = {"data": str(photos), "image_size": 24, "batch_size": "6", "workers": 0, "threads": 1, "pretrained": False}
-    teacher = finetune(build(Finetune, {**common, "teacher": "timm/test_resnet", "out": str(tmp_path / "t"),
-                                        "epochs": 1}, where="test"))  # fmt: skip
-    folder = scattered(tmp_path / "loose")
-    given = {**common, "teacher": str(teacher), "student": "timm/test_resnet", "epochs": 3, "views": 2, "mixup": 0.3,
-             "loss": ["labels:0.5,kd:1"], "unlabeled": [str(folder)], "checkpoint_minutes": 0}  # fmt: skip
-
-    def taught(name: str, **more: Any) -> Path:
-        listener = more.pop("listener", ignore)
-        return distill(build(Distill, {**given, "out": str(tmp_path / name), **more}, where="test"), listener=listener)
-
-    run = taught("run")
+    lesson = Lesson(photos, tmp_path)
+    run = lesson.taught("run")
     record = weights.read_record(run)
     assert record["data"]["unlabelled"] == {"images": 6, "fingerprint": record["identity"]["unlabeled fingerprint"],
                                             "left_out": {"held_out": 0, "labelled": 0, "copies": 0}}  # fmt: skip
     control = weights.read_record(run / "control")
     assert control["options"]["epochs"] == 4 and "unlabelled" not in control["data"]  # 3 * 24 / 18 images
     with pytest.raises(RuntimeError):
-        taught("broken", listener=StopAt(5, RuntimeError()), control=False)
-    resumed = taught("broken", resume=True, control=False)
+        lesson.taught("broken", StopAt(5, RuntimeError()), control=False)
+    resumed = lesson.taught("broken", resume=True, control=False)
     assert (resumed / rundir.MODEL).read_bytes() == (run / rundir.MODEL).read_bytes()
-    (folder / "one-more.png").write_bytes((folder / "more" / "amber" / "002.png").read_bytes()[::-1])
+    (lesson.loose / "one-more.png").write_bytes((lesson.loose / "more" / "amber" / "002.png").read_bytes()[::-1])
     with pytest.raises(TrainingError, match="unlabeled fingerprint was"):
-        taught("run", resume=True)
+        lesson.taught("run", resume=True)
+
+
+@pytest.mark.slow
+def test_the_control_of_a_student_that_is_cut_in_steps_gets_its_epochs_too(photos: Path, tmp_path: Path) -> None:
+    more = {"student": "slim:0.6", "round_to": 2, "slim_steps": 2, "slim_epochs": 3, "epochs": 1, "views": 1}
+    run = Lesson(photos, tmp_path).taught("run", **more)
+    control = weights.read_record(run / "control")
+    assert (control["options"]["epochs"], control["options"]["slim_epochs"]) == (1, 4)  # 24 / 18 times 1 and 3
+    rows = [json.loads(line) for line in (run / "control" / rundir.METRICS).read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 1, 1, 1, 2]
