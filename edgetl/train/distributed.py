@@ -66,7 +66,8 @@ class Cells:
                 or of those without.
         """
         count = self.ranks * self.micro
-        mine = range(self.rank, count, self.ranks)
+        # The processes share each micro-batch, which is the same however many they are.
+        mine = range(self.rank * self.micro, (self.rank + 1) * self.micro)
         if not mirrored:
             return [np.arange(cell, size, count) for cell in mine]
         return [np.concatenate([_mirrored(0, labelled, cell, count), _mirrored(labelled, size, cell, count)])
@@ -335,14 +336,15 @@ def _opened(place: launch.Place, device: torch.device) -> World:
         backend = "cpu:gloo,cuda:nccl"
     try:
         store, rank, size = next(iter(rendezvous("env://", timeout=TIMEOUT)))
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+        # A second training in these processes shall not find the addresses of the first.
+        own = PrefixStore(f"edgetl {next(_sessions)}", store)
+        dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=TIMEOUT)
     except RuntimeError as problem:
         raise TrainingError(
             f"The {place.size} processes of this training cannot reach one another: {str(problem).splitlines()[0]}",
             hint="Check --rdzv-endpoint of torchrun and the firewall; with several network cards name the one to use "
             "in GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME.",
         ) from problem
-    own = PrefixStore(f"edgetl {next(_sessions)}", store)
     return World(rank, size, place.local_rank, place.local_size, place.node, own)
 
 

@@ -1,0 +1,171 @@
+"""Several processes, started by torchrun, train what one process trains; and end together when one of them does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgetl import rundir, weights
+from edgetl.recipe import Distill, Finetune, build
+from edgetl.train import checkpoint
+from edgetl.train.student import distill
+from edgetl.train.teacher import finetune
+
+TINY = {"image_size": 32, "epochs": 2, "workers": 0, "lr": 1e-3, "threads": 1, "batch_size": "9", "ema": 0.9}
+FRESH = {"teacher": "timm/test_resnet", "pretrained": False}
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+LIMIT_S = 240  # far above what any of these takes: nothing may hang
+
+TRAIN = """
+import json, os, sys
+from edgetl.recipe import Distill, Finetune, build
+from edgetl.train.student import distill
+from edgetl.train.teacher import finetune
+kinds = {"finetune": (Finetune, finetune), "distill": (Distill, distill)}
+for kind, values in json.loads(sys.argv[1]):
+    recipe, train = kinds[kind]
+    train(build(recipe, values, where="test"))
+"""
+
+HURT = """
+import os, signal, sys
+from edgetl.cli import app
+from edgetl.train.loop import Fit
+number, rank, last, *arguments = sys.argv[1:]
+moved, move = [], Fit._move
+def hurting(fit):
+    move(fit)
+    moved.append(fit)
+    if os.environ["RANK"] == rank and len(moved) == int(last):
+        os.kill(os.getpid(), int(number))
+Fit._move = hurting
+sys.exit(app.main(arguments))
+"""
+
+
+@pytest.fixture
+def photos(photo_folder: Callable[..., Path]) -> Path:
+    return photo_folder(classes=3, images=12)
+
+
+def together(script: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What two processes made of a script."""
+    path = folder / "script.py"
+    path.write_text(script)
+    there = {"cwd": Path(__file__).parents[2], "env": {**os.environ, "PYTHONPATH": "."}}
+    return subprocess.run(
+        [*TORCHRUN, str(path), *arguments], capture_output=True, text=True, timeout=LIMIT_S, check=False, **there
+    )
+
+
+def curve(run: Path) -> list[float]:
+    rows = [json.loads(line) for line in (run / rundir.METRICS).read_text().splitlines()]
+    skipped = ("epoch", "images_per_s", "lr")
+    return [row[name] for row in rows for name in sorted(row) if name not in skipped]
+
+
+def flags(values: dict[str, Any]) -> list[str]:
+    pairs = ((f"--{name.replace('_', '-')}", value) for name, value in values.items())
+    return [word for flag, value in pairs
+            for word in ([flag, str(value)] if value is not False else [f"--no-{flag[2:]}"])]  # fmt: skip
+
+
+LOSSES = ("labels:0.2,kd:0.5,dist:0.2,rkd:0.01;temperature=2", "sp:10,fitnet:0.1")
+
+
+def test_two_processes_train_what_one_does(photos: Path, tmp_path: Path) -> None:
+    """27 images in steps of 9: one process sees 5 and the other 4, with batch norm, mixup and losses of all kinds."""
+    start = finetune(build(Finetune, {"data": str(photos), "out": str(tmp_path / "start"), **TINY, **FRESH,
+                                      "epochs": 1}, where="test"))  # fmt: skip
+    taught = {**TINY, "teacher": str(start), "student": "timm/test_resnet", "pretrained": False, "control": False}
+    work: list[tuple[str, dict[str, Any]]] = [
+        ("finetune", {**TINY, **FRESH, "mixup": 0.3}),
+        ("distill", {**taught, "loss": LOSSES, "accumulate": 2, "batch_size": "5"}),
+        ("distill", {**taught, "loss": ("kd:1",), "views": 1, "mixup": 0.2}),
+    ]
+    alone = [{"data": str(photos), "out": str(tmp_path / f"alone-{number}"), **values}
+             for number, (_, values) in enumerate(work)]  # fmt: skip
+    several = [{**values, "out": str(tmp_path / f"two-{number}")} for number, values in enumerate(alone)]
+    told = together(TRAIN, tmp_path, json.dumps([(kind, one) for (kind, _), one in zip(work, several, strict=True)]))
+    assert told.returncode == 0, told.stderr[-3000:]
+    for (kind, _), one, two in zip(work, alone, several, strict=True):
+        run = finetune(build(Finetune, one, where="test")) if kind == "finetune" else distill(
+            build(Distill, one, where="test"))  # fmt: skip
+        np.testing.assert_allclose(curve(Path(two["out"])), curve(run), rtol=2e-3, atol=2e-3)
+        record = weights.read_record(Path(two["out"]))
+        assert record["choices"]["processes"] == 2
+        assert {path.name for path in Path(two["out"]).iterdir()} == {path.name for path in run.iterdir()}
+    assert not list(tmp_path.glob(".*partial"))
+
+
+def test_a_killed_process_ends_the_other_with_one_sentence_and_a_checkpoint(photos: Path, tmp_path: Path) -> None:
+    values = {"data": photos, "out": tmp_path / "run", **TINY, **FRESH, "checkpoint_minutes": 0.0}
+    told = together(HURT, tmp_path, "9", "1", "4", "finetune", *flags(values))
+    assert told.returncode == 1
+    assert told.stderr.count("error: ") == 1
+    assert "error: Another of the 2 processes of this training ended, or cannot be reached any more in epoch 2, step " \
+        in told.stderr  # fmt: skip
+    assert "the last good checkpoint is kept in" in told.stderr and "with --resume" in told.stderr
+    kept = checkpoint.read(rundir.partial(tmp_path / "run") / rundir.CHECKPOINT)
+    assert kept.scalars["progress"]["epoch"] == 1
+    # One process can go on, too.
+    plain = {**{name: str(one) if isinstance(one, Path) else one for name, one in values.items()}, "resume": True}
+    run = finetune(build(Finetune, plain, where="test"))
+    assert len((run / rundir.METRICS).read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signal", "rank"), [(15, "1"), (2, "1"), (15, "0")])
+def test_a_signal_to_one_stops_all_and_a_resume_is_bit_exact(
+    photos: Path, tmp_path: Path, signal: int, rank: str
+) -> None:
+    values = {"data": photos, **TINY, **FRESH}
+    whole = together(HURT, tmp_path, "0", "9", "1", "finetune", *flags({**values, "out": tmp_path / "whole"}))
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    broken = ["finetune", *flags({**values, "out": tmp_path / "broken"})]
+    told = together(HURT, tmp_path, str(signal), rank, "4", *broken)
+    assert told.returncode == 1 and told.stderr.count("error: ") == 1
+    assert "error: Interrupted.\nhint: Continue with the same torchrun line and --resume.\n" in told.stderr
+    again = together(HURT, tmp_path, "0", "9", "1", *broken, "--resume")
+    assert again.returncode == 0, again.stderr[-3000:]
+    ours, theirs = ((tmp_path / name / rundir.MODEL).read_bytes() for name in ("broken", "whole"))
+    assert ours == theirs
+
+
+@pytest.mark.slow
+def test_a_killed_first_process_is_told_of_by_the_other(photos: Path, tmp_path: Path) -> None:
+    values = {"data": photos, "out": tmp_path / "run", **TINY, **FRESH, "checkpoint_minutes": 0.0}
+    told = together(HURT, tmp_path, "9", "0", "4", "finetune", *flags(values))
+    assert told.returncode == 1 and told.stderr.count("error: Another of the 2 processes") == 1
+    assert rundir.resumable(rundir.partial(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_a_failure_of_all_is_said_once(photos: Path, tmp_path: Path) -> None:
+    values = {"data": photos, "out": tmp_path / "run", **TINY, **FRESH, "val_fraction": 0}
+    told = together(HURT, tmp_path, "0", "9", "1", "finetune", *flags(values))
+    assert told.returncode == 1 and told.stderr.count("error: ") == 1
+    assert "leaves no validation image" in told.stderr and not list(tmp_path.glob(".*partial"))
+
+
+@pytest.mark.slow
+def test_crd_draws_the_same_in_all_processes_and_resumes(photos: Path, tmp_path: Path) -> None:
+    start = finetune(build(Finetune, {"data": str(photos), "out": str(tmp_path / "start"), **TINY, **FRESH},
+                           where="test"))  # fmt: skip
+    values = {**TINY, "data": photos, "teacher": start, "student": "timm/test_resnet", "pretrained": False,
+              "control": False, "loss": "labels:0.5,crd:0.1;negatives=16"}  # fmt: skip
+    whole = together(HURT, tmp_path, "0", "9", "1", "distill", *flags({**values, "out": tmp_path / "whole"}))
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    broken = ["distill", *flags({**values, "out": tmp_path / "broken"})]
+    assert together(HURT, tmp_path, "15", "1", "4", *broken).returncode == 1
+    assert together(HURT, tmp_path, "0", "9", "1", *broken, "--resume").returncode == 0
+    ours, theirs = ((tmp_path / name / rundir.MODEL).read_bytes() for name in ("broken", "whole"))
+    assert ours == theirs
