@@ -18,6 +18,7 @@ from stop_at import StopAt
 from edgetl import metrics, predictions, rundir, weights
 from edgetl.compress import cost
 from edgetl.datasets import DataSet
+from edgetl.errors import TrainingError
 from edgetl.events import Event, ignore
 from edgetl.predictions import Predictions
 from edgetl.recipe import Distill, Finetune, build
@@ -201,6 +202,16 @@ def test_a_kill_in_the_second_seed_costs_nothing_of_the_first(
     assert files_of(run) == files_of(whole)
     assert weights.read_record(run)["metrics"] == weights.read_record(whole)["metrics"]
     assert not list(tmp_path.glob(".*partial"))
+
+
+def test_finished_seeds_are_left_alone_and_more_of_them_are_another_training(
+    taught: tuple[Path, Path], whole: Path
+) -> None:
+    before, heard = files_of(whole), []
+    student(taught, whole, seeds=2, seed=4, resume=True, listener=lambda event: heard.append(event.kind))
+    assert files_of(whole) == before and "advance" not in heard
+    with pytest.raises(TrainingError, match="seeds was 2 and is 3"):
+        student(taught, whole, seeds=3, seed=4, resume=True)
 
 
 def test_without_a_control_there_is_no_gain(taught: tuple[Path, Path], tmp_path: Path) -> None:
