@@ -10,6 +10,7 @@ difference is paired by seed. The arms:
 
 - control: labels alone; kd, dkd, dist: the teacher answers live on new views every epoch;
 - kd-1, kd-4, kd-8: kd on 1, 4, 8 views an image, which come again;
+- kd-steps: kd with the student cut in three steps, and two more epochs after each of the first two;
 - patient: `--preset patient` but for its 100 epochs: the teacher's answers alone at T = 1 on 8 consistent views with
   mixup and small crops (Beyer et al., CVPR 2022, arXiv:2106.05237); kd-long, control-long: kd and labels, equally long.
 
@@ -41,6 +42,7 @@ SHORT: Mapping[str, Mapping[str, Any]] = {
     "kd-1": {"loss": KD, "views": 1},
     "kd-8": {"loss": KD, "views": 8},
     "dkd": {"loss": ["labels:1,dkd:1"]},
+    "kd-steps": {"loss": KD, "slim_steps": 3},
 }
 LONG: Mapping[str, Mapping[str, Any]] = {
     "patient": {"loss": ["kd:1;temperature=1"], "views": 8, "mixup": 1.0, "crop_scale": 0.05},
