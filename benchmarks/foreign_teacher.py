@@ -9,9 +9,10 @@ directions in the wheel `rapidocr` tells apart (PP-OCR's, converted from PaddleP
 They are squashed to squares, so that a view shows most of a line; the teacher stretches them to its 48 x 192 again:
 
     pip download --no-deps rapidocr && unzip rapidocr-*.whl "*cls*.onnx"
-    python benchmarks/foreign_teacher.py --teacher rapidocr/models/ch_ppocr_mobile_v2.0_cls_mobile.onnx --lines 200 \\
+    python benchmarks/foreign_teacher.py --teacher rapidocr/models/ch_ppocr_mobile_v2.0_cls_mobile.onnx --lines 500 \\
         --teacher-options "input-size=48x192;mean=0.5,0.5,0.5;std=0.5,0.5,0.5;color=bgr;resize-mode=squash" \\
-        --crop-scale 0.7 --no-flip --wheel rapidocr-3.10.0-py3-none-any.whl --work work --out foreign_teacher.json
+        --crop-scale 0.7 --no-flip --epochs 30 --wheel rapidocr-3.10.0-py3-none-any.whl \\
+        --work work --out foreign_teacher.json
 
 A Keras model becomes such a file with `benchmarks/keras_teacher.py`. Teacher, student and control are judged on the
 same test images; the control is the same student on the labels alone, for the same epochs and views.
@@ -29,6 +30,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import edgetl
 from edgetl import rundir, weights
+from edgetl.export import private
 
 TURNS = {"0": 0, "180": 180}
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -105,7 +107,7 @@ def shown(options: argparse.Namespace, record: dict[str, Any]) -> dict[str, Any]
     wheel = options.wheel
     return {
         "teacher": {name: teacher[name] for name in ("model", "sha256", "parameters", "input", "layout", "gives")},
-        "teacher_options": options.teacher_options,
+        **private.without_folders({"teacher_options": [options.teacher_options]}),
         "wheel": {"name": wheel.name, "sha256": rundir.sha256(wheel.read_bytes())} if wheel is not None else None,
         "engine": record["choices"]["teacher_engine"],
         "student": {"model": record["model"], "parameters": record["parameters"]},
