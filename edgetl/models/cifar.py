@@ -24,11 +24,6 @@ from edgetl.runtime.preprocess import Preprocess
 BLOCKS = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}  # blocks in each stage
 CHANNELS = (16, 32, 64)
 SIZE = 32
-LABELS = (
-    ("airplane", "aeroplane", "plane"),
-    ("automobile", "car"),
-    *((name,) for name in ("bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")),
-)
 
 
 class Shortcut(nn.Conv2d):
@@ -96,13 +91,6 @@ class ResNet(nn.Module):
 def variants() -> tuple[str, ...]:
     """resnet20 to resnet110."""
     return tuple(BLOCKS)
-
-
-def labels(variant: str) -> tuple[tuple[str, ...], ...]:
-    """Names of CIFAR-10's classes, which the published files tell apart."""
-    if variant not in BLOCKS:
-        raise UnknownName("model", variant, variants())
-    return LABELS
 
 
 def build(variant: str, *, classes: int, pretrained: bool, weights: Path | None, image_size: int | None) -> Network:
