@@ -40,7 +40,7 @@ def in_steps(options: Distill) -> bool:
 def fit(
     place: Setting, student: Network, task_of: TaskOf, folder: Path, stage: str, cutter: Cutter | None
 ) -> tuple[Network, dict[str, Any]]:
-    """The trained student, and what the record says of its steps (nothing where it is cut once, or not at all).
+    """The trained student, and what the record says of its cut or its steps (nothing where it is not cut).
 
     Args:
         place: where the run is made.
@@ -53,7 +53,7 @@ def fit(
     if cutter is None or not in_steps(cutter.options):
         seed.seed_everything(place.options.seed)
         setting.fit(place, task_of(student), student, folder, stage)
-        return student, {}
+        return student, {} if cutter is None else {"cut": cutter.row(student, 1, place.folder)}
     rows: list[dict[str, Any]] = []
     count = cutter.options.slim_steps
     for step in range(1, count + 1):
@@ -61,7 +61,8 @@ def fit(
         if not weights.is_run(here):
             here.mkdir(parents=True, exist_ok=True)
             cut = student if step == 1 else cutter.kept_cut(student, step, here)
-            _train(_of_step(place, cutter.options, step), cut, task_of, here, stage, cutter.row(cut, step))
+            row = cutter.row(cut, step, place.folder if step == 1 else here)
+            _train(_of_step(place, cutter.options, step), cut, task_of, here, stage, row)
         # Read again, so that a resumed run goes on with the same bits in the same order of memory.
         student = _finished(here, place)
         rows.append(weights.read_record(here)["step"])

@@ -121,8 +121,9 @@ class Cutter:
         def made() -> str:
             path = (folder / CUT).absolute()
             if not path.is_file():
-                state = checkpoint.State(scalars={"step": step})
-                state.put("model", self.cut(network, step).module.state_dict())
+                found = self.cut(network, step)
+                state = checkpoint.State(scalars={"step": step, "reached": found.kept})
+                state.put("model", found.network.module.state_dict())
                 checkpoint.write(path, state)
             return str(path)
 
@@ -142,7 +143,7 @@ class Cutter:
             network = dataclasses.replace(network, preprocess=wants)
         return adjusted(network, self.options)
 
-    def cut(self, network: Network, step: int) -> Network:
+    def cut(self, network: Network, step: int) -> prune.Slimmed:
         """A network without its least important channels, ranked as they are now; the teacher's share is kept.
 
         Raises:
@@ -163,15 +164,23 @@ class Cutter:
             f"multiplications{latency}, channels ranked by {options.importance}"
             + (f" over {options.prune_cost}" if options.importance == prune.TAYLOR else "")
         )
-        return found.network
+        return found
 
-    def row(self, network: Network, step: int) -> dict[str, Any]:
-        """What the record says of a cut: the share asked for, and what is left of the teacher."""
+    def row(self, network: Network, step: int, folder: Path) -> dict[str, Any]:
+        """What the record says of a cut: the share asked for and reached, and what is left of the teacher.
+
+        Args:
+            network: what the cut left.
+            step: from 1.
+            folder: where the cut lies; the first process, which writes the record, finds it there.
+        """
+        path = folder / CUT
+        reached = checkpoint.read(path).scalars["reached"] if path.is_file() else None
         size = self.teacher.preprocess.size_hw
         ours, theirs = weights.parameter_count(network.module), weights.parameter_count(self.teacher.module)
         macs, all_macs = (cost.image_macs(one.module, size) for one in (network, self.teacher))
         return {
-            "step": step, "share": self.shares()[step - 1], "of": self.options.slim_by,
+            "step": step, "share": self.shares()[step - 1], "of": self.options.slim_by, "reached": reached,
             "parameters": ours, "kept": ours / theirs, "macs": macs, "macs_kept": macs / all_macs,
         }  # fmt: skip
 

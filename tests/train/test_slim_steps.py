@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,6 +73,7 @@ def test_each_step_leaves_its_row_and_its_epochs(photos: Path, teacher: Path, tm
     assert (first["step"], last["step"]) == (1, 2)
     assert (first["share"], last["share"]) == (pytest.approx(0.5), 0.25)  # geometrically
     assert 0.475 <= first["kept"] <= 0.5 and 0.2375 <= last["kept"] <= 0.25
+    assert [one["reached"] for one in record["steps"]] == [one["kept"] for one in record["steps"]]
     assert record["kept"] == last["kept"] and record["parameters"] == last["parameters"]
     assert 1 > first["macs_kept"] > last["macs_kept"]
     assert all(0 <= one[f"val_accuracy_{when}"] <= 1 for one in record["steps"] for when in ("before", "after"))
@@ -142,7 +148,7 @@ def test_a_cut_in_one_go_is_kept_for_a_resume(
     cuts: list[Network] = []
     cut = Cutter.cut
 
-    def counted(cutter: Cutter, network: Network, step: int) -> Network:
+    def counted(cutter: Cutter, network: Network, step: int) -> prune.Slimmed:
         cuts.append(network)
         return cut(cutter, network, step)
 
@@ -166,6 +172,8 @@ def test_slim_by_latency_cuts_to_what_is_measured(photos: Path, teacher: Path, t
     run = distill(said, latency_share=measured_by_width)
     width = weights.load(run).network.module.get_submodule("layer1.0.conv1").weight.shape[0]
     assert width / weights.load(teacher).network.module.get_submodule("layer1.0.conv1").weight.shape[0] == 0.5
+    cut = weights.read_record(run)["cut"]
+    assert (cut["share"], cut["of"], cut["reached"]) == (0.5, "latency", 0.5)
     with pytest.raises(ValueError, match="slim_by 'latency' needs something that tells it"):
         distill(options(photos, teacher, tmp_path / "other", slim_by="latency"))
 
@@ -216,3 +224,29 @@ def test_another_process_reads_what_the_first_one_has_cut(
     read = cutter.kept_cut(network, 1, tmp_path / "second").module.state_dict()
     assert all(torch.equal(tensor, read[name]) for name, tensor in cut.module.state_dict().items())
     assert not (tmp_path / "second").exists()
+
+
+LOOP = """
+import json, sys
+from edgetl.recipe import Distill, build
+from edgetl.train.student import distill
+distill(build(Distill, json.loads(sys.argv[1]), where="test"))
+"""
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_change_no_bit(photos: Path, teacher: Path, tmp_path: Path) -> None:
+    values = {**SMALL, "data": str(photos), "teacher": str(teacher), "slim_steps": 4, "slim_epochs": 8, "epochs": 12,
+              "control": True}  # fmt: skip
+    whole = distill(build(Distill, {**values, "out": str(tmp_path / "whole")}, where="test"))
+    dice = random.Random(0)
+    for number in range(8):
+        said = json.dumps({**values, "out": str(tmp_path / "killed"), "resume": number > 0})
+        process = subprocess.Popen([sys.executable, "-c", LOOP, said], stderr=subprocess.DEVNULL)
+        time.sleep(dice.uniform(4.0, 9.0))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    killed = distill(build(Distill, {**values, "out": str(tmp_path / "killed"), "resume": True}, where="test"))
+    for inner in ("", "control"):
+        assert (killed / inner / rundir.MODEL).read_bytes() == (whole / inner / rundir.MODEL).read_bytes()
+        assert weights.read_record(killed / inner)["steps"] == weights.read_record(whole / inner)["steps"]
