@@ -41,8 +41,9 @@ def _forward(
     if layer.training:
         found = normalize(values)
     else:
+        by_batch = layer.running_mean is None  # a layer that tracks nothing looks at the batch in evaluation, too
         found = F.batch_norm(
-            values, layer.running_mean, layer.running_var, layer.weight, layer.bias, False, 0.0, layer.eps
+            values, layer.running_mean, layer.running_var, layer.weight, layer.bias, by_batch, 0.0, layer.eps
         )
     for name in ("drop", "act"):
         following = getattr(layer, name, None)

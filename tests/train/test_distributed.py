@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -12,10 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from timm.layers import BatchNormAct2d
+from torch import nn
 
 from edgetl import rundir, weights
 from edgetl.recipe import Distill, Finetune, build
-from edgetl.train import checkpoint
+from edgetl.train import checkpoint, shared_norm
+from edgetl.train.distributed import ALONE, World
 from edgetl.train.student import distill
 from edgetl.train.teacher import finetune
 
@@ -120,6 +125,42 @@ def test_a_killed_process_ends_the_other_with_one_sentence_and_a_checkpoint(phot
     plain = {**{name: str(one) if isinstance(one, Path) else one for name, one in values.items()}, "resume": True}
     run = finetune(build(Finetune, plain, where="test"))
     assert len((run / rundir.METRICS).read_text().splitlines()) == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch sees fewer than two NVIDIA GPUs here")
+def test_two_gpus_train_what_one_does(photos: Path, tmp_path: Path) -> None:
+    values = {**TINY, **FRESH, "data": str(photos), "device": "cuda", "amp": "off", "mixup": 0.3}
+    told = together(TRAIN, tmp_path, json.dumps([("finetune", {**values, "out": str(tmp_path / "two")})]))
+    assert told.returncode == 0, told.stderr[-3000:]
+    one = finetune(build(Finetune, {**values, "out": str(tmp_path / "one")}, where="test"))
+    np.testing.assert_allclose(curve(tmp_path / "two"), curve(one), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(4), nn.BatchNorm2d(4, momentum=None, affine=False),
+                                   BatchNormAct2d(4), nn.BatchNorm2d(4, track_running_stats=False)])  # fmt: skip
+def test_a_shared_batch_norm_computes_what_the_layer_does(layer: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the sum over all processes is the process's own."""
+    monkeypatch.setattr(shared_norm, "summed_over", lambda values: values)
+    draw = torch.Generator().manual_seed(0)
+    images = 3 + 2 * torch.randn(5, 4, 3, 3, generator=draw)
+    weights_of_loss = torch.randn(5, 4, 3, 3, generator=draw)
+    layer.train()
+    own = copy.deepcopy(layer)
+    found = []
+    for module, world in ((own, ALONE), (layer, World(size=2))):
+        values = images.clone().requires_grad_()
+        with shared_norm.shared(module, world):
+            for _ in range(2):
+                said = module(values)
+            (said * weights_of_loss).sum().backward()
+            module.eval()
+            judged = module(images)
+        learned = [one.grad for one in module.parameters()]
+        found.append([said, judged, values.grad, *learned, *module.state_dict().values()])
+    assert "forward" not in vars(layer)
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
