@@ -29,15 +29,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch import nn
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from edgetl import launch, rundir
+from edgetl import launch, rundir, timing
 from edgetl.errors import BackendUnavailable, EdgetlError, OutputError, TrainingError
 from edgetl.events import Listener, ignore
 from edgetl.train import seed
@@ -45,38 +43,8 @@ from edgetl.train import seed
 TIMEOUT = timedelta(minutes=10)  # of one exchange; then a process that does not answer counts as lost
 LOOK_S = 0.05  # between two looks for what another process shall leave in the store
 LOST = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
+BEAT_S = 5.0  # between two signs of life of the first process
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Cells:
-    """How each batch is dealt out: to processes, and to micro-batches that come one after the other."""
-
-    ranks: int = 1
-    rank: int = 0
-    micro: int = 1
-
-    def of(self, size: int, labelled: int, *, mirrored: bool) -> list[NDArray[np.int64]]:
-        """Places in a batch that this process sees, by micro-batch; ascending, so labelled ones stay first.
-
-        Args:
-            size: of the batch.
-            labelled: how many of the batch, its first ones, have a label.
-            mirrored: keep place i with the place that mixup mixes it with: the i-th from the end of those with a label,
-                or of those without.
-        """
-        count = self.ranks * self.micro
-        # The processes share each micro-batch, which is the same however many they are.
-        mine = range(self.rank * self.micro, (self.rank + 1) * self.micro)
-        if not mirrored:
-            return [np.arange(cell, size, count) for cell in mine]
-        return [np.concatenate([_mirrored(0, labelled, cell, count), _mirrored(labelled, size, cell, count)])
-                for cell in mine]  # fmt: skip
-
-
-def _mirrored(begin: int, end: int, cell: int, count: int) -> NDArray[np.int64]:
-    first = np.arange(cell, (end - begin + 1) // 2, count, dtype=np.int64)
-    return np.unique(np.concatenate([begin + first, end - 1 - first]))
 
 
 @dataclass
@@ -142,15 +110,19 @@ class World:
             self.store.set(key, "done")
 
     def _waited(self, key: str) -> str:
-        """The text that another process leaves; how long its work takes is not limited.
+        """The text that another process leaves; its work may take as long as the first process gives signs of life.
 
         Raises:
             TrainingError: a process failed or cannot be reached any more.
         """
         assert self.store is not None
+        beats, heard_s = -1, timing.now_s()
         try:
             while not self.store.check([key]):
-                if self.store.check(["failed"]):
+                now = self.store.add("beats", 0)
+                if now != beats:
+                    beats, heard_s = now, timing.now_s()
+                if self.store.check(["failed"]) or timing.now_s() - heard_s > TIMEOUT.total_seconds():
                     raise self.lost_another()
                 time.sleep(LOOK_S)
             return str(self.store.get(key).decode())
@@ -311,7 +283,7 @@ def joined(device: torch.device) -> Iterator[World]:
     world = _opened(place, device)
     _current.append(world)
     try:
-        with _terminable(world):
+        with _terminable(world), _beating(world):
             yield world
         world.total([])  # the first process may be the one that keeps the store
         dist.destroy_process_group()
@@ -379,6 +351,28 @@ def _terminable(world: World) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _beating(world: World) -> Iterator[None]:
+    """Has the first process give signs of life, which tell those that wait for it on other nodes that it is there."""
+    if world.store is None or not world.first:
+        yield
+        return
+    ended, store = threading.Event(), world.store
+
+    def beat() -> None:
+        with contextlib.suppress(RuntimeError):  # the store went with its process; whoever needs it says so
+            while not ended.wait(BEAT_S):
+                store.add("beats", 1)
+
+    thread = threading.Thread(target=beat, name="edgetl-beat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class _SumOver(torch.autograd.Function):

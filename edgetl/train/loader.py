@@ -26,7 +26,7 @@ from edgetl.errors import DataError, EdgetlError
 from edgetl.recipe_fields import TrainFields
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.train import augment
-from edgetl.train.distributed import Cells
+from edgetl.train.cells import Cells
 from edgetl.train.store import ImageStore
 
 ORDER, VIEW, MIX, PARTNER = 0, 1, 2, 3  # streams of random numbers, kept apart by the first word of their seed

@@ -32,6 +32,7 @@ from edgetl.runtime.preprocess import Preprocess, normalize
 from edgetl.runtime.session import usable_threads
 from edgetl.splits import Splits
 from edgetl.train import choosing, distributed, shared_norm, softlabels, store, teachers
+from edgetl.train.cells import Cells
 from edgetl.train.choosing import CPU_BATCH as CPU_BATCH
 from edgetl.train.eventfiles import EventFiles
 from edgetl.train.loader import TrainLoader
@@ -182,7 +183,7 @@ def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, 
         if "batch_size" not in setting.choices:
             setting.choices["batch_size"] = choosing.choose_batch(setting, task, network.preprocess)
     rundir.write_json(setting.folder / CHOICES, setting.choices)
-    cells = distributed.Cells(world.size, world.rank, setting.options.accumulate)
+    cells = Cells(world.size, world.rank, setting.options.accumulate)
     loader = TrainLoader(
         images,
         setting.shown,

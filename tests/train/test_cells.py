@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from edgetl import launch, rundir
 from edgetl.errors import EdgetlError, TrainingError
 from edgetl.events import Event
 from edgetl.recipe import Finetune, build
-from edgetl.train import checkpoint
-from edgetl.train.distributed import ALONE, Cells
+from edgetl.train import checkpoint, distributed
+from edgetl.train.cells import Cells
+from edgetl.train.distributed import ALONE
 from edgetl.train.teacher import finetune
 
 TINY = {"teacher": "timm/test_vit", "pretrained": False, "image_size": 32, "epochs": 2, "workers": 0, "lr": 1e-3,
@@ -203,3 +205,29 @@ def test_work_for_one_is_refused_to_several(
     with launch.one_voice("finetune"):
         print("not heard")
     assert capsys.readouterr().out == ""
+
+
+class Memory(dict[str, int]):
+    """A store of a first process that was killed: it keeps what was there, and nothing comes any more."""
+
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self for key in keys)
+
+    def add(self, key: str, more: int) -> int:
+        self[key] = self.get(key, 0) + more
+        return self[key]
+
+
+def test_a_first_process_without_signs_of_life_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "TIMEOUT", timedelta(seconds=0.2))
+    world = distributed.World(rank=1, size=2, store=Memory())  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match="Another of the 2 processes of this training ended"):
+        world.decided(lambda: pytest.fail("only the first process decides"))
+
+
+def test_who_waits_is_told_of_a_failure_at_once_and_one_speaks() -> None:
+    store = Memory()
+    worlds = [distributed.World(rank=rank, size=2, store=store) for rank in range(2)]  # type: ignore[arg-type]
+    assert [world.speaks() for world in worlds] == [True, False]
+    with pytest.raises(TrainingError, match="Another of the 2 processes"), worlds[1].agreeing({}):
+        pytest.fail("the choices never came")
