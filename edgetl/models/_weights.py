@@ -120,5 +120,6 @@ def explained_download(model: str, hub: bool) -> Iterator[None]:
             raise
         raise EdgetlError(
             f"The published weights of {model} cannot be had: {type(problem).__name__}: {problem}",
-            hint="Bring the file with --weights FILE, or start from scratch with --no-pretrained.",
+            hint="Bring the file with --weights FILE (of a teacher of distill with --teacher-options weights=FILE), or "
+            "start from scratch with --no-pretrained.",
         ) from problem

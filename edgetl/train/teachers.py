@@ -196,6 +196,8 @@ def _of_family(name: str, said: NetworkTeacher, place: Setting) -> Teacher:
         names = [(one,) for one in foreign.read_names(Path(said.labels), spelled)]
     elif said.weights is None:
         names = models.class_names(name)
+    # Before anything is downloaded.
+    columns = classes.columns(names, place.data.labels, teacher=name) if names else ()
     file = Path(said.weights) if said.weights is not None else None
     count = len(names) or len(place.data.labels)
     network = models.create(name, classes=count, pretrained=file is None, weights=file, image_size=said.image_size)
@@ -207,7 +209,7 @@ def _of_family(name: str, said: NetworkTeacher, place: Setting) -> Teacher:
         )
     network.module.eval()
     if names:
-        network = classes.selected(network, classes.columns(names, place.data.labels, teacher=name))
+        network = classes.selected(network, columns)
     else:
         _assume_order(name, count, place)
     digest = digest_of(network)

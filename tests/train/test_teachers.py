@@ -354,6 +354,12 @@ def test_published_weights_teach_where_the_data_has_their_classes(photos: Path) 
         opened(place(photos, ("tench", "dress", "goldfish")), "efficientnet-lite/efficientnet_lite0")
 
 
+def test_other_classes_are_told_before_anything_is_downloaded(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "create", lambda *given, **more: pytest.fail("a network was made"))
+    with pytest.raises(DataError, match="the teacher lacks"):
+        opened(place(photos), "torchvision/resnet18")
+
+
 def test_a_student_is_cut_out_of_a_family_s_network(tmp_path: Path, photos: Path) -> None:
     torch.manual_seed(0)
     source = models.create("timm/test_resnet", classes=3, pretrained=False, image_size=32)
