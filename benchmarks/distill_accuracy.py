@@ -12,7 +12,8 @@ difference is paired by seed. The arms:
 - kd-1, kd-4, kd-8: kd on 1, 4, 8 views an image, which come again;
 - kd-steps: kd with the student cut in three steps, and two more epochs after each of the first two;
 - patient: `--preset patient` but for its 100 epochs: the teacher's answers alone at T = 1 on 8 consistent views with
-  mixup and small crops (Beyer et al., CVPR 2022, arXiv:2106.05237); kd-long, control-long: kd and labels, equally long.
+  mixup and small crops (Beyer et al., CVPR 2022, arXiv:2106.05237); kd-long, control-long: kd and labels, equally long;
+  kd-mixup-long: kd on 8 views with a little mixup, equally long.
 
 The number of threads and the teacher's engine are fixed, so that a busy machine gives the same students as a quiet one.
 """
@@ -48,12 +49,14 @@ LONG: Mapping[str, Mapping[str, Any]] = {
     "patient": {"loss": ["kd:1;temperature=1"], "views": 8, "mixup": 1.0, "crop_scale": 0.05},
     "kd-long": {"loss": KD},
     "control-long": {"loss": ["labels"]},
+    "kd-mixup-long": {"loss": KD, "views": 8, "mixup": 0.2},
 }
 ARMS = {**SHORT, **LONG}
 AGAINST = (  # what is subtracted from what
     *((arm, "control") for arm in SHORT if arm != "control"),
     *((arm, "kd") for arm in SHORT if arm not in ("control", "kd")),
     ("patient", "kd-long"), ("patient", "control-long"), ("kd-long", "control-long"), ("patient", "kd"),
+    ("kd-mixup-long", "kd-long"), ("kd-mixup-long", "control-long"),
 )  # fmt: skip
 
 
