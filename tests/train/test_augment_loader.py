@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,24 @@ def test_an_epoch_shows_every_image_once(tmp_path: Path) -> None:
     assert batches[0].images.shape[1:] == (3, 16, 16)
     order = [torch.cat([batch.index for batch in loader.epoch(epoch)]).tolist() for epoch in (0, 1)]
     assert order[0] != order[1]
+
+
+def test_workers_compute_on_one_thread_each_and_leave_the_training_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    seen: list[int] = []
+    render = augment.render
+    monkeypatch.setattr(augment, "render", lambda *given: (seen.append(torch.get_num_threads()), render(*given))[1])
+    torch.set_num_threads(3)
+    try:
+        for _ in loader_of(tmp_path, workers=2).epoch(0):
+            assert torch.get_num_threads() == 3
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
