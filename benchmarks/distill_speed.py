@@ -177,6 +177,7 @@ def summed(
         quicker = min(peers, key=lambda case: statistics.median(peers[case]))
         against = [theirs / ours for theirs, ours in zip(peers[quicker], stored, strict=True)]
         row |= {
+            "peers_s": {case: statistics.median(values) for case, values in peers.items()},
             "peer": quicker,
             "peer_s": statistics.median(peers[quicker]),
             "against_peer": statistics.median(against),

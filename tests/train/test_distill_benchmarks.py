@@ -76,6 +76,7 @@ def test_thirty_epochs_are_set_up_once_built_k_times_and_read_otherwise(monkeypa
     assert summed["share_of_bound"] == pytest.approx(1262 / 326 / summed["bound"])
     assert summed["peer"] == "torchdistill channels-last"
     assert summed["against_peer"] == 2 * 30 * 25 / 326
+    assert summed["peers_s"] == {"torchdistill": 2 * 30 * 30, "torchdistill channels-last": 2 * 30 * 25}
 
 
 def test_a_part_of_the_photos_keeps_the_proportions_of_the_classes(
