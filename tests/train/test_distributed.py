@@ -26,7 +26,8 @@ from edgetl.train.teacher import finetune
 
 TINY = {"image_size": 32, "epochs": 2, "workers": 0, "lr": 1e-3, "threads": 1, "batch_size": "9", "ema": 0.9}
 FRESH = {"teacher": "timm/test_resnet", "pretrained": False}
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1",
+            "--nproc-per-node", "2")
 LIMIT_S = 240  # far above what any of these takes: nothing may hang
 
 TRAIN = """
