@@ -25,9 +25,4 @@ def distill(options: Distill, as_json: bool) -> None:
 
     with progress.shown() as listener:
         folder = pipeline.distill_with(options, listener)
-    record = weights.read_record(folder)
-    if as_json:
-        present.document({"run": str(folder), **record})
-        return
-    present.taught(folder, record)
-    present.hint(f"next: edgetl export {folder} --out BUNDLE, or edgetl report {folder} --out student.html")
+    present.taught(folder, weights.read_record(folder), as_json)

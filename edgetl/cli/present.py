@@ -109,8 +109,12 @@ def run_pairs(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def taught(folder: Path, record: Mapping[str, Any]) -> None:
-    """Prints what came of a distillation: each seed beside its control, then the student beside its teacher."""
+def taught(folder: Path, record: Mapping[str, Any], as_json: bool) -> None:
+    """Prints what came of a distillation: its record, or each seed beside its control, the student beside its teacher,
+    and what to do next."""
+    if as_json:
+        document({"run": str(folder), **record})
+        return
     found, teacher = record["metrics"], record["teacher"]
     gain = found.get("gain")
     if gain is not None:
@@ -126,6 +130,7 @@ def taught(folder: Path, record: Mapping[str, Any]) -> None:
         "multiplications": _share(teacher.get("macs"), record.get("macs")),
         "gain": _gain(found),
     })
+    hint(f"next: edgetl export {folder} --out BUNDLE, or edgetl report {folder} --out student.html")
 
 
 def _gain(metrics: Mapping[str, Any]) -> str:

@@ -29,9 +29,4 @@ def prune(options: Prune, as_json: bool) -> None:
         raise WrongUsage(found, hint="Give one of them, e.g. --params 0.4.") from problem
     with progress.shown() as listener:
         folder = pipeline.prune_with(options, listener)
-    record = weights.read_record(folder)
-    if as_json:
-        present.document({"run": str(folder), **record})
-        return
-    present.taught(folder, record)
-    present.hint(f"next: edgetl export {folder} --out BUNDLE, or edgetl report {folder} --out student.html")
+    present.taught(folder, weights.read_record(folder), as_json)

@@ -25,7 +25,7 @@ def record(**more: Any) -> dict[str, Any]:
 
 
 def test_seeds_beside_their_controls_and_student_beside_teacher(capsys: pytest.CaptureFixture[str]) -> None:
-    present.taught(Path("run"), record(seeds=[{}, {}], best_seed=3))
+    present.taught(Path("run"), record(seeds=[{}, {}], best_seed=3), as_json=False)
     assert capsys.readouterr().out == """\
 seed  student  control  gain, points
    3   90.0 %   86.0 %          +4.0
@@ -53,7 +53,7 @@ def test_a_gain_that_is_not_known_says_why(
     capsys: pytest.CaptureFixture[str], metrics: dict[str, Any], says: str
 ) -> None:
     teacher = {"model": "onnx:theirs.onnx", "parameters": 1000, "macs": None}
-    present.taught(Path("run"), record(metrics=metrics, teacher=teacher, teachers=[teacher, teacher]))
+    present.taught(Path("run"), record(metrics=metrics, teacher=teacher, teachers=[teacher, teacher]), as_json=False)
     out = capsys.readouterr().out
     assert f"gain             {says}\n" in out and "seed " not in out
     assert "teacher          onnx:theirs.onnx and 1 more\n" in out
