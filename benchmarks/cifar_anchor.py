@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill_pairs import difference, sentence, tested
+from distill_pairs import difference, parsed_arms, sentence, tested
 
 import edgetl
 from edgetl import datasets, models, rundir, splits, weights
@@ -71,11 +71,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=usable_threads())
     parser.add_argument("--teacher-engine", default="cpu", choices=("torch", "cpu", "openvino"))
     parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    unknown = sorted(set(options.arms) - set(ARMS))
-    if unknown:
-        parser.error(f"unknown arms {unknown}; there are {', '.join(ARMS)}")
-    return options
+    return parsed_arms(parser, ARMS)
 
 
 def seeds_of(text: str) -> list[int]:

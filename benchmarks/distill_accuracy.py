@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill_pairs import difference, sentence, tested
+from distill_pairs import difference, parsed_arms, sentence, tested
 
 import edgetl
 from edgetl import rundir, weights
@@ -96,11 +96,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--latency", action="store_true", help="also measure latencies, on a quiet machine")
     parser.add_argument("--latency-arm", default="patient")
     parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    unknown = sorted(set(options.arms) - set(ARMS))
-    if unknown:
-        parser.error(f"unknown arms {unknown}; there are {', '.join(ARMS)}")
-    return options
+    return parsed_arms(parser, ARMS)
 
 
 def teacher_run(options: argparse.Namespace) -> Path:

@@ -6,8 +6,9 @@ several seeds the interval covers both the images and the seeds (`metrics.crosse
 
 from __future__ import annotations
 
+import argparse
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,15 @@ from edgetl.recipe import Distill, build
 
 Right = NDArray[np.bool_]  # [N], in the order of the split's keys
 SUMMED = ("n", "correct", "accuracy", "accuracy_low", "accuracy_high")
+
+
+def parsed_arms(parser: argparse.ArgumentParser, arms: Collection[str]) -> argparse.Namespace:
+    """The options of a command line, whose `--arms` must be among those that there are."""
+    options = parser.parse_args()
+    unknown = sorted(set(options.arms) - set(arms))
+    if unknown:
+        parser.error(f"unknown arms {unknown}; there are {', '.join(arms)}")
+    return options
 
 
 def tested(run: Path, source: str) -> dict[str, Any]:

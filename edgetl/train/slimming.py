@@ -204,6 +204,8 @@ class Cutter:
                 break
             # The graph has products that torch's layers do not show; as if the rest of both shrank together.
             asked = max(1e-3, 1 - (1 - share) * (1 - found.kept) / (1 - counted))
+        else:
+            self.place.note(f"slim: {share:.1%} of the graph's multiplications were asked for, {counted:.1%} are kept.")
         return dataclasses.replace(found, kept=counted)
 
     def size(self) -> prune.Size:

@@ -25,7 +25,7 @@ from edgetl.events import Event
 from edgetl.models import Network
 from edgetl.recipe import Distill, build
 from edgetl.recipe_fields import DataFields
-from edgetl.train import checkpoint, distributed, setting, softlabels
+from edgetl.train import checkpoint, distributed, setting, slimming, softlabels
 from edgetl.train.slimming import Cutter
 from edgetl.train.student import distill
 
@@ -196,6 +196,18 @@ def test_slim_by_macs_counts_the_graph(photos: Path, teacher: Path, tmp_path: Pa
     assert 0.47 <= (ours + all_macs // 5) / (all_macs + all_macs // 5) <= 0.5
     with pytest.raises(ValueError, match="slim_by 'macs' needs something that tells it"):
         distill(options(photos, teacher, tmp_path / "other", slim_by="macs"))
+
+
+def test_a_graph_that_keeps_more_than_was_asked_for_is_told(
+    photos: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slimming.Cutter, "graph_share", lambda self, network: 0.55)
+    told: list[Event] = []
+    said = options(photos, teacher, tmp_path / "run", student="slim:0.5", slim_steps=1, slim_by="macs", epochs=1)
+    run = distill(said, listener=told.append, graph_of=lambda network, labels: (b"", None))
+    texts = [event.values["text"] for event in told if event.kind == "note"]
+    assert "slim: 50.0% of the graph's multiplications were asked for, 55.0% are kept." in texts
+    assert weights.read_record(run)["cut"]["reached"] == 0.55
 
 
 def test_a_first_step_that_cannot_be_cut_leaves_nothing(photos: Path, teacher: Path, tmp_path: Path) -> None:
