@@ -1,7 +1,7 @@
 """A slim student of EfficientNet-Lite0 on photos of clothing, taught in several ways, over several seeds.
 
     python benchmarks/distill_accuracy.py --data FOLDER --work DIR [--teacher RUN] [--arms kd,control] [--seeds 0,1,2]
-                                          [--latency] [--out results/distill_accuracy.json]
+                                          [--student slim:0.35] [--latency] [--out results/distill_accuracy.json]
 
 One teacher; a student of at most 35 % of its parameters; each way of teaching ("arm") and seed is a RUN in `--work`.
 What is finished is not trained again, what was interrupted goes on, and the result is written after every RUN, so that
@@ -86,6 +86,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, help="a finished RUN, in place of training one")
     parser.add_argument("--student", default="slim:0.35")
+    parser.add_argument("--from-scratch", action="store_true", help="a FAMILY/VARIANT student without published weights")
     parser.add_argument("--prune-cost", default="params+macs")
     parser.add_argument("--arms", type=lambda text: text.split(","), default=list(ARMS))
     parser.add_argument("--seeds", type=lambda text: [int(one) for one in text.split(",")], default=[0, 1, 2])
@@ -122,6 +123,7 @@ def taught(options: argparse.Namespace, teacher: Path, arm: str, seed: int, run:
         data=options.data,
         teacher=teacher,
         student=options.student,
+        pretrained=not options.from_scratch,
         prune_cost=options.prune_cost,
         out=run,
         epochs=options.long_epochs if arm in LONG else options.epochs,
@@ -147,6 +149,7 @@ def recorded(options: argparse.Namespace, teacher: Path) -> dict[str, Any]:
         "data": Path(options.data).name,
         "image_size": SIZE,
         "student": options.student,
+        "from_scratch": options.from_scratch,
         "prune_cost": options.prune_cost,
         "kept_parameters": {
             arm: tests[0]["parameters"] / rows["teacher"][0]["parameters"] for arm, tests in rows.items()
