@@ -86,7 +86,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, help="a finished RUN, in place of training one")
     parser.add_argument("--student", default="slim:0.35")
-    parser.add_argument("--from-scratch", action="store_true", help="a FAMILY/VARIANT student without published weights")
+    parser.add_argument("--from-scratch", action="store_true", help="a student without published weights")
     parser.add_argument("--prune-cost", default="params+macs")
     parser.add_argument("--arms", type=lambda text: text.split(","), default=list(ARMS))
     parser.add_argument("--seeds", type=lambda text: [int(one) for one in text.split(",")], default=[0, 1, 2])
