@@ -15,24 +15,11 @@ from typing import Any, TypeVar
 
 from edgetl.errors import RecipeError
 from edgetl.recipe_fields import DEVICE, MOST_SEED, MOST_THREADS, REQUIRED, THREAD_COUNTS, DataFields, TrainFields, opt
+from edgetl.recipe_finetune import Finetune as Finetune
 from edgetl.recipe_presets import PRESETS, resolved
 from edgetl.recipe_values import convert, nearest, toml_value
 
 SCHEMA = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finetune(TrainFields):
-    """`edgetl finetune`."""
-
-    teacher: str = opt(
-        REQUIRED, "FAMILY/VARIANT, e.g. efficientnet-lite/efficientnet_lite0, or a RUN folder.", path=True)
-    strategy: str = opt(
-        "full", "What moves: all weights, a linear head only, or the head first and then all.",
-        choices=("full", "probe", "lp-ft"))
-    pretrained: bool = opt(True, "Start from the family's published weights.")
-    weights: str | None = opt(
-        None, "File of weights (safetensors or a state dict) in place of the published ones.", path=True)
 
 
 @dataclass(frozen=True, kw_only=True)
