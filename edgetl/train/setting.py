@@ -8,7 +8,7 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ STEPS = "steps"  # folder of the students that are cut again
 NAMING = ("teacher", "student", "weights", "inherit")  # options that may name a file or a RUN
 LEFTOVERS = (rundir.CHECKPOINT, rundir.PREVIOUS, BEST, CHOICES, FEATURES, CUT)  # of a finished run
 EVALUATION_BATCH = 64
+Arranged = Callable[[Splits], Splits]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ class Setting:
 
 
 def prepare(
-    options: TrainFields, folder: Path, stage: str, listener: Listener, *, recorded: Mapping[str, Any] | None = None
+    options: TrainFields, folder: Path, stage: str, listener: Listener, *, recorded: Mapping[str, Any] | None = None,
+    arranged: Arranged | None = None
 ) -> Setting:
     """Data, split, device and precision of a training; also writes the recipe and the split first.
 
@@ -115,6 +117,7 @@ def prepare(
         stage: name of the stage in events.
         listener: told of notes and warnings.
         recorded: rule of the split that an earlier stage used.
+        arranged: makes other splits of the data's own; a comparison withholds the test split so, or deals out folds.
 
     Raises:
         DataError: the data cannot be used.
@@ -124,6 +127,7 @@ def prepare(
     with world.by_node():  # which may fetch the data
         data = datasets.open_data(options.data)
     parts = splits.resolve(data, options, recorded=recorded, listener=listener)
+    parts = parts if arranged is None else arranged(parts)
     extra = gather(getattr(options, "unlabeled", None), data, parts, stage, listener)
     device = choosing.choose_device(options.device)
     path = folder / CHOICES

@@ -22,8 +22,15 @@ from edgetl.train.setting import Setting
 from edgetl.train.task import ClassifierTask
 
 
-def finetune(options: Finetune, *, listener: Listener = ignore) -> Path:
+def finetune(
+    options: Finetune, *, listener: Listener = ignore, arranged: setting.Arranged | None = None
+) -> Path:
     """The RUN folder of a network fine-tuned as the options say.
+
+    Args:
+        options: the recipe.
+        listener: told how it goes.
+        arranged: makes other splits of the data's own, see `setting.prepare`.
 
     Raises:
         DataError, UnknownName, OutputError, TrainingError: see the sentences.
@@ -37,7 +44,7 @@ def finetune(options: Finetune, *, listener: Listener = ignore) -> Path:
         if world.decided(lambda: setting.finished(options, listener, "finetune")):
             return Path(options.out)
         with world.building(Path(options.out), resume=options.resume, overwrite=options.overwrite) as folder:
-            place = setting.prepare(options, folder, "finetune", listener)
+            place = setting.prepare(options, folder, "finetune", listener, arranged=arranged)
             if not setting.complete(place):
                 train(options, place)
     return Path(options.out)
