@@ -105,11 +105,11 @@ def _apply_overrides(tables: dict[str, Any], overrides: Sequence[str]) -> list[s
             continue
         table = tables.setdefault(stage, {}) if dot else tables
         if isinstance(table, dict):  # what is no table is reported with the file's other problems
-            table[name] = _literal(text)
+            table[name] = literal(text)
     return problems
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
     """A TOML value, or the text itself: nobody wants to quote quotes for a shell."""
     try:
         found = tomllib.loads(f"value = {text}")

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetl.contrasts import holm as holm
+
 Samples = NDArray[np.floating[Any]]
 
 # The least count n with which P(at most one of n samples lies above the percentile) <= 1 %, so that the greatest but
@@ -193,19 +195,6 @@ def rank_test(first: Samples, second: Samples, alternative: str = "two-sided") -
     exact = len(np.unique(pooled)) == len(pooled) and max(len(first), len(second)) <= 30
     found = mannwhitneyu(first, second, alternative=alternative, method="exact" if exact else "asymptotic")
     return float(found.pvalue)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values that may each be held against one level: the chance that any is wrongly below it stays at that level.
-
-    The k-th least is multiplied by how many are left, and never falls below the one before.
-    S. Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian J. of Statistics 6 (1979) 65-70.
-    """
-    values = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(values)
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)))
-    return [float(one) for one in adjusted]
 
 
 def speedup(reference: Samples, case: Samples, *, seed: int, confidence: float = 0.95, draws: int = 2000) -> Interval:
