@@ -89,7 +89,17 @@ class TrainFields(DataFields):
     vflip: bool = opt(False, "Mirror top-bottom at random.")
     color_jitter: float = opt(
         0.2, "Greatest relative change of brightness, contrast and saturation; 0 is off.", low=0, high=1)
+    auto_augment: str = opt(
+        "none", "Random changes of each view, after torchvision's RandAugment or TrivialAugment (wide); timm gives up "
+        "colour jitter with them, which is --color-jitter 0.", choices=("none", "randaugment", "trivialaugment"))
+    randaugment_ops: int = opt(2, "Changes that RandAugment makes, one after the other.", low=1, high=14)
+    randaugment_magnitude: int = opt(
+        9, "How strong RandAugment's changes are, of 30 (timm counts to 10: its m9 is 27).", low=0, high=30)
+    random_erasing: float = opt(
+        0.0, "Chance that a box of a view is filled with the network's mean colour.", low=0, high=1)
     mixup: float = opt(0.0, "Alpha of mixup's Beta distribution; 0 is off.", low=0)
+    cutmix: float = opt(
+        0.0, "Alpha of cutmix's Beta distribution; 0 is off. With mixup each batch gets one of the two.", low=0)
     device: str = opt("auto", "'auto', 'cpu', 'cuda' or 'cuda:N'.",
                       form=("auto|cpu|cuda(:[0-9]+)?", "'auto', 'cpu', 'cuda' or 'cuda:N'"))
     amp: str = opt(

@@ -1,8 +1,8 @@
 """Batches of training views, in an order and with views that depend on nothing but (seed, epoch, image).
 
 With K views an image, epoch e shows view e mod K: the same pixels, bit for bit, every K epochs. Where they are drawn
-anew every R epochs, epoch e shows view (e div R) K + (e mod R) mod K: K other views from then on. Mixup then mixes an
-image with a partner that is drawn for the view, where without views it mixes each batch with itself.
+anew every R epochs, epoch e shows view (e div R) K + (e mod R) mod K: K other views from then on. Mixup and cutmix then
+mix an image with a partner that is drawn for the view, where without views they mix each batch with itself.
 
 Images without a label (-1) come after the labelled ones, in the store and in each batch, so that a slice parts them. An
 epoch shows all images of both kinds once, spread so that every batch has its share of both. A labelled image is mixed
@@ -25,12 +25,14 @@ from edgetl.datasets import Item
 from edgetl.errors import DataError, EdgetlError
 from edgetl.recipe_fields import TrainFields
 from edgetl.runtime.preprocess import Preprocess
-from edgetl.train import augment
+from edgetl.train import augment, blends
+from edgetl.train.blends import Blend, Box
 from edgetl.train.cells import Cells
 from edgetl.train.store import ImageStore
 
-ORDER, VIEW, MIX, PARTNER = 0, 1, 2, 3  # streams of random numbers, kept apart by the first word of their seed
-VIEWS_VERSION = 1  # changes when the same options would draw other views
+# Streams of random numbers, kept apart by the first word of their seed; cutmix has its own beside those of mixup.
+ORDER, VIEW, MIX, PARTNER, CUT, CUT_PARTNER = range(6)
+VIEWS_VERSION = 2  # changes when the same options would draw other views
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,9 @@ class Rendered:
 
     images: torch.Tensor  # uint8 [N, 3, H, W], or [2 N, 3, H, W]
     factors: torch.Tensor  # [N or 2 N, 3] of brightness, contrast and saturation
+    erased: tuple[Box | None, ...]  # [N or 2 N]
     index: torch.Tensor  # int64 [N or 2 N] rows
-    shares: torch.Tensor | None  # [N] of the image itself where it is mixed
+    blends: tuple[Blend, ...] | None  # [N] where partners are mixed in
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,7 @@ class TrainLoader:
         if self.cells == Cells():
             return [Part(step, rows, None)]
         known = int((rows < self.labelled).sum())
-        mirrored = self.options.mixup > 0 and not self.views
+        mirrored = blends.wanted(self.options) and not self.views
         return [
             Part(step, rows[cell], (len(rows), known)) for cell in self.cells.of(len(rows), known, mirrored=mirrored)
         ]
@@ -184,45 +187,52 @@ class TrainLoader:
     def _render(self, epoch: int, index: NDArray[np.int64]) -> Rendered:
         """What needs no device."""
         view = self._view(epoch)
-        shares = None
-        if self.views and self.options.mixup > 0:
-            drawn = [self._partner(view, row) for row in index.tolist()]
-            index = np.concatenate([index, np.array([partner for partner, _ in drawn], np.int64)])
-            shares = torch.tensor([share for _, share in drawn])
+        blended = None
+        if self.views and blends.wanted(self.options):
+            partners, blended = zip(*(self._partner(view, row) for row in index.tolist()), strict=True)
+            index = np.concatenate([index, np.array(partners, np.int64)])
         height, width = self.preprocess.size_hw
-        images = torch.empty((len(index), 3, height, width), dtype=torch.uint8).to(memory_format=torch.channels_last)
+        images = torch.empty((len(index), 3, height, width), dtype=torch.uint8)
         factors = torch.empty((len(index), 3))
+        erased = []
         for place, row in enumerate(index.tolist()):
             pixels = self.store[row]
             size = pixels.shape[0], pixels.shape[1]
             one = augment.draw_view(self._rng(VIEW, view, row), size, self.options, self.preprocess)
             images[place] = augment.render(pixels, one, self.preprocess)
             factors[place] = torch.tensor([one.brightness, one.contrast, one.saturation])
-        return Rendered(images, factors, torch.from_numpy(index), shares)
+            erased.append(one.erased)
+        return Rendered(images, factors, tuple(erased), torch.from_numpy(index), blended)
 
-    def _partner(self, view: int, row: int) -> tuple[int, float]:
-        """The image that is mixed into a view of another one, and the share that is left to that one."""
+    def _partner(self, view: int, row: int) -> tuple[int, Blend]:
+        """The image that is mixed into a view of another one, and how."""
         rng = self._rng(PARTNER, view, row)
         among = self.labelled if row < self.labelled else len(self.labels)
-        return int(rng.integers(among)), float(rng.beta(self.options.mixup, self.options.mixup))
+        partner = int(rng.integers(among))
+        return partner, blends.drawn(rng, self._rng(CUT_PARTNER, view, row), self.options, self.preprocess.size_hw)
 
     def _finish(self, rendered: Rendered, epoch: int, part: Part) -> Batch:
-        """The batch on the training device: colours, soft targets and mixup."""
+        """The batch on the training device: colours, erased boxes, soft targets, mixup and cutmix."""
         index = rendered.index
-        own = len(index) if rendered.shares is None else len(index) // 2
+        own = len(index) if rendered.blends is None else len(index) // 2
         known = int((index[:own] < self.labelled).sum())
         images = rendered.images.to(self.device, non_blocking=True).float()
         if self.options.color_jitter > 0:
             images = augment.jitter_colors(images, rendered.factors.to(self.device, non_blocking=True))
+        if self.options.random_erasing > 0:
+            augment.erase(images, rendered.erased, self.preprocess)
         labels = torch.from_numpy(self.labels)[index].to(self.device)
         targets = smoothed(labels.clamp(min=0), self.classes, self.options.label_smoothing)
-        if rendered.shares is not None:
-            shares = rendered.shares.to(self.device)
-            images, targets = (augment.blended(value[:own], value[own:], shares) for value in (images, targets))
+        if rendered.blends is not None:
+            images = blends.with_partners(images[:own], images[own:], rendered.blends)
+            shares = blends.shares_of(rendered.blends).to(self.device)
+            targets = blends.blended(targets[:own], targets[own:], shares)
             labels, index = labels[:own], index[:own]
-        elif self.options.mixup > 0:
-            share = float(self._rng(MIX, epoch, part.step).beta(self.options.mixup, self.options.mixup))
-            images, targets = (augment.mixed_apart(value, share, known) for value in (images, targets))
+        elif blends.wanted(self.options):
+            mix, cut = (self._rng(stream, epoch, part.step) for stream in (MIX, CUT))
+            blend = blends.drawn(mix, cut, self.options, self.preprocess.size_hw)
+            images = blends.blended_apart(images, blend, known)
+            targets = blends.mixed_apart(targets, blend.share, known)
         targets[known:] = 0
         contiguous = images.contiguous(memory_format=torch.channels_last)
         return Batch(contiguous, labels, targets, index, self._view(epoch), own - known, part.whole)

@@ -47,7 +47,12 @@ DRAWN_BY = (
     "hflip",
     "vflip",
     "color_jitter",
+    "auto_augment",
+    "randaugment_ops",
+    "randaugment_magnitude",
+    "random_erasing",
     "mixup",
+    "cutmix",
     "seed",
 )  # options that decide what a view looks like
 LIMIT_BYTES = 8 << 30  # of all stores; 1.3 million images with 8 views of 1000 classes take 4 GB

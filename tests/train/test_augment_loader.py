@@ -15,7 +15,7 @@ from edgetl.datasets import Item
 from edgetl.errors import DataError
 from edgetl.recipe import Finetune
 from edgetl.runtime.preprocess import Preprocess
-from edgetl.train import augment
+from edgetl.train import augment, blends
 from edgetl.train.loader import TrainLoader, smoothed
 from edgetl.train.store import ImageStore
 
@@ -95,7 +95,7 @@ def test_color_factors_of_one_change_nothing_and_zero_saturation_is_gray() -> No
 
 def test_mixup_is_the_weighted_sum_with_the_reversed_batch() -> None:
     values = torch.tensor([[1.0], [3.0], [9.0]])
-    torch.testing.assert_close(augment.mixed(values.clone(), 0.75), torch.tensor([[3.0], [3.0], [7.0]]))
+    torch.testing.assert_close(blends.mixed(values.clone(), 0.75), torch.tensor([[3.0], [3.0], [7.0]]))
 
 
 def test_smoothed_labels_sum_to_one() -> None:

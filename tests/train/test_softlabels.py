@@ -127,7 +127,8 @@ def test_a_mixed_view_is_the_image_and_its_partner() -> None:
     )
     pure, mixed = by_row(plain, 1), by_row(mixing, 1)
     for row, (image, target, _) in mixed.items():
-        partner, share = mixing._partner(1, row)
+        partner, blend = mixing._partner(1, row)
+        share = blend.share
         torch.testing.assert_close(image, share * pure[row][0] + (1 - share) * pure[partner][0], rtol=1e-5, atol=1e-3)
         torch.testing.assert_close(target, share * pure[row][1] + (1 - share) * pure[partner][1])
 
