@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl import metrics, timing
+from edgetl import calibration, metrics, timing
 from edgetl.datasets import Item
 from edgetl.errors import DataError, EdgetlError
 from edgetl.runtime.preprocess import Preprocess, decode, normalize, resize
@@ -47,6 +47,8 @@ class Evaluation:
     macro_f1: float
     weighted_accuracy: float | None  # by Item.weight; None where every weight is 1
     ece: float
+    nll: float  # mean negative log-likelihood, nats
+    brier: float
     confusion: NDArray[np.int64]  # [K, K], rows are the true class
     logits: NDArray[np.float32]  # [N, K]
     labels: NDArray[np.int64]  # [N]
@@ -197,7 +199,8 @@ def summarize(logits: NDArray[np.float32], labels: NDArray[np.int64], keys: tupl
     weighted = None if weights is None or np.all(weights == 1) else metrics.weighted_accuracy(right, weights)
     return Evaluation(n=n, correct=correct, accuracy=correct / n, accuracy_low=low, accuracy_high=high,
                       macro_f1=metrics.macro_f1(matrix), weighted_accuracy=weighted, ece=metrics.ece(logits, labels),
-                      confusion=matrix, logits=logits, labels=labels, keys=keys)
+                      nll=calibration.nll(logits, labels), brier=calibration.brier(logits, labels), confusion=matrix,
+                      logits=logits, labels=labels, keys=keys)
 
 
 def compare(model: Evaluation, reference: Evaluation) -> Comparison:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from edgetl import datasets, evaluate, predictions, rundir, splits, weights
+from edgetl import datasets, evaluate, predictions, rundir, scorecard, splits, weights
 from edgetl.allocator import set_allocator
 from edgetl.compress import cost
 from edgetl.datasets import DataSet, Item
@@ -290,7 +290,7 @@ def torch_predict(module: nn.Module, setting: Setting, precision: Precision) -> 
 
 
 def measured(setting: Setting, network: Network, folder: Path) -> dict[str, dict[str, Any]]:
-    """Accuracy with its interval on validation and test, from the encoded files on, in fp32 as export wants it.
+    """The `scorecard` of validation and test, from the encoded files on, in fp32 as export wants it.
 
     What was said to each image is written into `folder`.
     """
@@ -305,7 +305,7 @@ def measured(setting: Setting, network: Network, folder: Path) -> dict[str, dict
         if items
     }
     predictions.write(folder, {name: predictions.of(one.logits, one.labels, one.keys) for name, one in found.items()})
-    return {name: one.to_json() for name, one in found.items()}
+    return scorecard.of_splits(found)
 
 
 def save(setting: Setting, network: Network, folder: Path, **more: Any) -> None:
