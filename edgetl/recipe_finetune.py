@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from edgetl.recipe_fields import REQUIRED, TrainFields, opt
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """What --strategy says of one: the code is `edgetl.train.strategies.<name>`."""
+
+    summary: str
+    reads: tuple[str, ...] = ()  # of the options that only some strategies read
+
+
+STRATEGIES = {
+    "scratch": Strategy("no pretrained weights: the baseline that shows what transfer is worth"),
+    "probe": Strategy("the backbone stays, a linear head is fitted on its features"),
+    "partial": Strategy("what --freeze names stays, the rest moves", ("freeze",)),
+    "full": Strategy("all weights move"),
+    "lp-ft": Strategy("the head as probe fits it, then all weights", ("freeze",)),
+    "gradual": Strategy("the head first, then stage by stage down to the input", ("freeze",)),
+}
+OWN_OPTIONS = tuple(dict.fromkeys(name for one in STRATEGIES.values() for name in one.reads))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +36,9 @@ class FinetuneFields(TrainFields):
     pretrained: bool = opt(True, "Start from the family's published weights.")
     weights: str | None = opt(
         None, "File of weights (safetensors or a state dict) in place of the published ones.", path=True)
+    freeze: tuple[str, ...] = opt(
+        (), "What stays as it is, where the strategy reads it: globs over names of modules and parameters, or stages:N "
+        "for the first N stages.", split=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,5 +46,12 @@ class Finetune(FinetuneFields):
     """`edgetl finetune`."""
 
     strategy: str = opt(
-        "full", "What moves: all weights, a linear head only, or the head first and then all.",
-        choices=("full", "probe", "lp-ft"))
+        "full", "What moves, and in which order; `edgetl list strategies` says what each does.",
+        choices=tuple(STRATEGIES))
+
+
+def unread(options: Finetune) -> list[str]:
+    """Names of the options that are not at their defaults and that the strategy does not read."""
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    return [name for name in OWN_OPTIONS
+            if name not in STRATEGIES[options.strategy].reads and getattr(options, name) != defaults[name]]

@@ -51,10 +51,9 @@ def _catalogue(kind: str) -> dict[str, str]:
 
 
 def _strategies() -> dict[str, str]:
-    from edgetl.recipe import Finetune, fields_of
+    from edgetl.recipe_finetune import STRATEGIES
 
-    field = fields_of(Finetune)["strategy"]
-    return dict.fromkeys(field.metadata["choices"], "")
+    return {name: strategy.summary for name, strategy in STRATEGIES.items()}
 
 
 def _presets() -> dict[str, str]:

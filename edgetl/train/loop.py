@@ -47,8 +47,12 @@ class Task(Protocol):
         """Parameters that move, by name; a method's own projections among them."""
         ...
 
-    def train_mode(self) -> None:
-        """Puts the network in training mode, and leaves frozen parts (a teacher) in evaluation mode."""
+    def train_mode(self, epoch: int | None = None) -> None:
+        """Puts what moves in an epoch (None: in any) in training mode, and frozen parts in evaluation mode."""
+        ...
+
+    def drop_gradients(self) -> None:
+        """Forgets the gradients of what does not move in this epoch; called before the optimizer moves."""
         ...
 
     def state(self) -> Mapping[str, torch.Tensor]:
@@ -170,7 +174,7 @@ class Fit:
 
     def _epoch(self) -> None:
         progress = self.progress
-        self.task.train_mode()
+        self.task.train_mode(progress.epoch)
         begin_s = timing.now_s()
         for batch in self.loader.epoch(progress.epoch, progress.step):
             if not self._step(batch):
@@ -209,6 +213,7 @@ class Fit:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        self.task.drop_gradients()
         self._clip()
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -23,7 +23,7 @@ from edgetl.runtime.preprocess import normalize
 from edgetl.train import checkpoint, distributed, inherit, seed, store
 from edgetl.train.engines import GraphOf
 from edgetl.train.setting import CUT, Setting, adjusted
-from edgetl.train.teacher import network_of_run
+from edgetl.train.starting import network_of_run
 
 TAYLOR_IMAGES = 512
 CORRECTIONS = 3  # of the share asked for, where a graph counts otherwise than torch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -16,6 +16,7 @@ from edgetl.models import Network
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.train import distributed
 from edgetl.train.features import Layer, Layers, Tap, chosen, shapes
+from edgetl.train.moving import Moves
 
 if TYPE_CHECKING:
     from edgetl.train.loader import Batch
@@ -59,6 +60,7 @@ class ClassifierTask(nn.Module):
         teacher: a network that answers in every step, with features where a loss looks at them.
         corpus: what losses may know of the training images.
         source: where the teacher's logits come from, in place of `teacher` where both are given.
+        moves: which parameters of the network move when; None leaves it to what computes gradients already.
     """
 
     def __init__(
@@ -68,8 +70,13 @@ class ClassifierTask(nn.Module):
         teacher: Network | None = None,
         corpus: Corpus | None = None,
         source: Source | None = None,
+        moves: Moves | None = None,
     ) -> None:
         super().__init__()
+        self._moves = moves
+        self._still: tuple[nn.Parameter, ...] = ()
+        if moves is not None:
+            moves.settle(network.module)
         asking = [term.name for term in terms if term.loss.needs_teacher]
         if asking and teacher is None and source is None:
             raise EdgetlError(f"The loss '{asking[0]}' needs a teacher.", hint="Use `edgetl distill --teacher RUN`.")
@@ -145,11 +152,34 @@ class ClassifierTask(nn.Module):
         """Figures of each store of the teacher's answers; empty where there is none."""
         return self._source.told() if self._source is not None else ()
 
-    def train_mode(self) -> None:
-        """Training mode for the network, evaluation mode for the teacher."""
+    def train_mode(self, epoch: int | None = None) -> None:
+        """Training mode for what moves in an epoch, evaluation mode for the rest and for the teacher.
+
+        Args:
+            epoch: from 0; None is one in which all moves that ever does.
+        """
         self.train()
         if self.teacher is not None:
             self.teacher.eval()
+        if self._moves is not None:
+            self._moves.begin(self.network, epoch)
+            self._hold(self._moves.at(None) - self._moves.at(epoch))
+
+    def _hold(self, waiting: Collection[str]) -> None:
+        """Keeps parameters that move in another epoch from moving in this one.
+
+        Several processes have agreed on what they exchange gradients of, so there these are computed and dropped.
+        """
+        own = dict(self.network.named_parameters())
+        self._still = tuple(own[name] for name in own if name in waiting)
+        for name, parameter in own.items():
+            if self._moves is not None and name in self._moves.begins:
+                parameter.requires_grad_(name not in waiting or distributed.current().size > 1)
+
+    def drop_gradients(self) -> None:
+        """Forgets the gradients of what does not move in this epoch."""
+        for parameter in self._still:
+            parameter.grad = None
 
 
 class Heard:

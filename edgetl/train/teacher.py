@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
-from torch import nn
-
-from edgetl import models, weights
+from edgetl import weights
 from edgetl.allocator import set_allocator
-from edgetl.errors import EdgetlError
 from edgetl.events import Listener, ignore
-from edgetl.losses import parse
-from edgetl.models import Network
 from edgetl.recipe import Finetune
-from edgetl.train import choosing, distributed, seed, setting
-from edgetl.train import probe as linear
-from edgetl.train.loop import Score
+from edgetl.train import choosing, distributed, seed, setting, strategies
 from edgetl.train.setting import Setting
-from edgetl.train.task import ClassifierTask
 
 
 def finetune(
@@ -34,10 +25,11 @@ def finetune(
 
     Raises:
         DataError, UnknownName, OutputError, TrainingError: see the sentences.
-        EdgetlError: the teacher is a RUN and --weights is given.
+        EdgetlError: the teacher is a RUN and --weights is given, or an option that the strategy does not read.
         KeyboardInterrupt: Ctrl-C; the run can be resumed.
     """
     weights.require_read(options.teacher, options.weights)
+    strategies.require(options)
     set_allocator()
     with distributed.joined(choosing.choose_device(options.device)) as world:
         listener = world.listening(listener)
@@ -53,10 +45,11 @@ def finetune(
 def train(options: Finetune, place: Setting) -> None:
     """Trains from the start or from the checkpoint, and writes the model and its record."""
     seed.seed_everything(options.seed)
-    network = setting.adjusted(starting_network(options, place), options)
+    strategy = strategies.load(options.strategy)
+    network = setting.adjusted(strategy.start(options, place), options)
     network.module.to(place.device)
     place.require_test_images(network.preprocess)
-    STRATEGIES[options.strategy](place, network)
+    told = strategy.fit(options, place, network)
     setting.save(
         place,
         network,
@@ -64,104 +57,5 @@ def train(options: Finetune, place: Setting) -> None:
         metrics=setting.measured(place, network, place.folder),
         weights=dataclasses.asdict(network.weights),
         strategy=options.strategy,
+        **told,
     )
-
-
-def starting_network(options: Finetune, place: Setting) -> Network:
-    """The network before training: published weights, a file of weights, or an earlier RUN with a head that fits.
-
-    Raises:
-        UnknownName: no such model.
-        EdgetlError: the weights cannot be had or do not fit.
-    """
-    labels = place.data.labels
-    folder = Path(options.teacher)
-    if weights.is_run(folder):
-        return network_of_run(folder, labels, options.image_size)
-    if folder.is_dir():
-        weights.read_record(folder)  # says that it is no RUN
-    network = models.create(
-        options.teacher,
-        classes=len(labels),
-        pretrained=options.pretrained,
-        weights=Path(options.weights) if options.weights else None,
-        image_size=options.image_size,
-    )
-    if f"{network.head}.weight" not in network.weights.matched:
-        quiet_head(network)
-    place.note(f"{network.model}: weights from {network.weights.source}" + described_misfits(network))
-    return network
-
-
-def quiet_head(network: Network) -> None:
-    """Starts a new head near zero: what a library draws may be large enough to shake the pretrained features."""
-    head = network.module.get_submodule(network.head)
-    if isinstance(head, nn.Linear | nn.Conv2d):
-        nn.init.normal_(head.weight, std=0.01)
-        if head.bias is not None:
-            nn.init.zeros_(head.bias)
-
-
-def described_misfits(network: Network) -> str:
-    """What a file of weights lacked or had too much, and why, in words; empty where all fitted but the head."""
-    report = network.weights
-    found = {
-        "missing": report.missing,
-        "unexpected": report.unexpected,
-        "of another shape": tuple(name for name in report.mismatched if not name.startswith(network.head)),
-    }
-    counted = [f"{len(names)} {what} (e.g. {names[0]})" for what, names in found.items() if names]
-    return "".join(f"; {one}" for one in (*counted, *(r for r in report.reasons if not r.startswith(network.head))))
-
-
-def network_of_run(folder: Path, labels: tuple[str, ...], image_size: int | None) -> Network:
-    """The model of an earlier RUN; with the same classes it keeps its head, with others it gets a new one.
-
-    Raises:
-        EdgetlError: no RUN there, or its architecture does not take images of that size.
-    """
-    run = weights.load(folder)
-    network = models.resized(run.network, image_size or run.network.preprocess.size_hw[0])
-    return network if run.labels == labels else with_new_head(network, len(labels))
-
-
-def with_new_head(network: Network, classes: int) -> Network:
-    """The network with a fresh last layer of `classes` outputs.
-
-    Raises:
-        EdgetlError: its head is neither a linear layer nor a convolution of single pixels.
-    """
-    head = network.module.get_submodule(network.head)
-    fresh: nn.Module
-    if isinstance(head, nn.Linear):
-        fresh = nn.Linear(head.in_features, classes, bias=head.bias is not None)
-    elif isinstance(head, nn.Conv2d) and head.kernel_size == (1, 1):
-        fresh = nn.Conv2d(head.in_channels, classes, 1, bias=head.bias is not None)
-    else:
-        raise EdgetlError(
-            f"The head of {network.model} is {type(head).__name__}, expected a linear layer or a "
-            "convolution of single pixels to replace."
-        )
-    network.module.set_submodule(network.head, fresh)
-    return network
-
-
-def full(place: Setting, network: Network) -> Score:
-    """All weights move."""
-    task = ClassifierTask(network, parse(["labels"]))
-    return setting.fit(place, task, network, place.folder, place.stage)
-
-
-def probe(place: Setting, network: Network) -> Score:
-    """The backbone is frozen; only a linear head is fitted, on features computed once."""
-    return linear.probe(place, network)
-
-
-def lp_ft(place: Setting, network: Network) -> Score:
-    """The head first, then all weights (LP-FT: Kumar et al., ICLR 2022, arXiv:2202.10054): a fitted head keeps the
-    first gradients from distorting the features."""
-    linear.probe(place, network)
-    return full(place, network)
-
-
-STRATEGIES: dict[str, Callable[[Setting, Network], Score]] = {"full": full, "probe": probe, "lp-ft": lp_ft}
