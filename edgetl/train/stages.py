@@ -43,11 +43,20 @@ class Unit:
 
 def stages(network: Network) -> tuple[Stage, ...]:
     """The stages in the order in which an image passes through them, without the head."""
+    return _grouped(network, coarse=True)
+
+
+def blocks(network: Network) -> tuple[Stage, ...]:
+    """The single blocks, and layers outside of blocks, in that order, without the head: finer than `stages`."""
+    return _grouped(network, coarse=False)
+
+
+def _grouped(network: Network, *, coarse: bool) -> tuple[Stage, ...]:
     trunk = [name for name, _ in network.module.named_parameters() if name not in of_head(network)]
     if not trunk:
         return ()
     matcher = getattr(network.module, "group_matcher", None)
-    groups = _of_timm(network.module, matcher) if matcher is not None else _heard(network, trunk)
+    groups = _of_timm(network.module, matcher, coarse) if matcher is not None else _heard(network, trunk, coarse)
     kept = ([name for name in group if name in set(trunk)] for group in groups)
     return tuple(Stage(", ".join(covered(network.module, group)), tuple(group)) for group in kept if group)
 
@@ -58,19 +67,19 @@ def of_head(network: Network) -> frozenset[str]:
     return frozenset(name for name in names if name.startswith(f"{network.head}."))
 
 
-def _of_timm(module: nn.Module, matcher: Any) -> list[list[str]]:
+def _of_timm(module: nn.Module, matcher: Any, coarse: bool) -> list[list[str]]:
     from timm.models import group_parameters  # here: only a network of timm's has a matcher
 
-    grouped = group_parameters(module, matcher(coarse=True))
+    grouped = group_parameters(module, matcher(coarse=coarse))
     return [grouped[place] for place in sorted(grouped)]
 
 
-def _heard(network: Network, trunk: Sequence[str]) -> list[list[str]]:
+def _heard(network: Network, trunk: Sequence[str], coarse: bool) -> list[list[str]]:
     """Groups of parameters by what is heard while the network answers."""
     sizes = {name: network.module.get_parameter(name).numel() for name in trunk}
     paths = list(_units(network.module, "", sizes, sum(sizes.values())))
     heard = _listened(network, paths)
-    groups = _by_places(heard)
+    groups = _by_places(heard) if coarse else []
     if len(groups) < FEWEST:
         groups = _one_by_one(heard)
     owner = {path: place for place, group in enumerate(groups) for path in group}
