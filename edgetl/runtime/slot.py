@@ -18,7 +18,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,16 +76,17 @@ class Slot:
             BundleError: there is none yet, or it is damaged; and what `edgetl.runtime.load` raises.
         """
         while True:
-            folder = self.current()
-            if folder is None:
-                raise BundleError(f"{self.root} holds no bundle yet.", hint=SWAP_FIRST)
-            try:
-                _check_name(folder)
-                return load(folder, public_key=self._public_key, **options)
-            except BundleError:
-                # Two swaps while this one was loading take its files away; then there is another current bundle.
-                if self.current() == folder:
-                    raise
+            with self._watched() as changed:
+                folder = self.current()
+                if folder is None:
+                    raise BundleError(f"{self.root} holds no bundle yet.", hint=SWAP_FIRST)
+                try:
+                    _check_name(folder)
+                    return load(folder, public_key=self._public_key, **options)
+                except BundleError:
+                    # Two swaps while this one was loading take its files away, and a third may have brought it back.
+                    if not changed():
+                        raise
 
     def swap(self, bundle: str | os.PathLike[str], *, backend: str = AUTO, threads: int = 0,
              wait_s: float = 60.0) -> Path:
@@ -142,6 +143,20 @@ class Slot:
                 pass  # every file is read and compared
             self._point(history[1:])
         return folder
+
+    @contextmanager
+    def _watched(self) -> Iterator[Callable[[], bool]]:
+        """Tells whether anything was swapped in since: while the file `current` is open, no other has its number."""
+        path = self.root / CURRENT
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:  # there is none, or it cannot be read, which current() says
+            yield lambda: True
+            return
+        try:
+            yield lambda: not os.path.samestat(os.fstat(handle), path.stat())
+        finally:
+            os.close(handle)
 
     def _history(self) -> list[str]:
         """Digests of the current bundle and of those before it."""

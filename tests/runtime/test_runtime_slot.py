@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import power_cut
 import pytest
@@ -17,6 +18,7 @@ from tiny_bundle import edit_manifest, make_bundle, make_photo
 
 from edgetl.errors import BundleError, DiskFull, EdgetlError, GateFailed, OutputError
 from edgetl.runtime import Slot, archive, durable, load, signature
+from edgetl.runtime import slot as slot_module
 from edgetl.runtime.bundle import open_bundle
 from edgetl.runtime.slot import CURRENT, KEPT, LOCK
 
@@ -243,9 +245,10 @@ def test_swapping_and_loading_at_once(slot, bundles):
     done, loads = threading.Event(), []
 
     def swap(first: int) -> None:
-        other = Slot(slot.root)
-        for number in range(6):
-            other.swap(bundles[(first + number) % 4], threads=1)
+        other, number = Slot(slot.root), 0
+        while number < 6 or (len(loads) <= 2 and any(one.is_alive() for one in readers)):  # they may begin late
+            other.swap(bundles[(first + number) % 4], threads=1, wait_s=600)
+            number += 1
 
     def read() -> None:
         while not done.is_set():
@@ -265,11 +268,27 @@ def test_swapping_and_loading_at_once(slot, bundles):
 
 
 def test_a_bundle_that_was_swept_while_it_was_loaded(slot, bundles, monkeypatch):
-    """The loader looks again when there is another current bundle, and complains when there is none."""
+    """The loader looks again when others swapped meanwhile, even back and forth, and complains when nobody did."""
     slot.swap(bundles[0], threads=1)
-    told = iter([slot.root / ("0" * 64), slot.current(), slot.current()])
-    monkeypatch.setattr(Slot, "current", lambda self: next(told))
+    other, really, calls = Slot(slot.root), slot_module.load, []
+
+    def while_others_swap(folder: Path, **how: Any) -> Any:
+        calls.append(folder)
+        if len(calls) > 1:
+            return really(folder, **how)
+        other.swap(bundles[1], threads=1)
+        other.swap(bundles[2], threads=1)  # takes the first away
+        try:
+            return really(folder, **how)
+        finally:
+            other.swap(bundles[0], threads=1)
+
+    monkeypatch.setattr(slot_module, "load", while_others_swap)
     slot.load(threads=1).close()
+    assert calls == [slot.current()] * 2
+    (slot.current() / "manifest.json").unlink()
+    with pytest.raises(BundleError, match="manifest"):
+        slot.load(threads=1)
 
 
 # ----------------------------------------------------------------------------------------------- kills and power cuts
