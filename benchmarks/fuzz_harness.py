@@ -86,14 +86,17 @@ def _worker(prepare: Callable[[], Case], first: int, count: int, forked: bool, t
             traceback.print_exc()
             os._exit(1)
     os.close(writer)
-    done = first
+    done, silent = first, False
     for told in _lines(reader, 2 * GIVEN_UP_S if forked else GIVEN_UP_S):
+        if told is None:
+            silent = True
+            break
         if "growth" in told:
             tally.memory_growth_bytes = max(tally.memory_growth_bytes, told["growth"])
             continue
         done = told["case"] + 1
         _note(tally, told)
-    hung = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None and not _ended(child)
+    hung = silent or not _ended(child)
     if hung:
         os.kill(child, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -107,16 +110,17 @@ def _worker(prepare: Callable[[], Case], first: int, count: int, forked: bool, t
 
 
 def _ended(child: int) -> bool:
-    """Whether a process whose pipe is closed or silent ends within a second."""
-    for _ in range(20):
-        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-            return True
-        time.sleep(0.05)
-    return False
+    """Whether a process that has closed its pipe, which is the last thing that it does, ends soon."""
+    until = timing.now_s() + GIVEN_UP_S
+    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if timing.now_s() > until:
+            return False
+        time.sleep(0.01)
+    return True
 
 
-def _lines(reader: int, patience_s: float) -> Iterator[dict[str, Any]]:
-    """What the worker tells, until it ends or is silent for too long."""
+def _lines(reader: int, patience_s: float) -> Iterator[dict[str, Any] | None]:
+    """What the worker tells, until it ends or is silent for too long; in that case the last is None."""
     buffered = b""
     with os.fdopen(reader, "rb", buffering=0) as pipe:
         while select.select([pipe], [], [], patience_s)[0]:
@@ -125,6 +129,7 @@ def _lines(reader: int, patience_s: float) -> Iterator[dict[str, Any]]:
                 return
             *lines, buffered = (buffered + data).split(b"\n")
             yield from map(json.loads, lines)
+        yield None
 
 
 def _note(tally: Tally, told: dict[str, Any]) -> None:
