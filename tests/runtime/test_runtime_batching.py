@@ -14,7 +14,7 @@ from edgetl.runtime import load
 from edgetl.runtime.batching import Batcher, Batching
 
 PHOTOS = [make_photo(seed, 20 + seed % 5, 24) for seed in range(12)]
-LATEST_S = 20  # a future that is not answered by then never is
+LATEST_S = 300  # a future that is not answered by then never is
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_what_waits_while_a_batch_runs_makes_the_next_one(engine):
 
 
 def test_a_deadline_gathers_and_a_full_batch_does_not_wait_for_it(engine):
-    made = batcher(engine, max_batch=3, max_delay_s=30)
+    made = batcher(engine, max_batch=3, max_delay_s=10 * LATEST_S)
     futures = [made.submit(number, 1) for number in range(3)]
     assert [future.result(LATEST_S)[0] for future in futures] == [0, 1, 2]
     assert engine.batches == [3]
@@ -159,7 +159,8 @@ def test_closing_tells_those_who_wait(engine):
     assert engine.begun.wait(LATEST_S)
     closing = threading.Thread(target=closed, args=[made])
     closing.start()
-    time.sleep(0.05)
+    while made._closed is None:
+        time.sleep(0.001)
     engine.go.set()
     closing.join(LATEST_S)
     assert futures[0].result(LATEST_S)[0] == 0  # the batch that was being run

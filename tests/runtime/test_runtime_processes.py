@@ -28,7 +28,7 @@ def bundle(tmp_path_factory):
     return make_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
 
 
-def fresh(code, *arguments, timeout_s=60):
+def fresh(code, *arguments, timeout_s=600):
     """What a fresh interpreter prints as JSON; warnings of forks beside threads are its own."""
     script = textwrap.dedent(code)
     places = [str(ROOT), str(ROOT / "tests")]
@@ -48,11 +48,11 @@ FORK = """
     photo = make_photo(2)
     classifier = load(bundle, backend, threads=threads)
     here = classifier.predict(photo).label
-    classifier.submit(photo).result(20)
+    classifier.submit(photo).result(300)
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        signal.alarm(20)
+        signal.alarm(300)
         told = {}
         for name, call in {
             "predict": lambda: classifier.predict(photo),

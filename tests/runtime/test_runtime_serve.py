@@ -164,12 +164,12 @@ class Worker:
         self.process.stdin.write(lines(*requests))
         self.process.stdin.flush()
 
-    def hear(self, wait_s: float = 30) -> dict:
+    def hear(self, wait_s: float = 300) -> dict:
         assert select.select([self.process.stdout], [], [], wait_s)[0], "no answer came"
         return json.loads(self.process.stdout.readline())
 
     def end(self) -> tuple[int, str]:
-        out, err = self.process.communicate(timeout=30)
+        out, err = self.process.communicate(timeout=300)
         assert out == b""
         return self.process.returncode, err.decode()
 
@@ -194,13 +194,13 @@ def test_answers_come_at_once_and_the_end_of_input_is_exit_zero(worker, photo):
 
 def test_sigterm_while_it_waits(worker):
     worker.process.send_signal(signal.SIGTERM)
-    assert worker.process.wait(timeout=30) == 0
+    assert worker.process.wait(timeout=300) == 0
     assert worker.end() == (0, "")
 
 
 def test_ctrl_c_while_it_waits(worker):
     worker.process.send_signal(signal.SIGINT)
-    assert worker.process.wait(timeout=30) == 130
+    assert worker.process.wait(timeout=300) == 130
     assert worker.end() == (130, "interrupted\n")
 
 

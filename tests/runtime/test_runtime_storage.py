@@ -233,5 +233,5 @@ def test_a_pipe_does_not_hold_anybody_up(bundle):
 
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
-    assert refused.wait(20)
+    assert refused.wait(300)
     thread.join()

@@ -2,14 +2,15 @@
 
 import itertools
 import threading
-import time
 
 import numpy as np
 import pytest
 from tiny_bundle import make_bundle, make_photo
 
 from edgetl.errors import BackendUnavailable, EdgetlError, InputError
-from edgetl.runtime import load
+from edgetl.runtime import load, stream
+
+LATEST_S = 300  # what has not happened by then never does
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +61,26 @@ def test_images_are_asked_for_no_further_ahead_than_said(classifier):
     stream.close()
 
 
-def test_an_answer_that_is_ready_is_handed_out_before_the_next_image_is_asked_for(classifier):
-    asked = []
+def test_an_answer_that_is_ready_is_handed_out_before_the_next_image_is_asked_for(classifier, monkeypatch):
+    asked, answered = [], threading.Event()
+
+    def submit(threads, work, *arguments):
+        future = original(threads, work, *arguments)
+        if work is stream._answer:
+            future.add_done_callback(lambda _: answered.set())
+        return future
 
     def slow_camera():
         for photo in PHOTOS[:6]:
             asked.append(photo)
-            time.sleep(0.05)
+            if len(asked) == 2:  # the first is on its way
+                assert answered.wait(LATEST_S)
             yield photo
 
-    stream = classifier.predict_stream(slow_camera())
-    next(stream)
+    original = stream._Threads.submit
+    monkeypatch.setattr(stream._Threads, "submit", submit)
+    answers = classifier.predict_stream(slow_camera())
+    next(answers)
     assert len(asked) <= 2  # not the four that may be on their way
 
 
@@ -177,7 +187,7 @@ def test_steps_overlap(classifier, monkeypatch):
         if classifier._each is waits:  # the first time
             monkeypatch.setattr(classifier, "_each", run)
             for step in (decoding, decoding, asked, asked, asked):
-                assert step.acquire(timeout=20), "nothing happens while a graph runs"
+                assert step.acquire(timeout=LATEST_S), "nothing happens while a graph runs"
         return run(*arguments)
 
     monkeypatch.setattr(classifier._feeder, "prepare", noted)
