@@ -139,10 +139,10 @@ def trust(root: Path, port: int, key: Path) -> None:
 
 
 def _listening(port: int, daemon: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(200):
+    for _ in range(6000):
         if daemon.poll() is not None:
             pytest.skip(f"sshd does not start here: {log.read_text().strip()}")
-        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), 1):
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), 300):
             return
         time.sleep(0.05)
     raise RuntimeError(f"sshd does not listen: {log.read_text()}")

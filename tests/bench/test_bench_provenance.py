@@ -13,6 +13,11 @@ from edgetl.bench import provenance
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    monkeypatch.setattr(provenance, "PATIENCE_S", 300.0)  # a busy machine is slow to start git
+
+
 @pytest.fixture
 def work_tree(tmp_path):
     if shutil.which("git") is None:
