@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from edgetl.losses import parse
+from edgetl.losses import Term, parse
 from edgetl.models import Network
 from edgetl.train import setting
 from edgetl.train.moving import Moves, counted
@@ -21,10 +21,15 @@ def trained(place: Setting, network: Network, moves: Moves | None = None) -> Map
         network: what is trained.
         moves: which parameters move when; None: all, from the first step on.
     """
-    task = ClassifierTask(network, parse(["labels"]), moves=moves)
+    task = ClassifierTask(network, terms(place), moves=moves)
     told = described(place, network, [name for name, one in network.module.named_parameters() if one.requires_grad])
     setting.fit(place, task, network, place.folder, place.stage)
     return told
+
+
+def terms(place: Setting) -> tuple[Term, ...]:
+    """The losses that a network learns from, whatever the strategy."""
+    return parse(["labels"])
 
 
 def described(place: Setting, network: Network, moved: Collection[str]) -> dict[str, Any]:
