@@ -63,6 +63,9 @@ class TrainFields(DataFields):
     """What fine-tuning and distillation share."""
 
     out: str = opt(REQUIRED, "Folder to write the RUN to.", given=True)
+    max_bad: str = opt(
+        "0", "Images that may be damaged, of all splits together: N, or P% of them; they are listed and left out.",
+        form=("[0-9]+|[0-9]+([.][0-9]+)?%|[.][0-9]+%", "a whole number, or a percentage like 0.5%"))
     image_size: int | None = opt(
         None, "Side of the square input in pixels (default: the model's own).", low=8, high=4096)
     crop_fraction: float | None = opt(

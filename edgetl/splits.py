@@ -17,6 +17,7 @@ from edgetl.recipe_fields import DataFields
 
 SCHEMA = 1
 METHOD = "stratified-sha256"  # the name of the rule that `_automatic` carries out
+LEFT_OUT = "left_out"  # of a rule: keys of images that cannot be decoded, by split
 HELD_OUT = ("test", "val")  # in the order in which an automatic split takes them from the training images
 
 
@@ -55,7 +56,8 @@ def resolve(data: DataSet, options: DataFields, *, recorded: Mapping[str, Any] |
     Splits that the data has stay as they are. Missing ones are held out of the training images, stratified by class:
     first `test_fraction` of all images of a class, then `val_fraction` of the training images that remain. Within a
     class, images are ranked by SHA-256 of seed and key, so that this depends on keys, labels, seed and fractions only.
-    At last every image that has an exact copy in another split goes from its automatic split to train.
+    At last every image that has an exact copy in another split goes from its automatic split to train. Images that an
+    earlier stage could not decode are in none of them, see `without`.
 
     Args:
         data: the opened data set.
@@ -75,7 +77,31 @@ def resolve(data: DataSet, options: DataFields, *, recorded: Mapping[str, Any] |
     parts = {split: tuple(item for item in placed if item.split == split) for split in SPLITS}
     _require_images(parts, rule)
     _tell(data, parts, duplicates, options.strict_splits, listener)
-    return Splits(**parts, fingerprint=fingerprint_of(data, digests), rule=rule, duplicates=duplicates)
+    whole = Splits(**parts, fingerprint=fingerprint_of(data, digests), rule=rule, duplicates=duplicates)
+    return without(whole, (recorded or {}).get(LEFT_OUT, {}))
+
+
+def without(splits: Splits, left_out: Mapping[str, Sequence[str]]) -> Splits:
+    """The splits without images that cannot be decoded; the rule says which.
+
+    Args:
+        splits: with or without some of them.
+        left_out: keys of images, by split; keys that are in none are passed by.
+
+    Raises:
+        DataError: that leaves no image in a split that had some.
+    """
+    known: Mapping[str, Sequence[str]] = splits.rule.get(LEFT_OUT, {})
+    gone = {split: sorted({*known.get(split, ()), *left_out.get(split, ())}) for split in SPLITS}
+    keys = {key for of_split in gone.values() for key in of_split}
+    if not keys:
+        return splits
+    train, val, test = (tuple(item for item in splits.of(split) if item.key not in keys) for split in SPLITS)
+    for split, kept in zip(SPLITS, (train, val, test), strict=True):
+        if splits.of(split) and not kept:
+            raise DataError(f"None of the {len(splits.of(split))} {split} images can be decoded.",
+                            hint="Repair those files.")
+    return replace(splits, train=train, val=val, test=test, rule={**splits.rule, LEFT_OUT: gone})
 
 
 def _rule(own: set[str | None], options: DataFields) -> dict[str, Any]:

@@ -65,6 +65,9 @@ def prepare(options: recipe.Bench | Tune, cases: Sequence[Case], listener: Liste
     own = any(item.split == split for item in data.items)
     recorded = None if own else _common_rule(subjects)
     parts = splits.resolve(data, options, recorded=recorded, listener=listener)
+    for subject in subjects:  # where the split is the data's own, its rule was not asked for
+        if subject.trained_on.get("fingerprint") == parts.fingerprint:
+            parts = splits.without(parts, subject.trained_on.get("rule", {}).get(splits.LEFT_OUT, {}))
     items = parts.of(split)
     if not items:
         raise DataError(f"The data {options.data} has no {split} images.",

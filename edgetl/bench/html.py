@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from edgetl import splits
 from edgetl.bench import answers_html, instruments, layers_html, markup, mlperf_table, overview, plots, tables
 from edgetl.bench.markup import bullets, escape, figure, table
 from edgetl.bench.report import Accuracy, Report, Row
@@ -146,6 +147,9 @@ def _warmth(report: Report) -> list[str]:
 def _data_line(report: Report) -> list[str]:
     if report.data is None:
         return []
-    rule = ", ".join(f"{name} {shown(value)}" for name, value in report.data.rule.items())
+    told = {**report.data.rule}
+    if splits.LEFT_OUT in told:
+        told[splits.LEFT_OUT] = f"{sum(map(len, told[splits.LEFT_OUT].values()))} damaged images"
+    rule = ", ".join(f"{name} {shown(value)}" for name, value in told.items())
     return [f"Data: {report.data.name}, {report.data.n} test images, fingerprint {report.data.fingerprint[:16]}; "
             f"split: {rule}."]

@@ -31,7 +31,7 @@ from edgetl.recipe_fields import TrainFields
 from edgetl.runtime.preprocess import Preprocess, normalize
 from edgetl.runtime.session import usable_threads
 from edgetl.splits import Splits
-from edgetl.train import choosing, distributed, shared_norm, softlabels, store, teachers
+from edgetl.train import choosing, damaged, distributed, shared_norm, softlabels, store, teachers
 from edgetl.train.cells import Cells
 from edgetl.train.choosing import CPU_BATCH as CPU_BATCH
 from edgetl.train.eventfiles import EventFiles
@@ -127,8 +127,10 @@ def prepare(
     with world.by_node():  # which may fetch the data
         data = datasets.open_data(options.data)
     parts = splits.resolve(data, options, recorded=recorded, listener=listener)
-    parts = parts if arranged is None else arranged(parts)
     extra = gather(getattr(options, "unlabeled", None), data, parts, stage, listener)
+    with world.by_node():  # the others find in the cache what cannot be decoded
+        parts, extra = damaged.left_out(options.max_bad, data, parts, extra, folder, listener, stage)
+    parts = parts if arranged is None else arranged(parts)
     device = choosing.choose_device(options.device)
     path = folder / CHOICES
     choices: dict[str, Any] = (

@@ -167,7 +167,7 @@ def _require_none(bad: Sequence[str], images: int, split: str, data: DataSet) ->
     if bad:
         raise DataError(
             f"{len(bad)} of {images} {split} images in {data.name} cannot be decoded: " + "; ".join(bad[:3]),
-            hint="Remove or repair those files.",
+            hint="Remove or repair those files, or leave some out with --max-bad.",
         )
 
 
