@@ -20,7 +20,7 @@ THREAD_COUNTS = ("0*([0-9]{1,3}|10[01][0-9]|102[0-4])", f"whole numbers up to {M
 
 def opt(default: Any, help: str, *, choices: Sequence[str] = (), low: float | None = None, high: float | None = None,
         positional: bool = False, split: bool = False, given: bool = False, path: bool = False,
-        result: bool = True, form: tuple[str, str] | None = None) -> Any:
+        result: bool = True, form: tuple[str, str] | None = None, words: Sequence[str] = ()) -> Any:
     """A field with its documentation and its limits.
 
     Args:
@@ -35,10 +35,11 @@ def opt(default: Any, help: str, *, choices: Sequence[str] = (), low: float | No
         path: a relative path in a recipe counts from the recipe's own folder.
         result: whether the stage's result depends on it, see `decisive`.
         form: regular expression that the text, or each of a list, must match whole, and the same in words.
+        words: what may stand in place of a number.
     """
     metadata = {"help": help, "choices": tuple(choices), "low": low, "high": high, "positional": positional,
                 "split": split, "given": given, "path": path, "result": result,
-                "form": form}
+                "form": form, "words": tuple(words)}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -78,9 +79,22 @@ class TrainFields(DataFields):
     accumulate: int = opt(
         1, "Batches whose gradients are added up for one step of the optimizer, as if --batch-size were so many times "
         "larger.", low=1, high=1024)
-    lr: float = opt(1e-3, "Peak learning rate of AdamW.", low=0, high=1000)
+    lr: float | str = opt(
+        1e-3, "Peak learning rate of AdamW; 'find' takes one that a short trial on training images finds.",
+        low=0, high=1000, words=("find",))
+    schedule: str = opt(
+        "cosine", "How the learning rate goes on after the warm-up: along a cosine, up and down (one-cycle, which has "
+        "no other warm-up), to a tenth wherever validation stops becoming better (plateau), or as it is.",
+        choices=("cosine", "one-cycle", "plateau", "constant"))
+    min_lr: float = opt(
+        0.0, "Learning rate at the end of cosine and one-cycle, and the least of plateau.", low=0, high=1000)
+    plateau_epochs: int = opt(
+        3, "Epochs without a better validation accuracy after which plateau goes to a tenth.", low=1)
+    layer_decay: float = opt(
+        1.0, "Learning rate of a block of the network as a share of that of the block behind it; the head has the "
+        "whole rate. 1 is off.", low=0.01, high=1)
     weight_decay: float = opt(0.05, "Weight decay of AdamW; norms and biases have none.", low=0, high=1000)
-    warmup_epochs: float = opt(1.0, "Epochs of linear warm-up before the cosine.", low=0)
+    warmup_epochs: float = opt(1.0, "Epochs of linear warm-up.", low=0)
     label_smoothing: float = opt(0.1, "Share of each label spread over all classes.", low=0, high=0.99)
     ema: float = opt(
         0.99,

@@ -21,10 +21,15 @@ def nearest(name: str, choices: Sequence[str]) -> str:
 
 def convert(value: Any, hint: Any, field: dataclasses.Field[Any]) -> Any:
     """`value` as the field's type and within its limits, else ValueError with found and expected."""
+    if value in field.metadata["words"]:
+        return value
+    if field.metadata["words"] and isinstance(value, str):
+        value = _number(value, field.metadata["words"])
     optional = isinstance(hint, types.UnionType) and type(None) in typing.get_args(hint)
     if value is None and optional:
         return None
-    plain = next(one for one in typing.get_args(hint) if one is not type(None)) if optional else hint
+    plain = next(one for one in typing.get_args(hint) or (hint,) if one is not type(None))
+    plain = hint if typing.get_origin(hint) is tuple else plain
     if typing.get_origin(plain) is tuple:
         return _check_form(_convert_list(value, field), field)
     return _check_form(_check_limits(_convert_plain(value, plain), field), field)
@@ -50,6 +55,14 @@ def loss_text(table: Mapping[str, Any]) -> str:
         raise ValueError("a [[loss]] table needs a 'name'")
     options = "".join(f";{key}={value}" for key, value in table.items() if key not in ("name", "weight"))
     return f"{table['name']}:{table.get('weight', 1)}{options}"
+
+
+def _number(text: str, words: Sequence[str]) -> float:
+    try:
+        return float(text)
+    except ValueError as problem:
+        named = " or ".join(f"'{one}'" for one in words)
+        raise ValueError(f"found {text!r}, expected a number or {named}") from problem
 
 
 def _convert_plain(value: Any, plain: Any) -> Any:

@@ -44,7 +44,7 @@ def parameters(stage: type[Any]) -> list[inspect.Parameter]:
 def _parameter(name: str, hint: Any, field: dataclasses.Field[Any]) -> inspect.Parameter:
     required = field.default is REQUIRED
     default: Any = inspect.Parameter.empty if required else field.default
-    plain = _plain(hint)
+    plain = str if field.metadata["words"] else _plain(hint)
     if isinstance(default, tuple):
         default = list(default)
     info = _argument(name, plain, field) if field.metadata["positional"] else _option(name, plain, field)
@@ -77,6 +77,7 @@ def _option(name: str, plain: Any, field: dataclasses.Field[Any]) -> Any:
         return typer.Option(flag(name), help=help, show_default=shown, metavar="|".join(meta["choices"]),
                             autocompletion=_completing(meta["choices"]))
     metavar = {int: "N", float: "X"}.get(plain, name.rpartition("_")[2].upper())
+    metavar = "|".join(("X", *meta["words"])) if meta["words"] else metavar
     return typer.Option(flag(name), help=help, show_default=shown, metavar=metavar)
 
 

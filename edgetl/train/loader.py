@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -26,6 +26,7 @@ from edgetl.errors import DataError, EdgetlError
 from edgetl.recipe_fields import TrainFields
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.train import augment, blends
+from edgetl.train.balance import Rows
 from edgetl.train.blends import Blend, Box
 from edgetl.train.cells import Cells
 from edgetl.train.store import ImageStore
@@ -93,6 +94,7 @@ class TrainLoader:
         views: int = 0,
         refresh: int = 0,
         cells: Cells | None = None,
+        drawn: Rows | None = None,
     ) -> None:
         """See the module.
 
@@ -107,6 +109,7 @@ class TrainLoader:
             views: of each image, drawn once; 0 draws new ones every epoch.
             refresh: epochs after which the views are drawn anew; 0 is never.
             cells: how a step's images are dealt out; a batch is a cell. None: a batch is a step.
+            drawn: rows of an epoch, as many as there are images; None shows each once.
 
         Raises:
             DataError: fewer than two images.
@@ -120,7 +123,7 @@ class TrainLoader:
             options,
             device,
         )
-        self.views, self.refresh, self.cells = views, refresh, cells or Cells()
+        self.views, self.refresh, self.cells, self.drawn = views, refresh, cells or Cells(), drawn
         self.labels = np.array([item.label for item in items], np.int64)
         self.labelled = int((self.labels >= 0).sum())
         if (self.labels[: self.labelled] < 0).any():
@@ -129,7 +132,7 @@ class TrainLoader:
         self.steps = math.ceil(len(items) / batch_size)
         self.smallest = len(items) // self.steps  # images in the smallest batch
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """Batches of one epoch from step `start` on; prepared ahead by `options.workers` threads."""
         steps = list(enumerate(self._split(self._order(epoch))))[start:]
         parts = [part for step, rows in steps for part in self._dealt(step, rows)]
@@ -160,6 +163,8 @@ class TrainLoader:
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         """All rows; where there are both kinds, each is spread evenly over the epoch."""
+        if self.drawn is not None:
+            return self.drawn(self._rng(ORDER, epoch))
         order = self._rng(ORDER, epoch).permutation(len(self.labels))
         known = order < self.labelled
         kinds = order[known], order[~known]

@@ -19,7 +19,8 @@ from edgetl import rundir, timing
 from edgetl.errors import TrainingError
 from edgetl.events import Event, Listener
 from edgetl.recipe_fields import TrainFields
-from edgetl.train import checkpoint, distributed, optim, seed
+from edgetl.train import checkpoint, distributed, optim, schedules, seed
+from edgetl.train.course import Course
 from edgetl.train.loader import Batch, TrainLoader
 from edgetl.train.progress import Progress
 from edgetl.train.progress import Score as Score
@@ -105,12 +106,13 @@ class Fit:
         listener: Listener,
         stage: str,
         identity: Mapping[str, Any],
+        course: Course | None = None,
     ) -> None:
         self.task, self.loader, self.validate, self.options = task, loader, validate, options
         self.folder, self.precision, self.listener, self.stage = folder, precision, listener, stage
-        self.identity = dict(identity)
+        self.identity, self.course = dict(identity), course or Course()
         self.progress = Progress()
-        self.optimizer = optim.build_optimizer(task.trained(), options)
+        self.optimizer = self.course.optimizer(task.trained(), options)
         self.names: dict[torch.Tensor, str] = {parameter: name for name, parameter in task.trained()}
         self.average = optim.AveragedWeights(task.network, options.ema) if options.ema > 0 else None
         self.scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.dtype == torch.float16)
@@ -204,15 +206,7 @@ class Fit:
 
     def _move(self) -> None:
         """One step of the optimizer."""
-        progress = self.progress
-        lr = optim.lr_at(
-            progress.epoch * self.loader.steps + progress.step,
-            total=self.options.epochs * self.loader.steps,
-            warmup=round(self.options.warmup_epochs * self.loader.steps),
-            peak=self.options.lr,
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        self.course.begin_step(self.optimizer, self._rate(self.progress.step))
         self.task.drop_gradients()
         self._clip()
         self.scaler.step(self.optimizer)
@@ -220,6 +214,9 @@ class Fit:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update()
+
+    def _rate(self, step: int) -> float:
+        return schedules.rate_of(step, self.loader.steps, self.progress, self.options)
 
     def _clip(self) -> None:
         if self.options.clip_norm > 0:
@@ -305,16 +302,20 @@ class Fit:
             "val_accuracy": score.accuracy,
             "val_loss": score.loss,
             "images_per_s": progress.images / progress.seconds,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self._rate(progress.step - 1),
+            **self.course.row(),
         }
         if self.world.first:
             rundir.append_line(self.folder / rundir.METRICS, json.dumps(row))
         self.listener(Event(self.stage, "epoch", {"epochs": self.options.epochs, **row}))
         stale = progress.epoch - progress.best_epoch >= self.options.patience
+        drops, dropped_epoch = schedules.after_epoch(progress, self.options)
         self.progress = Progress(
             epoch=progress.epoch + 1,
             best=progress.best,
             best_epoch=progress.best_epoch,
+            drops=drops,
+            dropped_epoch=dropped_epoch,
             done=self.options.patience > 0 and stale,
         )
         self._save()
@@ -356,6 +357,7 @@ class Fit:
                 "identity": self.identity,
                 "scaler": self.scaler.state_dict(),
                 "average_steps": self.average.steps if self.average else 0,
+                "anchor": self.course.digest,
             }
         )
         state.put("model", self.task.network.state_dict())
@@ -370,6 +372,7 @@ class Fit:
 
     def _restore(self, state: checkpoint.State) -> None:
         require_same(state.scalars["identity"], self.identity, f"The interrupted run in {self.folder}")
+        self.course.require(state.scalars.get("anchor"))
         self.task.network.load_state_dict(state.part("model"))
         for parameter, name in self.names.items():
             if name in state.part("own"):

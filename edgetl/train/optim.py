@@ -1,9 +1,9 @@
-"""The optimizer, its learning rate as a pure function of the step, and the averaged weights."""
+"""The optimizer, and the averaged weights."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -11,29 +11,33 @@ from torch import nn
 from edgetl.recipe_fields import TrainFields
 
 
-def build_optimizer(parameters: Iterable[tuple[str, nn.Parameter]], options: TrainFields) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) without weight decay on norms and biases."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for _, parameter in parameters:
-        (decayed if parameter.ndim > 1 else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=options.lr)
-
-
-def lr_at(step: int, *, total: int, warmup: int, peak: float) -> float:
-    """Learning rate of a step counted from 0: linear warm-up, then a cosine to 0 (arXiv:1608.03983).
+def build_optimizer(
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    options: TrainFields,
+    scales: Mapping[nn.Parameter, float] = MappingProxyType({}),
+    held: Collection[nn.Parameter] = (),
+) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) without weight decay on norms and biases.
 
     Args:
-        step: steps taken so far.
-        total: steps of the whole training.
-        warmup: steps of the warm-up.
-        peak: the greatest rate.
+        parameters: by name.
+        options: the recipe.
+        scales: what a parameter's learning rate is multiplied with; 1 where it is not named.
+        held: parameters that something else than weight decay holds back.
     """
-    if step < warmup:
-        return peak * (step + 1) / (warmup + 1)
-    share = (step - warmup) / max(1, total - warmup)
-    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+    members: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for _, parameter in parameters:
+        decay = options.weight_decay if parameter.ndim > 1 and parameter not in held else 0.0
+        members.setdefault((scales.get(parameter, 1.0), decay), []).append(parameter)
+    keys = sorted(members, reverse=True)  # the fastest first, and of these what decays
+    groups = [{"params": members[key], "lr_scale": key[0], "weight_decay": key[1]} for key in keys]
+    return torch.optim.AdamW(groups, lr=0.0)  # the loop sets the rate of every step
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Gives each group of parameters its share of the learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
 
 
 class AveragedWeights:

@@ -29,4 +29,6 @@ class Progress:
     seconds: float = 0.0  # of training steps in the running epoch
     best: Score | None = None
     best_epoch: int = -1
+    drops: int = 0  # of the learning rate, with --schedule plateau
+    dropped_epoch: int = -1  # after which the last of them was
     done: bool = False

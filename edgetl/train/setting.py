@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,11 +31,16 @@ from edgetl.runtime.preprocess import Preprocess, normalize
 from edgetl.runtime.session import usable_threads
 from edgetl.splits import Splits
 from edgetl.train import choosing, damaged, distributed, shared_norm, softlabels, store, teachers
+from edgetl.train.balance import rows_of
 from edgetl.train.cells import Cells
 from edgetl.train.choosing import CPU_BATCH as CPU_BATCH
+from edgetl.train.course import Course
 from edgetl.train.eventfiles import EventFiles
 from edgetl.train.loader import TrainLoader
 from edgetl.train.loop import BEST, Fit, Precision, Score, require_same
+from edgetl.train.lr_range import settled
+from edgetl.train.salvage import salvaging
+from edgetl.train.schedules import require_rates
 from edgetl.train.task import ClassifierTask
 from edgetl.train.unlabelled import NONE, Unlabelled, gather
 
@@ -87,6 +91,7 @@ class Setting:
             epochs=round(self.options.epochs * longer),
             warmup_epochs=self.options.warmup_epochs * longer,
             patience=round(self.options.patience * longer),
+            plateau_epochs=max(1, round(self.options.plateau_epochs * longer)),
         )
         if isinstance(options, Distill):
             options = dataclasses.replace(options, slim_epochs=round(options.slim_epochs * longer))
@@ -123,6 +128,7 @@ def prepare(
         DataError: the data cannot be used.
         BackendUnavailable: the device is not there.
     """
+    require_rates(options)
     allocator, world = set_allocator(), distributed.current()
     with world.by_node():  # which may fetch the data
         data = datasets.open_data(options.data)
@@ -176,7 +182,11 @@ def identity(options: TrainFields, fingerprint: str) -> dict[str, Any]:
 
 
 def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, stage: str) -> Score:
-    """Trains a task in `folder` and leaves the best weights in the network."""
+    """Trains a task in `folder` and leaves the best weights in the network.
+
+    Raises:
+        EdgetlError, TrainingError: see `Course.of` and `settled`.
+    """
     world = distributed.current()
     task.to(setting.device)
     network.module.to(memory_format=torch.channels_last)
@@ -188,7 +198,6 @@ def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, 
     with world.agreeing(setting.choices):
         if "batch_size" not in setting.choices:
             setting.choices["batch_size"] = choosing.choose_batch(setting, task, network.preprocess)
-    rundir.write_json(setting.folder / CHOICES, setting.choices)
     cells = Cells(world.size, world.rank, setting.options.accumulate)
     loader = TrainLoader(
         images,
@@ -201,32 +210,24 @@ def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, 
         getattr(setting.options, "views", 0),
         getattr(setting.options, "refresh_views", 0),
         cells,
+        rows_of(getattr(setting.options, "balance", "none"), setting.shown),
     )
     choosing.require_pairs(loader, network, setting)
+    course = Course.of(network, setting.options)
+    options = settled(setting, task, loader, course, stage)
+    rundir.write_json(setting.folder / CHOICES, setting.choices)
     choosing.tell_of_parts(setting, task, network)
     curves = EventFiles(folder, setting.listener) if world.first else setting.listener
-    training = Fit(task, loader, validate, setting.options, folder, setting.precision, curves, stage, setting.identity)
-    with _salvage(setting.options, folder), shared_norm.shared(network.module, world):
+    training = Fit(
+        task, loader, validate, options, folder, setting.precision, curves, stage, setting.identity, course
+    )  # fmt: skip
+    with salvaging(setting.options, folder), shared_norm.shared(network.module, world):
         score = training.run()
     setting.told.clear()
     if task.told():
         setting.told["softlabels"] = softlabels.summed(task.told())
         setting.note(softlabels.sentence(setting.told["softlabels"]))
     return score
-
-
-@contextlib.contextmanager
-def _salvage(options: TrainFields, folder: Path) -> Iterator[None]:
-    """Adds to the hint of a training that cannot go on how another one can start from its best weights."""
-    try:
-        yield
-    except TrainingError as problem:
-        best = folder / BEST
-        model = str(getattr(options, "student", None) or getattr(options, "teacher", ""))
-        if weights.brings_weights(model) or not best.is_file():
-            raise
-        hint = f"{problem.hint} Its best weights so far: --weights {best} --out ANOTHER starts from them."
-        raise TrainingError(problem.message, hint=hint) from problem
 
 
 def _other_processes(

@@ -13,14 +13,14 @@ from torch import nn
 
 from edgetl.errors import TrainingError
 from edgetl.recipe import Finetune
-from edgetl.train import checkpoint, optim
+from edgetl.train import checkpoint, optim, schedules
 from edgetl.train.probe import logistic_regression
 
 OPTIONS = Finetune(data="", out="", teacher="", weight_decay=0.3)
 
 
 def test_learning_rate_warms_up_and_falls_to_zero() -> None:
-    rates = [optim.lr_at(step, total=100, warmup=10, peak=2.0) for step in range(101)]
+    rates = [schedules.rate_at(step, kind="cosine", total=100, warmup=10, peak=2.0) for step in range(101)]
     assert rates[0] == pytest.approx(2 / 11)
     assert rates[10] == pytest.approx(2.0)
     assert rates[55] == pytest.approx(1.0)  # half way of the cosine

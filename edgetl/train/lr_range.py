@@ -1,0 +1,192 @@
+"""The learning-rate range test: a short trial that finds a peak rate (Smith, WACV 2017, arXiv:1506.01186).
+
+The network is trained on the first batches of the training images while the rate grows geometrically, until the loss
+leaves its lowest value far behind. A tenth of the rate at which the smoothed loss was lowest is taken: there it falls
+fast and is safe from the edge (the rule of fastai's `lr_find`, "minimum"). Afterwards weights, statistics, what the
+losses remember and all random states are what they were before. The same seed finds the same rate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import math
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from edgetl.errors import EdgetlError, TrainingError
+from edgetl.recipe_fields import TrainFields
+from edgetl.train import distributed, seed
+from edgetl.train.course import Course
+from edgetl.train.loader import Batch, TrainLoader
+from edgetl.train.loop import Precision
+from edgetl.train.schedules import FIND
+from edgetl.train.task import ClassifierTask
+
+if TYPE_CHECKING:
+    from edgetl.train.setting import Setting
+
+LOW, HIGH = 1e-6, 1.0  # AdamW's steps are as long as the rate, whatever the gradients' size: nothing lies outside
+LEAST_STEPS, STEPS = 20, 100
+SHARE = 5  # the trial has at most one in so many of the steps of the training, but `LEAST_STEPS`
+SMOOTHING = 0.9  # of the moving mean of the loss
+FAR = 3.0  # the trial ends where the smoothed loss is so many times its lowest
+SAFE = 0.1  # of the rate at which the smoothed loss is lowest
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a range test found."""
+
+    rate: float
+    curve: tuple[tuple[float, float], ...]  # (rate, smoothed loss), one a step
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the record; the curve with as many digits as a plot can show."""
+        curve = [[float(f"{rate:.4g}"), float(f"{loss:.4g}")] for rate, loss in self.curve]
+        return {"rate": self.rate, "rule": f"{SAFE:g} of the rate of the lowest smoothed loss", "curve": curve}
+
+
+def rate_of(step: int, steps: int) -> float:
+    """The rate of a step of the trial, counted from 0: geometric from `LOW` to `HIGH`."""
+    return float(LOW * (HIGH / LOW) ** (step / max(1, steps - 1)))
+
+
+def chosen(curve: tuple[tuple[float, float], ...]) -> float:
+    """The peak rate that a curve of (rate, smoothed loss) suggests.
+
+    Raises:
+        TrainingError: the loss did not fall anywhere.
+    """
+    rate, lowest = min(curve, key=lambda point: point[1]) if curve else (0.0, math.inf)
+    if not curve or lowest >= curve[0][1]:
+        raise TrainingError(
+            f"--lr find: the loss fell at no rate between {LOW:g} and {HIGH:g}.",
+            hint="Give a number as --lr; --loss, --label-smoothing and the labels themselves may be why.",
+        )
+    return SAFE * rate
+
+
+def find(
+    task: ClassifierTask, loader: TrainLoader, options: TrainFields, precision: Precision, course: Course
+) -> Found:
+    """What the range test finds; everything is left as it was.
+
+    Raises:
+        TrainingError: the loss fell at no rate.
+    """
+    steps = min(STEPS, max(LEAST_STEPS, options.epochs * loader.steps // SHARE))
+    with left_as_it_was(task):
+        curve = tuple(_curve(task, loader, options, precision, course, steps))
+    return Found(chosen(curve), curve)
+
+
+def settled(
+    setting: Setting, task: ClassifierTask, loader: TrainLoader, course: Course, stage: str
+) -> TrainFields:
+    """The options with a number as learning rate: that of the recipe, or what the range test of this stage found.
+
+    It is kept among the choices, so that a resumed training goes on with it.
+
+    Raises:
+        TrainingError: the loss fell at no rate.
+        EdgetlError: several processes train.
+    """
+    if setting.options.lr != FIND:
+        return setting.options
+    known = setting.choices.setdefault("lr", {})
+    if stage not in known:
+        require_one_process()
+        known[stage] = find(task, loader, setting.options, setting.precision, course).to_json()
+        tried = len(known[stage]["curve"])
+        setting.note(f"--lr find: {known[stage]['rate']:.3g}, of {tried} rates tried")
+    return dataclasses.replace(setting.options, lr=known[stage]["rate"])
+
+
+def require_one_process() -> None:
+    """Returns when a range test can be made.
+
+    Raises:
+        EdgetlError: several processes train.
+    """
+    count = distributed.current().size
+    if count > 1:
+        raise EdgetlError(
+            f"--lr find is a trial of one process, and {count} are training.",
+            hint="Find it once without torchrun (`edgetl finetune --lr find --epochs 1`), and give the number that "
+            "choices in run.json says.",
+        )
+
+
+def _curve(
+    task: ClassifierTask,
+    loader: TrainLoader,
+    options: TrainFields,
+    precision: Precision,
+    course: Course,
+    steps: int,
+) -> Iterator[tuple[float, float]]:
+    """(rate, smoothed loss before the step), while the loss is not far above its lowest."""
+    optimizer = course.optimizer(task.trained(), options)
+    scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.dtype == torch.float16)
+    moving = [one for group in optimizer.param_groups for one in group["params"]]
+    task.train_mode()
+    mean, lowest = 0.0, math.inf
+    with contextlib.closing(_steps(loader, options.accumulate)) as batches:
+        for step, batch in enumerate(itertools.islice(batches, steps)):
+            course.begin_step(optimizer, rate_of(step, steps))
+            loss = sum(_backward(task, part, precision, scaler) for part in batch)
+            if not math.isfinite(loss):
+                return
+            mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+            smoothed = mean / (1 - SMOOTHING ** (step + 1))
+            yield rate_of(step, steps), smoothed
+            lowest = min(lowest, smoothed)
+            if smoothed > FAR * lowest:
+                return
+            if options.clip_norm > 0:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(moving, options.clip_norm)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+
+
+def _steps(loader: TrainLoader, micro: int) -> Generator[tuple[Batch, ...]]:
+    """The micro-batches of each step, epoch after epoch."""
+    for epoch in itertools.count():
+        with contextlib.closing(loader.epoch(epoch)) as batches:
+            yield from zip(*[batches] * micro, strict=True)
+
+
+def _backward(task: ClassifierTask, batch: Batch, precision: Precision, scaler: torch.amp.GradScaler) -> float:
+    """The micro-batch's part of the step's loss; its gradients are added."""
+    with precision.autocast():
+        loss = task.forward(batch)["loss"]
+    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    return float(loss.detach())
+
+
+@contextlib.contextmanager
+def left_as_it_was(task: ClassifierTask) -> Iterator[None]:
+    """Gives a task its weights, memory and random states back after the block."""
+    kept = [(one, one.detach().clone()) for one in _tensors(task)]
+    random = {name: value.clone() for name, value in seed.random_states().items()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for one, value in kept:
+                one.copy_(value)
+        task.zero_grad(set_to_none=True)
+        seed.restore(random)
+
+
+def _tensors(task: ClassifierTask) -> list[torch.Tensor]:
+    """All that a step changes: of the network, of the losses, and what they remember."""
+    return [*task.network.state_dict().values(), *task.losses.state_dict().values(), *task.state().values()]
