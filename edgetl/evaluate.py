@@ -50,7 +50,7 @@ class Evaluation:
     nll: float  # mean negative log-likelihood, nats
     brier: float
     confusion: NDArray[np.int64]  # [K, K], rows are the true class
-    logits: NDArray[np.float32]  # [N, K]
+    logits: NDArray[np.floating[Any]]  # [N, K], float32 as the model gives them
     labels: NDArray[np.int64]  # [N]
     keys: tuple[str, ...]
     agreement: float | None = None  # with a reference, by `with_reference`
@@ -201,6 +201,16 @@ def summarize(logits: NDArray[np.float32], labels: NDArray[np.int64], keys: tupl
                       macro_f1=metrics.macro_f1(matrix), weighted_accuracy=weighted, ece=metrics.ece(logits, labels),
                       nll=calibration.nll(logits, labels), brier=calibration.brier(logits, labels), confusion=matrix,
                       logits=logits, labels=labels, keys=keys)
+
+
+def scaled(found: Evaluation, temperature: float | None) -> Evaluation:
+    """The evaluation of logits over a temperature, in float64 as the runtime divides them; None leaves it as it is."""
+    if temperature is None:
+        return found
+    logits = found.logits.astype(np.float64) / temperature
+    return dataclasses.replace(found, logits=logits, ece=metrics.ece(logits, found.labels),
+                               nll=calibration.nll(logits, found.labels),
+                               brier=calibration.brier(logits, found.labels))
 
 
 def compare(model: Evaluation, reference: Evaluation) -> Comparison:

@@ -183,6 +183,8 @@ def bundle_pairs(folder: Path, manifest: Any) -> dict[str, Any]:
         "input": f"{size[0]} x {size[1]} px, {manifest.preprocess.resize_mode}, {manifest.preprocess.interpolation}",
         "golden": golden_words(manifest.golden) if manifest.golden else None,
         "features": None if length is None else f"{length} an image",
+        "temperature": ", ".join(f"{one.name} {one.temperature:.3g}" for one in manifest.variants
+                                 if one.temperature is not None) or None,
         "reject below": rejection_words(manifest),
         "drift reference": None if reference is None else (
             f"{reference['count']} images of {reference['split']}, {reference['variant']}: mean top score "

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgetl import datasets, metrics, rundir, splits, weights
+from edgetl import datasets, evaluate, metrics, rundir, splits, weights
 from edgetl.errors import DataError, EdgetlError, GateFailed
 from edgetl.events import Event, Listener, ignore
-from edgetl.export import card, embed, golden, graph, halving, ladder, private, rejection, variants
+from edgetl.export import card, embed, golden, graph, halving, ladder, private, rejection, scaling, variants
 from edgetl.export.ladder import Rejected
 from edgetl.export.rejection import Threshold
 from edgetl.export.variants import Built, Stock
@@ -135,7 +135,8 @@ def build(stock: Stock, targets: Sequence[Target]) -> Made:
         else:
             built.append(one)
         steps.advance()
-    order = variants.ordered(stock, embed.embedded(stock, built) if stock.options.embed_normalize else built)
+    ordered = variants.ordered(stock, embed.embedded(stock, built) if stock.options.embed_normalize else built)
+    order = tuple(scaling.fitted(stock, one) for one in ordered)
     threshold = find_threshold(stock, order)
     evaluated = variants.evaluated(stock, order)
     steps.advance()
@@ -159,11 +160,13 @@ def find_threshold(stock: Stock, order: Sequence[Built]) -> Threshold | None:
     default, target = order[0], stock.options.reject_accuracy
     if target is None or default.val is None:
         return None
-    found = rejection.search(default.val, target / 100, variant=default.variant.name)
+    found = rejection.search(evaluate.scaled(default.val, default.variant.temperature), target / 100,
+                             variant=default.variant.name)
     if found.refusal is not None:
         stock.warn(f"{found.refusal}. It is left out.")
         return found
-    rows = [(one.variant.name, "val", one.val) for one in order if one.val is not None]
+    rows = [(one.variant.name, "val", evaluate.scaled(one.val, one.variant.temperature)) for one in order
+            if one.val is not None]
     for check in (rejection.checked(found, rows) or {})["checks"]:
         told = (f"{check['variant']}: {100 * check['coverage']:.1f} % of {check['n']} validation images have a score "
                 f"of at least {found.reject_below:.6g}, and {_percent(check['accuracy'])} of these answers are right")
@@ -206,17 +209,19 @@ def describe(stock: Stock, run: weights.Run, made: Made) -> Manifest:
         "rejected": [{"name": one.name, "sentence": one.sentence, "rungs": list(one.rungs)} for one in made.refusals],
         "notes": list(stock.data.notes),
     }
-    return Manifest(schema=manifests.SCHEMA, name=stock.options.name or Path(stock.options.out).resolve().name,
+    written = tuple(one.variant for one in made.built)
+    return Manifest(schema=manifests.schema_of(written),
+                    name=stock.options.name or Path(stock.options.out).resolve().name,
                     task="classify", labels=run.labels, preprocess=run.network.preprocess,
-                    variants=tuple(one.variant for one in made.built), provenance=provenance,
+                    variants=written, provenance=provenance,
                     reject_below=None if made.threshold is None else made.threshold.reject_below,
                     rejection=_rejection(made), drift_reference=_drift_reference(made.built[0]))
 
 
 def _rejection(made: Made) -> dict[str, Any] | None:
     """What the threshold does for every variant, on validation where it was found and on test."""
-    rows = [(one.variant.name, split, found) for one in made.built for split, found
-            in (("val", one.val), ("test", one.test)) if found is not None]
+    rows = [(one.variant.name, split, evaluate.scaled(found, one.variant.temperature)) for one in made.built
+            for split, found in (("val", one.val), ("test", one.test)) if found is not None]
     return None if made.threshold is None else rejection.checked(made.threshold, rows)
 
 
@@ -224,7 +229,8 @@ def _drift_reference(default: Built) -> dict[str, Any] | None:
     """The default variant's scores on the validation images; None without such images."""
     if default.val is None:
         return None
-    return {"variant": default.variant.name, "split": "val", **drift.reference_of(metrics.softmax(default.val.logits))}
+    scores = metrics.softmax(default.val.logits, default.variant.temperature or 1.0)
+    return {"variant": default.variant.name, "split": "val", **drift.reference_of(scores)}
 
 
 def write(out: Path, manifest: Manifest, built: Sequence[Built], stock: Stock) -> None:

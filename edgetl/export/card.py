@@ -19,7 +19,7 @@ ENGINES = {"cpu": "ONNX Runtime", "openvino": "OpenVINO", "cuda": "ONNX Runtime 
 def card(manifest: Manifest) -> str:
     """The card as markdown."""
     parts = [_head(manifest), _variants(manifest), _preprocessing(manifest), _run(manifest),
-             _rejection(manifest), _drift(manifest), _origin(manifest), _rejected(manifest)]
+             _scores(manifest), _rejection(manifest), _drift(manifest), _origin(manifest), _rejected(manifest)]
     return "\n".join(part for part in parts if part)
 
 
@@ -96,6 +96,22 @@ def _run(manifest: Manifest) -> str:
             "python -P -m edgetl.runtime predict BUNDLE IMAGE...\n```\n\n"
             "```python\nimport edgetl.runtime\n\nclassifier = edgetl.runtime.load(\"BUNDLE\")\n"
             "print(classifier.predict(\"photo.jpg\").label)\n```\n")
+
+
+def _scores(manifest: Manifest) -> str:
+    """How sure the answers are, beside how right they are, before and after the temperature of each variant."""
+    scaled = [(one, found) for one in manifest.variants if one.temperature is not None for found in one.evaluations]
+    if not scaled:
+        return ""
+    rows = ["## Scores", "", "The runtime divides logits by a temperature that was fitted on the validation images, so "
+            "that scores are as high as answers are right; no answer changes. ECE is the mean gap between both, in "
+            "points.", "",
+            "| variant | temperature | split | images | ECE before | ECE after | NLL before | NLL after |",
+            "|---|---|---|---|---|---|---|---|"]
+    rows += [f"| {one.name} | {one.temperature:.3g} | {found['split']} | {found['n']} | {100 * found['ece']:.2f} "
+             f"| {100 * found['ece_scaled']:.2f} | {found['nll']:.3f} | {found['nll_scaled']:.3f} |"
+             for one, found in scaled if "ece_scaled" in found]
+    return "\n".join([*rows, ""])
 
 
 def _rejection(manifest: Manifest) -> str:

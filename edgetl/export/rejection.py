@@ -7,7 +7,8 @@ accepts reaches the target, as Y. Geifman and R. El-Yaniv do (Selective Classifi
 2017, arXiv:1705.08500). They search by halves, whose steps depend on the data; here the thresholds accept twentieths of
 the images, fixed in advance, and each has a twentieth of the risk (Bonferroni; A. N. Angelopoulos et al., Learn then
 Test, arXiv:2110.01052). The promise is about images like those of validation; `runtime.drift` watches whether they are.
-Where validation has also chosen the epoch, it is a little too kind: the record has the test split's figures beside.
+Where validation has also chosen the epoch and the temperature, it is a little too kind: the record has the test
+split's figures beside.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def load(path: str | os.PathLike[str], backend: str = AUTO, variant: str = AUTO,
 
     choice = choose(bundle.manifest, backend, variant, tuned=tuned.find(bundle.digest))
     feeder = Feeder(bundle.manifest.preprocess, choice.variant, decode, max_megapixels)
-    answers = Answers(bundle.manifest.labels, bundle.manifest.reject_below, drift)
+    answers = Answers(bundle.manifest.labels, bundle.manifest.reject_below, drift, choice.variant.temperature)
     session = open_variant(bundle, choice, threads=threads or choice.threads, options=options, cache_dir=cache_dir)
     return Classifier(bundle, choice, session, feeder, answers, batching)
 
@@ -275,6 +275,7 @@ class Classifier:
             "passed_over": list(self._choice.passed_over),
             "precision": variant.precision,
             "status": variant.status,
+            "temperature": variant.temperature,
             "size_bytes": variant.size_bytes,
             "labels": len(self.labels),
             "input": list(variant.inputs[0].shape),

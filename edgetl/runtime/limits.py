@@ -18,5 +18,6 @@ TENSORS = 16  # inputs or outputs of a variant
 RANK = 8  # axes of a tensor
 SIZE = (1 << 31) - 1  # of an axis
 PIXELS = 1 << 24  # of the prepared image: 4096 x 4096, which as float32 RGB takes 201 MB
+TEMPERATURE = 1e3  # and no less than its inverse: beyond, every score is 1 or 1/K
 FACTOR = 1e6  # scale, mean and std lie between it and its inverse, so that float32 neither overflows nor loses all
 PATH_BYTES = 255  # of a file's name in the bundle: what every file system takes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -16,7 +16,8 @@ from edgetl.runtime.preprocess import Preprocess, from_dict, to_dict
 from edgetl.runtime.processor import FEATURES
 from edgetl.runtime.session import TensorSpec
 
-SCHEMA = 1
+SCHEMA = 2  # 1 knows no temperature
+OLDEST = 1
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
 
@@ -48,9 +49,11 @@ class Variant:
     embeds_preprocess: bool = False
     tolerance: float = 1e-3  # greatest |logit - golden logit| allowed on the golden images
     features_tolerance: float | None = None  # the same for the output of the role "features"; None: it has none
+    # What logits are divided by before softmax, so that scores are as high as answers are right; None: nothing.
+    temperature: float | None = None
     calibration: Mapping[str, Any] | None = None
     status: str = "not-measured"  # "measured" | "not-measured"
-    # each {backend, split, n, accuracy, accuracy_low, accuracy_high, agreement, latency_s, machine}
+    # each {backend, split, n, accuracy, accuracy_low, accuracy_high, agreement, ece, ece_scaled, latency_s, machine}
     evaluations: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -85,6 +88,11 @@ def to_json(manifest: Manifest) -> str:
     return text.encode(errors="backslashreplace").decode() + "\n"
 
 
+def schema_of(variants: Sequence[Variant]) -> int:
+    """The oldest schema that says all of these variants, so that older runtimes read what they can read rightly."""
+    return SCHEMA if any(one.temperature is not None for one in variants) else OLDEST
+
+
 def from_json(text: str, *, where: str) -> Manifest:
     """The manifest in `text`.
 
@@ -101,11 +109,11 @@ def from_json(text: str, *, where: str) -> Manifest:
     except ValueError as problem:
         raise BundleError(f"{where} is not JSON: {problem}.", hint=EXPORT_AGAIN) from problem
     table = Table(values, where)
-    _check_schema(table)
-    variants = tuple(_variant(one, f"{where}: variants[{index}]")
+    schema = _check_schema(table)
+    variants = tuple(_variant(one, f"{where}: variants[{index}]", schema)
                      for index, one in enumerate(table.tables("variants", least=1, most=limits.VARIANTS)))
     _check_names(variants, table)
-    made = Manifest(schema=SCHEMA, name=table.text("name"), task=table.text("task", choices=("classify",)),
+    made = Manifest(schema=schema, name=table.text("name"), task=table.text("task", choices=("classify",)),
                     labels=table.texts("labels", least=1, most=limits.LABELS),
                     preprocess=from_dict(table.table("preprocess"), where=f"{where}: preprocess"),
                     variants=variants, features=table.texts("features", ()), golden=_golden(table),
@@ -119,17 +127,18 @@ def from_json(text: str, *, where: str) -> Manifest:
     return made
 
 
-def _check_schema(table: Table) -> None:
+def _check_schema(table: Table) -> int:
     schema = table.whole("schema")
     if schema > SCHEMA:
         raise BundleError(f"{table.where} has schema {schema}, newer than this edgetl can read (up to {SCHEMA}).",
                           hint="Update edgetl on this machine.")
-    if schema < SCHEMA:
-        raise BundleError(f"{table.where} has schema {schema}, older than this edgetl can read (from {SCHEMA}).",
+    if schema < OLDEST:
+        raise BundleError(f"{table.where} has schema {schema}, older than this edgetl can read (from {OLDEST}).",
                           hint=EXPORT_AGAIN)
+    return schema
 
 
-def _variant(values: Any, where: str) -> Variant:
+def _variant(values: Any, where: str, schema: int) -> Variant:
     table = Table(values, where)
     return Variant(
         name=table.text("name"),
@@ -146,11 +155,20 @@ def _variant(values: Any, where: str) -> Variant:
         embeds_preprocess=table.truth("embeds_preprocess", False),
         tolerance=table.number("tolerance", low=0),
         features_tolerance=_optional(table, "features_tolerance", lambda: table.number("features_tolerance", low=0)),
+        temperature=_optional(table, "temperature", lambda: _temperature(table, schema)),
         calibration=_optional(table, "calibration", lambda: table.table("calibration")),
         status=table.text("status", choices=("measured", "not-measured")),
         evaluations=tuple(_evaluation(one, f"{where}: evaluations[{index}]")
                           for index, one in enumerate(table.tables("evaluations", ()))),
     )
+
+
+def _temperature(table: Table, schema: int) -> float:
+    """A reader of the old schema would ignore it, and reject other predictions than were meant."""
+    if schema < SCHEMA:
+        raise BundleError(f"{table.where}: 'temperature' is there, which belongs to schema {SCHEMA}; found schema "
+                          f"{schema}.", hint=EXPORT_AGAIN)
+    return table.number("temperature", low=1 / limits.TEMPERATURE, high=limits.TEMPERATURE)
 
 
 def _optional(table: Table, name: str, read: Callable[[], Value]) -> Value | None:
@@ -189,7 +207,7 @@ def _inside(table: Table, name: str) -> str:
 def _evaluation(values: Any, where: str) -> Mapping[str, Any]:
     """One row as it is, once what is shown of it was found to be numbers and texts."""
     row = Table(values, where)
-    for name in ("accuracy", "accuracy_low", "accuracy_high", "agreement"):
+    for name in ("accuracy", "accuracy_low", "accuracy_high", "agreement", "ece", "ece_scaled"):
         _optional(row, name, lambda name=name: row.number(name, low=0, high=1))  # type: ignore[misc]
     _optional(row, "latency_s", lambda: row.number("latency_s", low=0))
     for name in ("backend", "split", "machine"):

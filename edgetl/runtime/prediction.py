@@ -24,7 +24,7 @@ class Prediction:
 
     label: str
     index: int  # of the label in Classifier.labels
-    score: float  # softmax probability, 0 to 1
+    score: float  # softmax probability, 0 to 1; of logits that the bundle's temperature was laid over
     top: tuple[tuple[str, float], ...]  # the most probable labels with their scores, best first
     rejected: bool = False  # the score is below the bundle's reject_below: better asked again than believed
 
@@ -36,13 +36,15 @@ class Answers:
     three times what it does in a loop of its own: hence few calls, and only the shown scores are divided.
     """
 
-    def __init__(self, labels: tuple[str, ...], reject_below: float | None = None, drift: Drift | None = None) -> None:
+    def __init__(self, labels: tuple[str, ...], reject_below: float | None = None, drift: Drift | None = None,
+                 temperature: float | None = None) -> None:
         """Keeps the labels.
 
         Args:
             labels: K of them.
             reject_below: predictions of a lower score are rejected; None rejects none.
             drift: is given the scores of every prediction.
+            temperature: what logits are divided by before they become scores; None leaves them as they are.
 
         Raises:
             InputError: `drift` counts another number of classes.
@@ -53,17 +55,21 @@ class Answers:
         self._labels = labels
         self._least = -1.0 if reject_below is None else reject_below
         self._drift = drift
+        self._temperature = 1.0 if temperature is None else temperature
         self._ones = np.ones(len(labels))
 
     def __call__(self, logits: NDArray[np.float32], tops: Sequence[int]) -> list[Prediction | None]:
         """A prediction for each row of [N, K] with the best `tops[n]` labels; None where the row is not finite."""
         found = [self._of(logits[place], top) for place, top in enumerate(tops)]
         if self._drift is not None:
-            self._drift.update(softmax(logits[[one is not None for one in found]]))
+            known = logits[[one is not None for one in found]].astype(np.float64)
+            self._drift.update(softmax(known / self._temperature))
         return found
 
     def _of(self, row: NDArray[np.float32], top: int) -> Prediction | None:
         left = row.astype(np.float64)
+        if self._temperature != 1.0:
+            left /= self._temperature
         try:
             finite = math.isfinite(left.dot(self._ones))  # in float64 no sum of float32 overflows
         except RuntimeWarning:  # where warnings are errors: +inf and -inf together

@@ -33,19 +33,20 @@ def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 def test_a_plain_bundle_has_no_empty_lines_for_what_it_lacks(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = shown(capsys, str(bundle))
-    assert not any(word in told for word in ("features", "reject", "drift"))
+    assert not any(word in told for word in ("features", "reject", "drift", "temperature"))
 
 
 def test_everything_is_told(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     give_features(bundle)
     reference = reference_of(np.tile([[0.1, 0.9, 0.0]], (40, 1)))
     edit_manifest(bundle, "reject_below", value=0.8125)
+    edit_manifest(bundle, "variants", 0, "temperature", value=1.375)
     edit_manifest(bundle, "rejection", value=RECORD)
     edit_manifest(bundle, "drift_reference", value={"variant": "fp32", "split": "val", **reference})
     edit_manifest(bundle, "provenance", value={"export": {"environment": {"versions": {}}, "exporter": "dynamo",
                                                           "parity": {"difference": 1e-6}}})
     told = " ".join(shown(capsys, str(bundle)).split())
-    assert "features 4 an image" in told
+    assert "features 4 an image temperature fp32 1.38" in told
     assert ("reject below 0.8125: at least 95 % of the rest are right (fp32, 200 images of val, 95 % confidence)"
             in told)
     assert "drift reference 40 images of val, fp32: mean top score 0.900, entropy 0.325 nats" in told

@@ -223,7 +223,8 @@ def test_the_drift_reference_is_of_the_default_variants_validation_scores(made: 
     data = datasets.open_data(str(photos))
     items = splits.resolve(data, options("", "")).val
     with edgetl.runtime.load(made, backend="cpu", variant=reference["variant"]) as classifier:
-        scores = metrics.softmax(classifier.logits([data.read(item) for item in items]))
+        logits = classifier.logits([data.read(item) for item in items])
+    scores = metrics.softmax(logits, manifest.variants[0].temperature or 1.0)
     expected = drift.reference_of(scores)
     assert reference["count"] == len(items) and reference["class_counts"] == expected["class_counts"]
     assert reference["top"]["mean"] == pytest.approx(expected["top"]["mean"], abs=1e-4)
@@ -288,11 +289,18 @@ def test_the_test_split_decides_nothing(run: Path, photos: Path, tmp_path: Path,
         spy.uses.append(("time", set()))
         return times(*anything)
 
+    scaled = bundle.scaling.fitted
+
+    def scaling(stock: Any, one: Any) -> Any:
+        spy.uses.append(("scale", {spy.where[key] for key in one.val.keys}))
+        return scaled(stock, one)
+
     monkeypatch.setattr(variants, "latencies_of", timing)
+    monkeypatch.setattr(bundle.scaling, "fitted", scaling)
     export(options(run, tmp_path / "bundle", max_drop=100.0, min_agreement=0.0, reject_accuracy=1.0))
     assert spy.uses == [("golden", {"train"}), ("evaluate", {"val"}), ("calibrate", {"train"}), ("evaluate", {"val"}),
-                        ("time", set()), ("reject", {"val"}), ("evaluate", {"test"}), ("evaluate", {"test"}),
-                        ("drift", set())]
+                        ("time", set()), ("scale", {"val"}), ("scale", {"val"}), ("reject", {"val"}),
+                        ("evaluate", {"test"}), ("evaluate", {"test"}), ("drift", set())]
     assert len(spy.referred) == sum(split == "val" for split in spy.where.values())
 
 

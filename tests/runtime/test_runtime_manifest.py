@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_bundle import LABELS, PREPROCESS, make_graph, make_variant
 
 from edgetl.errors import BundleError
-from edgetl.runtime.manifest import SCHEMA, Manifest, from_json, to_json
+from edgetl.runtime.manifest import OLDEST, SCHEMA, Manifest, from_json, to_json
 
 GRAPH = make_graph()
 CALIBRATED = make_variant(
@@ -85,7 +85,7 @@ def test_too_new_and_too_old_get_different_sentences():
         from_json(changed("schema", value=SCHEMA + 1), where="here")
     assert "Update edgetl" in new.value.hint
     with pytest.raises(BundleError, match="older") as old:
-        from_json(changed("schema", value=SCHEMA - 1), where="here")
+        from_json(changed("schema", value=OLDEST - 1), where="here")
     assert "Export" in old.value.hint
 
 

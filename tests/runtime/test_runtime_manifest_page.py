@@ -56,8 +56,9 @@ def test_every_field_of_what_an_export_records_is_described():
     assert fields("Statistics of drift") == list(counted.snapshot())
     recent = section("Statistics of drift").split("`recent`")[-1]
     assert all(f"`{name}`" in recent for name in counted.snapshot()["recent"])
+    scaled = ["ece_scaled", "nll_scaled", "brier_scaled"]
     measured = ["latency_s", "latency_arrival", "latency_threads", "machine"]
-    assert set(fields("evaluations")) == {"backend", "simulates", "split", *evaluation().to_json(), *measured}
+    assert set(fields("evaluations")) == {"backend", "simulates", "split", *evaluation().to_json(), *scaled, *measured}
     assert set(re.findall(r"`([\w.]+)`", section("Metadata of the graphs"))) >= set(
         metadata.metadata_of(Preprocess((8, 8)), ("a", "b"))
     )
