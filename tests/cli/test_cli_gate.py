@@ -88,6 +88,13 @@ def test_a_worker_that_dies_is_no_pass(capsys: pytest.CaptureFixture[str], monke
     assert err.count("error: ") == 1 and "SIGKILL" in err and "nothing can be compared" in err
 
 
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "edgetl.bench.worker" in process.cmdline()
+    except psutil.Error:  # it has just ended, or is not yet what it is going to be
+        return False
+
+
 def test_ctrl_c_leaves_no_worker(bundle: str, tmp_path: Path) -> None:
     graph = str(Path(bundle) / "fp32.onnx")
     running = subprocess.Popen([sys.executable, "-m", "edgetl", "gate", graph, graph, "--backend", "benchfakes.hangs",
@@ -95,17 +102,15 @@ def test_ctrl_c_leaves_no_worker(bundle: str, tmp_path: Path) -> None:
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                env={**os.environ, "PYTHONPATH": FAKES})
     parent = psutil.Process(running.pid)
-    deadline = time.monotonic() + 60
     workers: list[psutil.Process] = []
-    while not workers and time.monotonic() < deadline:
+    while not workers and running.poll() is None:
         time.sleep(0.05)
-        workers = [one for one in parent.children() if "edgetl.bench.worker" in one.cmdline()]
+        workers = [one for one in parent.children() if is_worker(one)]
     assert workers
-    time.sleep(0.2)
     running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=60)
+    out, err = running.communicate(timeout=600)
     assert (running.returncode, out) == (app.INTERRUPTED, "") and "Interrupted." in err and "Traceback" not in err
-    assert not psutil.wait_procs(workers, timeout=20)[1]
+    assert not psutil.wait_procs(workers, timeout=300)[1]
     assert not (tmp_path / "out").exists()
 
 

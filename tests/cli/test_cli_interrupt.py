@@ -23,12 +23,14 @@ def press() -> None:
 
 @pytest.fixture
 def slow_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Name of a module that takes its time, and that drops an interrupt as large packages do."""
+    """Name of a module that takes until the person is told of it, and that drops an interrupt as large packages do."""
     (tmp_path / "slow_module.py").write_text("""
 import signal, time
+from edgetl.cli import interrupt
 try:
     signal.raise_signal(signal.SIGINT)
-    time.sleep(0.3)
+    while interrupt._Heard.looks < interrupt.TOLD:
+        time.sleep(0.001)
     whole = True
 except:
     whole = False
