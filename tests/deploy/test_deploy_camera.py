@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -174,7 +175,7 @@ def test_old_frames_are_dropped_and_the_newest_is_taken(camera_loop):
 
     def camera():
         yield 0, "camera", "a"
-        taken.wait(10)
+        taken.wait(300)
         for number in range(1, 6):
             yield number, "camera", "b"
         ahead.set()
@@ -183,26 +184,30 @@ def test_old_frames_are_dropped_and_the_newest_is_taken(camera_loop):
         frames = iter(latest)
         assert next(frames)[0] == 0
         taken.set()
-        assert ahead.wait(10)
-        latest._thread.join(10)
+        assert ahead.wait(300)
+        latest._thread.join(300)
         assert [number for number, _, _ in frames] == [5]
         assert latest.dropped == 4
 
 
 def test_the_reader_ends_with_the_loop(camera_loop):
     """After the `with` block the thread takes no further frame."""
-    go = threading.Semaphore(0)
+    given, entered = [], threading.Event()
 
     def camera():
-        for number in range(1000):
-            go.acquire()
+        yield 0, "camera", None
+        assert entered.wait(300)
+        while not latest._ended:  # the second frame is on its way when the block ends
+            time.sleep(0.001)
+        for number in range(1, 1000):
+            given.append(number)
             yield number, "camera", None
 
     with camera_loop.Latest(camera()) as latest:
-        go.release()
+        entered.set()
         assert next(iter(latest))[0] == 0
-        go.release(5)
-    assert not latest._thread.is_alive()
+    latest._thread.join(300)
+    assert given == [1]
 
 
 def test_any_iterator_of_frames(camera_loop, bundle):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import signal
 import socket
@@ -168,7 +169,7 @@ def test_too_many_at_once_are_told_to_come_back(client, app, monkeypatch):
 
     async def slow(image, *, top):
         inside.release()
-        assert await asyncio.to_thread(go.wait, 30)
+        assert await asyncio.to_thread(go.wait, 300)
         return await predict(image, top=top)
 
     monkeypatch.setattr(app.state.classifier, "predict_async", slow)
@@ -178,13 +179,13 @@ def test_too_many_at_once_are_told_to_come_back(client, app, monkeypatch):
     for one in threads:
         one.start()
     for _ in threads:
-        assert inside.acquire(timeout=30)
+        assert inside.acquire(timeout=300)
     told = client.post("/predict", content=PHOTO)
     assert (told.status_code, told.headers["Retry-After"]) == (503, "1")
     assert client.get("/healthz").status_code == 200
     go.set()
     for one in threads:
-        one.join(30)
+        one.join(300)
     assert codes == [200] * 4
     assert client.post("/predict", content=PHOTO).status_code == 200
 
@@ -264,23 +265,21 @@ def test_a_bundle_that_cannot_be_opened_is_exit_one(service, capsys):
 
 @pytest.fixture
 def server(bundle):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [sys.executable, str(EXAMPLES / "service.py"), str(bundle), "--port", str(port), "--threads", "1"]
+    words = [sys.executable, str(EXAMPLES / "service.py"), str(bundle), "--port", "0", "--threads", "1"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        found = None
         for line in process.stdout:
-            if "running on" in line:
+            if found := re.search(r"running on (http://127\.0\.0\.1:\d+)", line):
                 break
         else:
             pytest.fail("the server did not start")
-        yield process, f"http://127.0.0.1:{port}"
+        yield process, found[1]
         process.kill()
 
 
 def post(url, body):
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=30) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=300) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as problem:
         with problem:
@@ -289,7 +288,7 @@ def post(url, body):
 
 def begin_post(url, length):
     """A connection on which the head of a POST was sent."""
-    connection = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 30)
+    connection = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 300)
     connection.sendall(f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode())
     return connection
 
@@ -301,16 +300,16 @@ def test_a_real_server_answers_and_ends_gracefully(server, expected):
     assert post(f"{url}/predict", b"text")[0] == 422
     with begin_post(url, 11 * 2**20) as large:  # refused by its length, before any of it is sent
         assert b" 413 " in large.recv(4096)
-    with urllib.request.urlopen(f"{url}/readyz", timeout=30) as answer:
+    with urllib.request.urlopen(f"{url}/readyz", timeout=300) as answer:
         assert answer.headers["server"] is None
     with begin_post(url, len(PHOTO)) as slow:  # a body that is on its way when SIGTERM comes is answered
         slow.sendall(PHOTO[:100])
-        with urllib.request.urlopen(f"{url}/readyz", timeout=30):  # asked later, answered: the head has been read
+        with urllib.request.urlopen(f"{url}/readyz", timeout=300):  # asked later, answered: the head has been read
             process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         slow.sendall(PHOTO[100:])
         answered = b"".join(iter(lambda: slow.recv(4096), b""))
     assert b" 200 OK" in answered.splitlines()[0]
     assert expected.label.encode() in answered
-    assert process.wait(timeout=30) in (0, -signal.SIGTERM)
+    assert process.wait(timeout=300) in (0, -signal.SIGTERM)
     assert "Traceback" not in process.stdout.read()
