@@ -1,10 +1,13 @@
 """The linear probe: features of the frozen backbone once, then the best linear head on them.
 
 Multinomial logistic regression by L-BFGS; its L2 penalty is chosen on the validation split (Kornblith, Shlens and Le,
-"Do better ImageNet models transfer better?", CVPR 2019, arXiv:1805.08974, fit their probes so).
+"Do better ImageNet models transfer better?", CVPR 2019, arXiv:1805.08974, fit their probes so). So `probe` is the
+read-out by logistic regression; beside it, `edgetl.train.readouts` tells how right the nearest neighbours are.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import torch
@@ -15,7 +18,7 @@ from torch import nn
 from edgetl.errors import EdgetlError
 from edgetl.events import Event
 from edgetl.models import Network
-from edgetl.train import checkpoint, store
+from edgetl.train import checkpoint, readouts, store
 from edgetl.train.loop import Score
 from edgetl.train.setting import FEATURES, Setting, answers
 
@@ -50,6 +53,9 @@ def probe(setting: Setting, network: Network) -> Score:
     setting.listener(
         Event(setting.stage, "note", {"text": f"linear probe: validation accuracy {100 * score.accuracy:.1f} %"})
     )
+    beside = readouts.nearest_neighbours(train, labels[0], val, labels[1], len(setting.data.labels))
+    setting.told["readouts"] = {"linear": dataclasses.asdict(score), "neighbours": beside.to_json()}
+    setting.note(f"beside it, {beside.sentence()}")
     return score
 
 

@@ -86,6 +86,9 @@ def test_probe_moves_the_head_alone(photos: Path, tmp_path: Path) -> None:
     run = finetune(options(photos, tmp_path / "probe", teacher=str(start), strategy="probe"))
     before, after = (weights.load(path).network.module.state_dict() for path in (start, run))
     assert {name for name in before if not torch.equal(before[name], after[name])} == {"fc.weight", "fc.bias"}
+    told = weights.read_record(run)["readouts"]
+    assert told["linear"]["accuracy"] > 0
+    assert told["neighbours"]["val_accuracy"] == max(told["neighbours"]["tried"].values())
 
 
 def test_lp_ft_starts_from_the_probe_and_moves_all(photos: Path, tmp_path: Path) -> None:
