@@ -385,7 +385,7 @@ def _ends_soon() -> bool:
     """Whether no build goes on; its thread may have put its last message and be about to end."""
     left = [one for one in threading.enumerate() if one.name == "edgetl-tensorrt-build"]
     for one in left:
-        one.join(timeout=10)
+        one.join(timeout=300)
     return not any(one.is_alive() for one in left)
 
 

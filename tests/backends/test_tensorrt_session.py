@@ -321,7 +321,7 @@ def test_a_forked_child_is_told_and_never_touches_the_card(machine):
     read, write = os.pipe()
     child = os.fork()
     if not child:
-        signal.alarm(60)
+        signal.alarm(300)
         calls = len(machine.runtime.calls)
         try:
             session.run(feeds_of(1))

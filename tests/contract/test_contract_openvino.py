@@ -46,7 +46,7 @@ class Gate:
     """A compiled graph whose requests end only when so many are at work at once."""
 
     def __init__(self, parties):
-        self.barrier = threading.Barrier(parties, timeout=20)
+        self.barrier = threading.Barrier(parties, timeout=300)
 
     def create_infer_request(self):
         return self

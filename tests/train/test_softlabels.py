@@ -420,7 +420,7 @@ def choose(wish: str = "auto", asked: int = engines.WORTH, graph_of: Any = pipel
 def test_a_trial_is_made_where_it_can_pay() -> None:
     tried = choose()
     assert set(tried.trial) == {"torch", "cpu", "openvino"} and tried.name in tried.trial
-    assert all(0 < seconds < 60 for seconds in tried.trial.values())
+    assert all(seconds > 0 for seconds in tried.trial.values())
     for untried in (choose(asked=engines.WORTH - 1), choose(graph_of=None), choose("torch")):
         assert (untried.name, untried.trial) == ("torch", {})
 
