@@ -23,6 +23,8 @@ STRATEGIES = {
     "full": Strategy("all weights move"),
     "lp-ft": Strategy("the head as probe fits it, then all weights", ("freeze",)),
     "gradual": Strategy("the head first, then stage by stage down to the input", ("freeze",)),
+    "joint": Strategy("together with a labelled source data set: a shared backbone, two heads",
+                      ("source", "source_ratio", "source_weight", "freeze")),
 }
 OWN_OPTIONS = tuple(dict.fromkeys(name for one in STRATEGIES.values() for name in one.reads))
 
@@ -39,6 +41,11 @@ class FinetuneFields(TrainFields):
     freeze: tuple[str, ...] = opt(
         (), "What stays as it is, where the strategy reads it: globs over names of modules and parameters, or stages:N "
         "for the first N stages.", split=True)
+    source: str | None = opt(
+        None, "Labelled data set, named as --data is, that --strategy joint trains together with it.", path=True,
+        result=False)
+    source_ratio: float = opt(0.5, "Share of each step's images that are of --source.", low=0.01, high=0.95)
+    source_weight: float = opt(1.0, "Weight of the source's loss beside that of --data.", low=0, high=1000)
 
 
 @dataclass(frozen=True, kw_only=True)

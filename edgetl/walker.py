@@ -68,7 +68,7 @@ class Walker:
     def _inputs(self, options: Stage, parents: Sequence[str]) -> dict[str, Any]:
         """Everything that decides a stage's result, as plain JSON: options, the data, files and the stages before."""
         paths = {name: getattr(options, name) for name, field in fields_of(type(options)).items()
-                 if field.metadata["path"] and name not in ("data", "unlabeled")}
+                 if field.metadata["path"] and name not in ("data", "unlabeled", "source")}
         files = {f"content of {name}": digest(Path(value)) for name, value in paths.items()
                  if value is not None and Path(value).exists()}
         before = {FOLDERS[parent]: digest(self.out / FOLDERS[parent]) for parent in parents}
@@ -77,6 +77,8 @@ class Walker:
             from edgetl import loose
 
             images["images without a label"] = loose.contents(options.unlabeled)
+        if isinstance(options, Finetune) and options.source:
+            images["images of the source"] = self._fingerprint(options.source)
         return {**decisive(options), **files, **before, **images}
 
     def _fingerprint(self, data: str) -> str:

@@ -39,6 +39,7 @@ from edgetl.train.eventfiles import EventFiles
 from edgetl.train.loader import TrainLoader
 from edgetl.train.loop import BEST, Fit, Precision, Score, require_same
 from edgetl.train.lr_range import settled
+from edgetl.train.reading import inputs
 from edgetl.train.salvage import salvaging
 from edgetl.train.schedules import require_rates
 from edgetl.train.task import ClassifierTask
@@ -178,7 +179,7 @@ def identity(options: TrainFields, fingerprint: str) -> dict[str, Any]:
     files = {name: path / rundir.MODEL if weights.is_run(path) else path for name, path in named.items()}
     digests = {f"{name} sha256": rundir.sha256(path.read_bytes()) for name, path in files.items() if path.is_file()}
     taught_by = teachers.identity(options) if isinstance(options, Distill) else {}
-    return {**decisive(options), "data fingerprint": fingerprint, **digests, **taught_by}
+    return {**decisive(options), "data fingerprint": fingerprint, **digests, **taught_by, **inputs(options)}
 
 
 def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, stage: str) -> Score:
@@ -205,13 +206,14 @@ def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, 
         len(setting.data.labels),
         network.preprocess,
         setting.options,
-        setting.choices["batch_size"] * setting.options.accumulate,
+        task.own_images(setting.choices["batch_size"] * setting.options.accumulate),
         setting.device,
         getattr(setting.options, "views", 0),
         getattr(setting.options, "refresh_views", 0),
         cells,
         rows_of(getattr(setting.options, "balance", "none"), setting.shown),
     )
+    loader = task.loading(loader)
     choosing.require_pairs(loader, network, setting)
     course = Course.of(network, setting.options)
     options = settled(setting, task, loader, course, stage)

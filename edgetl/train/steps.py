@@ -13,15 +13,18 @@ from edgetl.train.setting import Setting
 from edgetl.train.task import ClassifierTask
 
 
-def trained(place: Setting, network: Network, moves: Moves | None = None) -> Mapping[str, Any]:
+def trained(
+    place: Setting, network: Network, moves: Moves | None = None, *, task: ClassifierTask | None = None
+) -> Mapping[str, Any]:
     """Trains a network to its best validated weights, and returns what run.json says of what moved.
 
     Args:
         place: around it.
         network: what is trained.
         moves: which parameters move when; None: all, from the first step on.
+        task: what is done in a step, if it is more than the losses of the recipe; knows of `moves` already.
     """
-    task = ClassifierTask(network, terms(place), moves=moves)
+    task = task or ClassifierTask(network, terms(place), moves=moves)
     told = described(place, network, [name for name, one in network.module.named_parameters() if one.requires_grad])
     setting.fit(place, task, network, place.folder, place.stage)
     return told

@@ -19,7 +19,7 @@ from edgetl.train.features import Layer, Layers, Tap, chosen, shapes
 from edgetl.train.moving import Moves
 
 if TYPE_CHECKING:
-    from edgetl.train.loader import Batch
+    from edgetl.train.loader import Batch, TrainLoader
     from edgetl.train.softlabels import Source
 
 
@@ -175,6 +175,14 @@ class ClassifierTask(nn.Module):
         for name, parameter in own.items():
             if self._moves is not None and name in self._moves.begins:
                 parameter.requires_grad_(name not in waiting or distributed.current().size > 1)
+
+    def own_images(self, size: int) -> int:
+        """How many of a step's images are those of the data itself."""
+        return size
+
+    def loading(self, loader: TrainLoader) -> TrainLoader:
+        """What gives the batches, where the data's own are given by `loader`."""
+        return loader
 
     def drop_gradients(self) -> None:
         """Forgets the gradients of what does not move in this epoch."""

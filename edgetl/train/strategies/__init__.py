@@ -3,7 +3,6 @@
 - `start(options, place) -> Network`: the network before it is trained;
 - `fit(options, place, network) -> Mapping`: trains it to its best validated weights, and returns what run.json says of
   what moved;
-- `inputs(options) -> Mapping`, only where it reads more than the data and the teacher: digests of that, by name;
 - `require(options)`, only where options contradict one another: raises EdgetlError before anything is read.
 
 The file name is the public name, with `-` for `_`. Names, summaries and the options that only some of them read stand
@@ -13,12 +12,11 @@ in `edgetl.recipe_finetune.STRATEGIES`, which --help reads without torch.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
 
 from edgetl.errors import EdgetlError, UnknownName
 from edgetl.recipe_finetune import OWN_OPTIONS, STRATEGIES, Finetune, unread
+from edgetl.train.reading import inputs
 
 
 def load(name: str) -> ModuleType:
@@ -48,16 +46,6 @@ def require(options: Finetune) -> None:
     check = getattr(load(options.strategy), "require", None)
     if check is not None:
         check(options)
-
-
-def inputs(options: Finetune) -> Mapping[str, Any]:
-    """Digests of what the strategy reads besides the data and the teacher, by name."""
-    found: Mapping[str, Any] = getattr(load(options.strategy), "inputs", _nothing)(options)
-    return found
-
-
-def _nothing(options: Finetune) -> Mapping[str, Any]:
-    return {}
 
 
 __all__ = ["OWN_OPTIONS", "STRATEGIES", "inputs", "load", "require"]
