@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -29,6 +30,10 @@ def pytest_configure() -> None:
     """One thread each, set before any test imports numpy, torch or onnxruntime: they would disturb one another."""
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
+    with contextlib.suppress(ImportError):  # a device's tests may do without
+        from hypothesis import settings
+
+        settings.load_profile("ci")  # the same examples in every run, and no limit of time on any of them
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # `make test &`: what tests start would ignore it too
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
