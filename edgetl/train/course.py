@@ -35,9 +35,10 @@ class Course:
         strength = getattr(options, "l2_sp", 0.0)
         return cls(scales, Anchor.of(network, strength) if strength > 0 else None)
 
-    def row(self) -> dict[str, float]:
+    def row(self, optimizer: torch.optim.Optimizer) -> dict[str, float]:
         """What each line of metrics.jsonl says besides."""
-        return {"l2_sp": self.anchor.penalty()} if self.anchor is not None else {}
+        held = {"l2_sp": self.anchor.penalty()} if self.anchor is not None else {}
+        return {**optim.slowest(optimizer), **held}
 
     @property
     def digest(self) -> str | None:

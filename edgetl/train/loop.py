@@ -303,7 +303,7 @@ class Fit:
             "val_loss": score.loss,
             "images_per_s": progress.images / progress.seconds,
             "lr": self._rate(progress.step - 1),
-            **self.course.row(),
+            **self.course.row(self.optimizer),
         }
         if self.world.first:
             rundir.append_line(self.folder / rundir.METRICS, json.dumps(row))

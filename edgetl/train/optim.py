@@ -40,6 +40,12 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["lr_scale"]
 
 
+def slowest(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """What a line of metrics.jsonl says of the group with the smallest rate; nothing where all move alike."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    return {"lr_least": min(rates)} if min(rates) < max(rates) else {}
+
+
 class AveragedWeights:
     """Exponential moving average of a module's state, batch-norm statistics included.
 
