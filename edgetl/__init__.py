@@ -3,6 +3,7 @@
 The verbs of the command line are functions here, with the recipe's fields as keyword arguments:
 
     teacher = edgetl.finetune(data="photos", teacher="efficientnet-lite/efficientnet_lite0", out="runs/teacher")
+    edgetl.compare_strategies(data="photos", teacher="timm/resnet18", out="strategies", folds=5).insist()
     student = edgetl.distill(data="photos", teacher=teacher, out="runs/student")
     pruned = edgetl.prune(run=student, data="photos", latency=0.5, out="runs/pruned")
     bundle = edgetl.export(run=student, out="runs/bundle")
@@ -26,13 +27,14 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "bench", "compare", "distill", "engine", "export", "finetune", "gate", "load", "prune",
-           "quantize", "report", "run", "tune", "verify"]
+__all__ = ["__version__", "bench", "compare", "compare_strategies", "distill", "engine", "export",
+           "finetune", "gate", "load", "prune", "quantize", "report", "run", "tune", "verify"]
 
 if TYPE_CHECKING:
     from edgetl.pipeline import (
         bench,
         compare,
+        compare_strategies,
         distill,
         engine,
         export,
@@ -50,7 +52,8 @@ if TYPE_CHECKING:
 _HOMES = {"finetune": "edgetl.pipeline", "distill": "edgetl.pipeline", "prune": "edgetl.pipeline",
           "run": "edgetl.pipeline",
           "tune": "edgetl.pipeline", "report": "edgetl.pipeline", "gate": "edgetl.pipeline",
-          "compare": "edgetl.pipeline", "quantize": "edgetl.pipeline", "engine": "edgetl.pipeline",
+          "compare": "edgetl.pipeline", "compare_strategies": "edgetl.pipeline",
+          "quantize": "edgetl.pipeline", "engine": "edgetl.pipeline",
           "load": "edgetl.runtime", "verify": "edgetl.runtime.verifying"}
 _ROOMS = ("bench", "export")  # packages that can be called, see edgetl.verbs
 

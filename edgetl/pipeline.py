@@ -17,6 +17,7 @@ from edgetl.ledger import Ledger
 from edgetl.plan import FOLDERS, preflight, require_model, resolve, to_toml
 from edgetl.recipe import Bench, Distill, Export, Finetune, Recipe
 from edgetl.recipe_compare import Compare
+from edgetl.recipe_compare_strategies import CompareStrategies
 from edgetl.recipe_engine import Engine
 from edgetl.recipe_file import parse_recipe, read_recipe
 from edgetl.recipe_gate import RegressionGate
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from edgetl.export.quantizing import Outcome as Quantized
     from edgetl.models import Network
     from edgetl.runtime.session import GraphSpec
+    from edgetl.train.contest import Compared
 
 @shows(Finetune)
 def finetune(*, listener: Listener = ignore, **fields: Any) -> Path:
@@ -47,6 +49,15 @@ def finetune(*, listener: Listener = ignore, **fields: Any) -> Path:
         EdgetlError: whatever `edgetl finetune` would say.
     """
     return finetune_with(built(Finetune, fields, "finetune"), listener)
+
+
+@shows(CompareStrategies)
+def compare_strategies(*, listener: Listener = ignore, **fields: Any) -> Compared:
+    """Which strategy of fine-tuning wins on the data; its `insist` turns one that failed into an error.
+
+    `fields` are those of `recipe_compare_strategies.CompareStrategies`; errors as in `finetune`.
+    """
+    return compare_strategies_with(built(CompareStrategies, fields, "compare_strategies"), listener)
 
 
 @shows(Distill)
@@ -123,6 +134,18 @@ def finetune_with(options: Finetune, listener: Listener = ignore) -> Path:
     from edgetl.train import teacher
 
     return teacher.finetune(options, listener=listener)
+
+
+def compare_strategies_with(options: CompareStrategies, listener: Listener = ignore) -> Compared:
+    """The finished comparison, written to `options.out`."""
+    extras.require("torch", extra="train", purpose="A comparison of strategies")
+    extras.require("scipy", extra="train", purpose="A comparison of strategies")
+    extras.require("matplotlib", extra="cli", purpose="A comparison of strategies")
+    require_model(options.teacher, options.weights)
+    from edgetl.bench import strategy_page
+    from edgetl.train import contest
+
+    return contest.compare(options, draw=strategy_page.write, listener=listener)
 
 
 def distill_with(options: Distill, listener: Listener = ignore) -> Path:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgetl.errors import RecipeError
+from edgetl.errors import EdgetlError, RecipeError
 from edgetl.recipe import check, fields_of
 from edgetl.recipe_fields import DataFields, opt
 from edgetl.recipe_file import literal
-from edgetl.recipe_finetune import Finetune, FinetuneFields
+from edgetl.recipe_finetune import OWN_OPTIONS, STRATEGIES, Finetune, FinetuneFields
 from edgetl.recipe_values import nearest
 from edgetl.rundir import sha256
 
@@ -23,8 +23,7 @@ SEEDS = 3  # where neither --seeds nor --folds says how often
 WHERE = "--strategies"
 # What all must share: else they would not be compared on the same images, or by the same seeds.
 SHARED = frozenset({*fields_of(DataFields), "seed", "device"})
-# A strategy that does not fit without one of these is left out of the default list.
-NEEDS: Mapping[str, str] = {"joint": "source", "feature-copy": "features_from"}
+Require = Callable[[Finetune], None]  # raises EdgetlError where options contradict the strategy
 
 
 @dataclass(frozen=True)
@@ -67,29 +66,30 @@ class CompareStrategies(FinetuneFields):
                               where="edgetl compare-strategies")
         return self.folds or self.seeds or SEEDS
 
-    def arms(self) -> tuple[Arm, ...]:
-        """The strategies to compare.
+    def arms(self, require: Require) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
+        """The strategies to compare, and of those that nobody named the sentences why they are left out.
+
+        Args:
+            require: says what does not fit a strategy.
 
         Raises:
-            RecipeError: the grammar, a name, an option or its value is wrong, or a strategy is named twice; all
-                problems at once. Fewer than two are named.
+            RecipeError: the grammar, a name, an option or its value is wrong, a strategy that is named does not fit or
+                is named twice; all problems at once. Fewer than two are left.
         """
         problems: list[str] = []
-        arms = [arm for text in self.strategies or self._fitting() for arm in self._parsed(text, problems)]
+        arms = [arm for text in self.strategies or known() for arm in self._parsed(text, problems)]
+        reasons = {arm.name: _misfit(arm, require) for arm in arms}
+        misfits = [f"'{name}': {reason}" for name, reason in reasons.items() if reason is not None]
+        if self.strategies:
+            problems += misfits
+        arms = [arm for arm in arms if reasons[arm.name] is None]
         names = [arm.name for arm in arms]
         problems += [f"'{name}' is named twice" for name in dict.fromkeys(names) if names.count(name) > 1]
         if not problems and len(arms) < 2:
             problems.append(f"found {' and '.join(names) or 'nothing'}, expected two strategies or more to compare")
         if problems:
             raise RecipeError(problems, where=WHERE)
-        return tuple(arms)
-
-    def _fitting(self) -> Iterator[str]:
-        """Every strategy but those that need an option that was not given."""
-        for name in known():
-            need = NEEDS.get(name)
-            if need is None or getattr(self, need, None):
-                yield name
+        return tuple(arms), tuple(misfits)
 
     def _parsed(self, text: str, problems: list[str]) -> Iterator[Arm]:
         """The rows of one `--strategies`; adds to `problems` what is wrong with it."""
@@ -98,17 +98,31 @@ class CompareStrategies(FinetuneFields):
         for name in (one.strip() for one in named.split(",")):
             if name not in known():
                 problems.append(f"'{text}': there is no strategy '{name}'{nearest(name, known())}; "
-                                f"found are {', '.join(known())}")
+                                f"known: {', '.join(known())}")
                 continue
             told = ";".join([name, *(_told(key, value) for key, value in own.items())])
-            common = {field: getattr(self, field) for field in fields_of(FinetuneFields)}
-            kept = {**common, **own, "strategy": name, "resume": False, "overwrite": False}
+            kept = {**self._common(name), **own, "strategy": name, "resume": False, "overwrite": False}
             yield Arm(told, _folder(told), Finetune(**kept), own)
+
+    def _common(self, strategy: str) -> dict[str, Any]:
+        """What is the same for all strategies, but for the options that only some of them read."""
+        idle = set(OWN_OPTIONS) - set(STRATEGIES[strategy].reads)
+        return {name: field.default if name in idle else getattr(self, name)
+                for name, field in fields_of(FinetuneFields).items()}
+
+
+def _misfit(arm: Arm, require: Require) -> str | None:
+    """Why a strategy does not fit its options; None where it does."""
+    try:
+        require(arm.options)
+    except EdgetlError as problem:
+        return problem.message
+    return None
 
 
 def known() -> list[str]:
     """Names of all strategies."""
-    return list(fields_of(Finetune)["strategy"].metadata["choices"])
+    return list(STRATEGIES)
 
 
 def _options(pairs: Collection[str], text: str, problems: list[str]) -> dict[str, Any]:

@@ -29,8 +29,9 @@ SPLIT = "split.json"
 REPORT = "report.json"
 GATE = "gate.json"
 COMPARISON = "comparison.json"
+STRATEGIES = "strategies.json"
 LEDGER = "stages.json"
-MARKS = (RUN, "manifest.json", REPORT, GATE, COMPARISON, LEDGER)  # each folder that edgetl writes has one of them
+MARKS = (RUN, "manifest.json", REPORT, GATE, COMPARISON, STRATEGIES, LEDGER)  # what edgetl writes has one of them
 UNFINISHED = ".tmp"  # ending of files that are being written; a killed process leaves them
 
 ELSEWHERE = "Choose a folder you may write to with --out."

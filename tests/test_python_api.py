@@ -15,6 +15,7 @@ from edgetl import pipeline
 from edgetl.errors import RecipeError
 from edgetl.recipe import STAGES, fields_of
 from edgetl.recipe_compare import Compare
+from edgetl.recipe_compare_strategies import CompareStrategies
 from edgetl.recipe_engine import Engine
 from edgetl.recipe_gate import RegressionGate
 from edgetl.recipe_prune import Prune
@@ -24,7 +25,7 @@ from edgetl.recipe_tune import Tune
 
 VERBS = {**{name: stage for name, stage in STAGES.items() if name != "gate"}, "tune": Tune, "report": Gallery,
          "gate": RegressionGate, "compare": Compare, "quantize": Quantize, "engine": Engine,
-         "prune": Prune}
+         "prune": Prune, "compare_strategies": CompareStrategies}
 
 
 def test_all_is_what_there_is() -> None:

@@ -33,7 +33,7 @@ def _record(row: Row, report: Report) -> dict[str, Any]:
     texts = {"case": row.case, "status": measured.status, "reason": local(measured.reason or "", report),
              "source": local(row.source, report), "kind": row.kind, "backend": row.backend, "variant": row.variant,
              "precision": row.precision, "arrival": measured.arrival}
-    return {**{name: _cell(text) for name, text in texts.items()},
+    return {**{name: cell(text) for name, text in texts.items()},
             "threads": row.threads, "batch": row.batch, "calls": len(measured.seconds), "rounds": measured.rounds,
             "median_s": found.pop("median_s"),
             "median_low_s": median.low if median else None, "median_high_s": median.high if median else None,
@@ -42,7 +42,7 @@ def _record(row: Row, report: Report) -> dict[str, Any]:
             "accuracy_high": row.accuracy.accuracy_high if row.accuracy else None}
 
 
-def _cell(text: str | None) -> str:
+def cell(text: str | None) -> str:
     """One line of text that no spreadsheet takes for a formula: an apostrophe stands before such a one."""
     line = " ".join(printable(text or "").split())
     return f"'{line}" if line.startswith(FORMULA) else line

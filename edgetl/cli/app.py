@@ -16,6 +16,7 @@ from edgetl import __version__, launch, recipe
 from edgetl.cli import (
     bench,
     compare,
+    compare_strategies,
     demo,
     distill,
     doctor,
@@ -40,6 +41,7 @@ from edgetl.cli import (
 from edgetl.cli import list as listing
 from edgetl.errors import DiskFull, EdgetlError
 from edgetl.recipe_compare import Compare
+from edgetl.recipe_compare_strategies import CompareStrategies
 from edgetl.recipe_engine import Engine
 from edgetl.recipe_gate import RegressionGate
 from edgetl.recipe_prune import Prune
@@ -48,7 +50,7 @@ from edgetl.recipe_report import Report as Gallery
 from edgetl.recipe_tune import Tune
 
 INTERRUPTED = 130
-RESUMABLE = ("finetune", "distill", "prune", "run", "demo")
+RESUMABLE = ("finetune", "distill", "prune", "compare-strategies", "run", "demo")
 
 # Plain help: examples stay copyable, and the text is there in half the time that rich's takes to import.
 app = typer.Typer(name="edgetl", rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -74,6 +76,8 @@ def _add(body: Callable[..., None], name: str, example: str) -> None:
 
 
 _add(options.command(recipe.Finetune, finetune.finetune), "finetune", finetune.EXAMPLE)
+_add(options.command(CompareStrategies, compare_strategies.compare_strategies), "compare-strategies",
+     compare_strategies.EXAMPLE)
 _add(options.command(recipe.Distill, distill.distill), "distill", distill.EXAMPLE)
 _add(options.command(Prune, prune.prune), "prune", prune.EXAMPLE)
 _add(options.command(recipe.Export, export.export), "export", export.EXAMPLE)

@@ -65,7 +65,7 @@ def arranged(parts: Splits, folds: Folds, number: int, digests: Mapping[str, str
     of the other folds, stratified. Were the epoch chosen on the fold itself, the fold would flatter.
 
     Args:
-        parts: the splits of the data.
+        parts: the splits of the data; an image that is not in them, since it is damaged, is left out.
         folds: of `deal`.
         number: which of them is held out, from 0.
         digests: of the contents, by key.
@@ -73,13 +73,15 @@ def arranged(parts: Splits, folds: Folds, number: int, digests: Mapping[str, str
         val_fraction: share of the other folds that is held out for validation; one image of each class at least, while
             one is left.
     """
-    others = [item for place, fold in enumerate(folds) if place != number for item in fold]
+    usable = {item.key for item in (*parts.train, *parts.val)}
+    kept = [[item for item in fold if item.key in usable] for fold in folds]
+    others = [item for place, fold in enumerate(kept) if place != number for item in fold]
     chosen = _validation(others, digests, seed, val_fraction)
     return replace(
         parts,
         train=_sorted("train", [item for item in others if item.key not in chosen]),
         val=_sorted("val", [item for item in others if item.key in chosen]),
-        test=_sorted("test", list(folds[number])),
+        test=_sorted("test", kept[number]),
         rule={**parts.rule, "folds": len(folds), "fold": number},
     )
 

@@ -19,6 +19,7 @@ from edgetl.errors import EdgetlError, GateFailed
 
 COMMANDS = [
     "finetune",
+    "compare-strategies",
     "distill",
     "prune",
     "export",
@@ -92,7 +93,7 @@ EXAMPLES = {"keygen": ("sign", "EXAMPLE_KEYGEN")}  # the rest stands in the comm
 @pytest.mark.parametrize("name", COMMANDS)
 def test_examples_parse(name: str) -> None:
     commands = typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
-    module, attribute = EXAMPLES.get(name, (name, "EXAMPLE"))
+    module, attribute = EXAMPLES.get(name, (name.replace("-", "_"), "EXAMPLE"))
     text = str(getattr(importlib.import_module(f"edgetl.cli.{module}"), attribute)).strip()
     parts = [shlex.split(part.split(">")[0]) for line in text.splitlines() for part in line.split(" && ")]
     calls = [[word for word in words if not word.startswith("EDGETL_")] for words in parts if words[0] != "unzip"]

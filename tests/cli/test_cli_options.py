@@ -11,6 +11,7 @@ from edgetl import recipe
 from edgetl.cli import app, options
 from edgetl.recipe import STAGES, Bench, Distill, Export, Finetune, fields_of
 from edgetl.recipe_compare import Compare
+from edgetl.recipe_compare_strategies import CompareStrategies
 from edgetl.recipe_engine import Engine
 from edgetl.recipe_fields import REQUIRED
 from edgetl.recipe_gate import RegressionGate
@@ -21,7 +22,7 @@ from edgetl.recipe_tune import Tune
 
 VERBS = {"finetune": Finetune, "distill": Distill, "export": Export, "bench": Bench, "tune": Tune,
          "report": Gallery, "gate": RegressionGate, "compare": Compare, "quantize": Quantize, "engine": Engine,
-         "prune": Prune}
+         "prune": Prune, "compare-strategies": CompareStrategies}
 
 
 def command(name: str) -> Any:
@@ -46,7 +47,7 @@ def parsed(verb: str, *words: str) -> Any:
 def test_the_verbs_are_the_stages_that_have_commands() -> None:
     assert {**{name: stage for name, stage in STAGES.items() if name != "gate"}, "tune": Tune,
             "report": Gallery, "gate": RegressionGate, "compare": Compare, "quantize": Quantize,
-            "engine": Engine, "prune": Prune} == VERBS
+            "engine": Engine, "prune": Prune, "compare-strategies": CompareStrategies} == VERBS
 
 
 @pytest.mark.parametrize("verb", VERBS)
