@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import json
 import shutil
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import pytest
 from bench import hand_made
 from tiny_bundle import edit_manifest, make_bundle
 
-from edgetl import contact_sheet, ledger, pipeline, plan, rundir
+from edgetl import contact_sheet, ledger, pipeline, plan, rundir, walker
 from edgetl.bench import objections, report
 from edgetl.cli import app
 from edgetl.errors import DiskFull, EdgetlError, GateFailed, MissingDependency, OutputError, RecipeError, UnknownName
@@ -288,10 +290,12 @@ def test_a_second_run_into_the_same_folder_needs_leave(kitchen: Kitchen) -> None
         kitchen.walk()
 
 
-def test_finished_stages_are_kept(kitchen: Kitchen) -> None:
+def test_finished_stages_are_kept(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(0.0, 3.0)  # seconds; read when a stage begins and when it has ended
+    monkeypatch.setattr(walker, "timing", types.SimpleNamespace(now_s=lambda: next(clock)))
     kitchen.walk()
     assert kitchen.walked == ALL
-    assert kitchen.notes == [f"{name}: done in 0 s." for name in ALL]
+    assert kitchen.notes == [f"{name}: done in 3 s." for name in ALL]
     kitchen.notes.clear()
     outcome = kitchen.walk(resume=True)
     assert kitchen.walked == []
