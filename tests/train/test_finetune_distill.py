@@ -413,16 +413,24 @@ def test_ten_kills_change_no_bit(photos: Path, tmp_path: Path, kind: str) -> Non
     assert tensors_of(runs["killed"]) == tensors_of(runs["whole"])
 
 
+DIES = """
+import os, signal
+from edgetl.train.loop import Fit
+move = Fit._move
+def dying(fit):
+    move(fit)
+    if fit.progress.epoch == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+Fit._move = dying
+"""
+
+
 def test_a_kill_in_the_middle_changes_no_bit(photos: Path, tmp_path: Path) -> None:
     whole = finetune(options(photos, tmp_path / "whole", epochs=12))
     values = {**TINY, "data": str(photos), "epochs": 12, "out": str(tmp_path / "killed")}
-    process = subprocess.Popen([sys.executable, "-c", LOOP, "finetune", json.dumps(values)])
-    metrics = rundir.partial(tmp_path / "killed") / rundir.METRICS
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and (not metrics.is_file() or len(metrics.read_text().splitlines()) < 2):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    killed = subprocess.run([sys.executable, "-c", DIES + LOOP, "finetune", json.dumps(values)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len((rundir.partial(tmp_path / "killed") / rundir.METRICS).read_text().splitlines()) == 2
     assert tensors_of(finetune(options(photos, tmp_path / "killed", epochs=12, resume=True))) == tensors_of(whole)
 
 
