@@ -16,15 +16,17 @@ class Strategy:
     reads: tuple[str, ...] = ()  # of the options that only some strategies read
 
 
+IN_STEPS = ("loss", "balance")  # options of all strategies that train step by step
+FROM_WEIGHTS = (*IN_STEPS, "l2_sp", "wise_ft")  # and of those among them that start from pretrained weights
 STRATEGIES = {
-    "scratch": Strategy("no pretrained weights: the baseline that shows what transfer is worth"),
+    "scratch": Strategy("no pretrained weights: the baseline that shows what transfer is worth", IN_STEPS),
     "probe": Strategy("the backbone stays, a linear head is fitted on its features"),
-    "partial": Strategy("what --freeze names stays, the rest moves", ("freeze",)),
-    "full": Strategy("all weights move"),
-    "lp-ft": Strategy("the head as probe fits it, then all weights", ("freeze",)),
-    "gradual": Strategy("the head first, then stage by stage down to the input", ("freeze",)),
+    "partial": Strategy("what --freeze names stays, the rest moves", ("freeze", *FROM_WEIGHTS)),
+    "full": Strategy("all weights move", FROM_WEIGHTS),
+    "lp-ft": Strategy("the head as probe fits it, then all weights", ("freeze", *FROM_WEIGHTS)),
+    "gradual": Strategy("the head first, then stage by stage down to the input", ("freeze", *FROM_WEIGHTS)),
     "joint": Strategy("together with a labelled source data set: a shared backbone, two heads",
-                      ("source", "source_ratio", "source_weight", "freeze")),
+                      ("source", "source_ratio", "source_weight", "freeze", *FROM_WEIGHTS)),
 }
 OWN_OPTIONS = tuple(dict.fromkeys(name for one in STRATEGIES.values() for name in one.reads))
 
@@ -38,6 +40,21 @@ class FinetuneFields(TrainFields):
     pretrained: bool = opt(True, "Start from the family's published weights.")
     weights: str | None = opt(
         None, "File of weights (safetensors or a state dict) in place of the published ones.", path=True)
+    loss: tuple[str, ...] = opt(
+        ("labels",), "name[:weight][,name[:weight]...][;key=value...] of losses on labels: labels, or "
+        "focal;gamma=2, which looks away from what is easy; may be repeated.")
+    balance: str = opt(
+        "none", "Against classes of unequal size: show the rare ones more often (sampler), count them more (loss), or "
+        "learn logits without the classes' shares (logit-adjust).",
+        choices=("none", "sampler", "loss", "logit-adjust"))
+    l2_sp: float = opt(
+        0.0, "Decay towards the pretrained weights, in place of --weight-decay, of all but the head; 0 is off.", low=0,
+        high=1000)
+    wise_ft: bool = opt(
+        False, "Afterwards keep those weights between the pretrained and the fine-tuned ones that validate best.")
+    tta: str = opt(
+        "none", "Also report the accuracy of answers averaged over views of each image; the model stays as it is.",
+        choices=("none", "hflip", "five-crop"))
     freeze: tuple[str, ...] = opt(
         (), "What stays as it is, where the strategy reads it: globs over names of modules and parameters, or stages:N "
         "for the first N stages.", split=True)

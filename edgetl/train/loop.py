@@ -389,6 +389,7 @@ class Fit:
         best = values.pop("best")
         self.progress = Progress(**values, best=Score(**best) if best else None)
         seed.restore(state.part("random"))
+        optim.set_rate(self.optimizer, self._rate(self.progress.step - 1))  # for a record without another step
 
     def _cut_metrics(self) -> None:
         """Drops the rows that a killed run wrote after its last checkpoint."""

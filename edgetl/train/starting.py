@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from torch import nn
@@ -89,4 +90,5 @@ def with_new_head(network: Network, classes: int) -> Network:
             "convolution of single pixels to replace."
         )
     network.module.set_submodule(network.head, fresh)
-    return network
+    body = tuple(name for name in network.weights.matched if not name.startswith(f"{network.head}."))
+    return dataclasses.replace(network, weights=dataclasses.replace(network.weights, matched=body))

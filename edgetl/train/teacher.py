@@ -9,7 +9,7 @@ from edgetl import weights
 from edgetl.allocator import set_allocator
 from edgetl.events import Listener, ignore
 from edgetl.recipe import Finetune
-from edgetl.train import choosing, distributed, seed, setting, strategies
+from edgetl.train import choosing, distributed, objective, seed, setting, strategies, tta
 from edgetl.train.setting import Setting
 
 
@@ -30,6 +30,7 @@ def finetune(
     """
     weights.require_read(options.teacher, options.weights)
     strategies.require(options)
+    objective.require(options)
     set_allocator()
     with distributed.joined(choosing.choose_device(options.device)) as world:
         listener = world.listening(listener)
@@ -58,4 +59,5 @@ def train(options: Finetune, place: Setting) -> None:
         weights=dataclasses.asdict(network.weights),
         strategy=options.strategy,
         **told,
+        **tta.measured(place, network),
     )

@@ -28,4 +28,4 @@ def fit(options: Finetune, place: Setting, network: Network) -> Mapping[str, Any
     """
     moves = all_but(network.module, frozen(network, options.freeze)) if options.freeze else None
     probe.probe(place, network)
-    return trained(place, network, moves)
+    return trained(place, network, moves, head_fitted=True)
