@@ -91,8 +91,12 @@ def summary(found: Found) -> Table:
         rows.append((str(number), name, percent(row["accuracy"]), span(row["low"], row["high"], 100, 1),
                      percent(row["macro_f1"]), _seconds(row["median_s"]), *_difference(pair), ", ".join(told)))
     kind, count = found["repeats"]["kind"], found["repeats"]["count"]
-    return Table(f"Accuracy on {_measured_on(found)}; {count} {kind if count > 1 else kind.rstrip('s')}, "
-                 f"{found['epochs']} epochs each", columns, tuple(rows))
+    return Table(f"Accuracy on {_measured_on(found)}; {_counted(count, kind)}, {_counted(found['epochs'], 'epochs')} "
+                 "each", columns, tuple(rows))
+
+
+def _counted(count: int, plural: str) -> str:
+    return f"{count} {plural if count > 1 else plural.removesuffix('s')}"
 
 
 def trained(found: Found) -> list[Mapping[str, Any]]:
