@@ -48,8 +48,8 @@ class DataFields:
     """Which images, and how they are split."""
 
     data: str = opt(
-        REQUIRED, "Folder (train/val/test inside, or class folders), csv:FILE, or a data set's name.", path=True,
-        result=False)
+        REQUIRED, "Folder (train/val/test inside, or class folders), csv:FILE, shards:SPEC, or a data set's name.",
+        path=True, result=False)
     val_fraction: float = opt(
         0.1, "Share of the training images held out for validation where the data has no val split.", low=0, high=0.9)
     test_fraction: float = opt(

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgetl.dataspec import anchored
 from edgetl.errors import RecipeError
 from edgetl.recipe import SCHEMA, STAGES, Recipe, check, fields_of
 from edgetl.recipe_fields import REQUIRED, DataFields
@@ -87,12 +88,6 @@ def _anchor(tables: dict[str, Any], base: Path | None) -> None:
                 table[name] = anchored(value, base)
             elif base is not None and name in paths and isinstance(value, list):
                 table[name] = [anchored(one, base) if isinstance(one, str) else one for one in value]
-
-
-def anchored(value: str, base: Path) -> str:
-    """A path, or the path in `csv:PATH`, below `base` where something is there; any other text as it is."""
-    scheme, colon, rest = value.partition(":") if value.startswith("csv:") else ("", "", value)
-    return f"{scheme}{colon}{(base / rest).absolute()}" if rest and (base / rest).exists() else value
 
 
 def _apply_overrides(tables: dict[str, Any], overrides: Sequence[str]) -> list[str]:

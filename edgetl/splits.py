@@ -18,6 +18,8 @@ from edgetl.recipe_fields import DataFields
 SCHEMA = 1
 METHOD = "stratified-sha256"  # the name of the rule that `_automatic` carries out
 LEFT_OUT = "left_out"  # of a rule: keys of images that cannot be decoded, by split
+SLICE = 1024  # images that are read before the next are queued
+MANY = 5000  # images whose reading may take seconds, so that it is told
 HELD_OUT = ("test", "val")  # in the order in which an automatic split takes them from the training images
 
 
@@ -71,7 +73,7 @@ def resolve(data: DataSet, options: DataFields, *, recorded: Mapping[str, Any] |
     """
     own = {item.split for item in data.items} - {None}
     rule = _rule(own, options) if recorded is None else _recorded_rule(own, recorded, options, listener)
-    digests = content_digests(data)
+    digests = content_digests(data, listener)
     placed = _automatic(sorted(data.items, key=lambda item: item.key), rule)
     placed, duplicates = _separate_copies(placed, digests, rule["automatic"])
     parts = {split: tuple(item for item in placed if item.split == split) for split in SPLITS}
@@ -129,18 +131,37 @@ def _recorded_rule(own: set[str | None], recorded: Mapping[str, Any], options: D
     return rule
 
 
-def content_digests(data: DataSet) -> dict[str, str]:
-    """SHA-256 of the bytes of every image, by key; read by several threads.
+def content_digests(data: DataSet, listener: Listener = ignore) -> dict[str, str]:
+    """SHA-256 of the bytes of every image, by key; read by several threads where the data set does not know it.
+
+    Args:
+        data: the opened data set.
+        listener: told how far it is where there are many images.
 
     Raises:
         DataError: an image cannot be read.
     """
+    if data.digest is not None:
+        return {item.key: data.digest(item) for item in data.items}
+
     def digest(item: Item) -> str:
         return hashlib.sha256(data.read(item)).hexdigest()
 
+    found: dict[str, str] = {}
+    many = len(data.items) >= MANY
+    if many:
+        listener(Event("data", "begin", {"what": "read", "total": len(data.items), "unit": "images"}))
     # Reading waits for the disk and hashing releases the interpreter lock, so threads help beyond the processor count.
     with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
-        return dict(zip((item.key for item in data.items), pool.map(digest, data.items, chunksize=64), strict=True))
+        # In slices: the pool keeps 2 kB for each image that waits.
+        for start in range(0, len(data.items), SLICE):
+            part = data.items[start:start + SLICE]
+            found.update(zip((item.key for item in part), pool.map(digest, part), strict=True))
+            if many:
+                listener(Event("data", "advance", {"done": len(found)}))
+    if many:
+        listener(Event("data", "end", {"what": "read"}))
+    return found
 
 
 def fingerprint_of(data: DataSet, digests: Mapping[str, str]) -> str:

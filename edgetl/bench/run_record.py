@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from edgetl import predictions, rundir, weights
+from edgetl import dataspec, predictions, rundir, weights
 from edgetl.bench.report import Mistake
 from edgetl.errors import EdgetlError
 from edgetl.predictions import Predictions
@@ -80,4 +80,5 @@ def _curve(folder: Path) -> Curve:
 
 def _without_places(recipe: str) -> str:
     """A recipe in which absolute paths are their last names: the page is shown to others."""
-    return re.sub(r'(?<=")(csv:)?(/[^"]*)(?=")', lambda found: (found[1] or "") + PurePath(found[2]).name, recipe)
+    short = re.sub(r'(?<=")shards:[^"]*(?=")', lambda found: dataspec.without_folders(found[0]), recipe)
+    return re.sub(r'(?<=")(csv:)?(/[^"]*)(?=")', lambda found: (found[1] or "") + PurePath(found[2]).name, short)

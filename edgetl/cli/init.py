@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import warnings
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +20,9 @@ SIZES = (32, 64, 96, 128, 160)  # beyond 160 px a CPU trains for hours; the comm
 VIEWS = 30_000  # training images shown to the teacher: what fine-tuning a few thousand photos was seen to need
 
 
-def init(data: Annotated[str, typer.Argument(help="Folder, csv:FILE, or a data set's name.", metavar="DATA")]) -> None:
+def init(
+    data: Annotated[str, typer.Argument(help="Folder, csv:FILE, shards:SPEC, or a data set's name.", metavar="DATA")],
+) -> None:
     """Print a commented recipe fitted to the data."""
     from edgetl.datasets import open_data
 
@@ -35,6 +36,7 @@ def recipe_for(data: DataSet, spec: str) -> str:
         data: the opened data set.
         spec: what the user called it.
     """
+    from edgetl.dataspec import absolute
     from edgetl.recipe_file import commented
 
     sides, unreadable = _short_sides(data)
@@ -49,7 +51,7 @@ def recipe_for(data: DataSet, spec: str) -> str:
         "bench": {"backend": _backends()},
     }
     head = _head(data, spec, sides, unreadable)
-    return commented(stages, {"data": _absolute(spec), "image_size": size}, head=head)
+    return commented(stages, {"data": absolute(spec), "image_size": size}, head=head)
 
 
 def _head(data: DataSet, spec: str, sides: list[int], unreadable: int) -> str:
@@ -107,9 +109,3 @@ def _backends() -> tuple[str, ...]:
 
     asked: Any = fields_of(Bench)["backend"].default
     return tuple(name for name in asked if plugins.load("backends", name).probe().usable)
-
-
-def _absolute(spec: str) -> str:
-    """The recipe may be kept anywhere, so a path in it must not depend on where `init` ran."""
-    scheme, colon, rest = spec.partition(":") if spec.startswith("csv:") else ("", "", spec)
-    return f"{scheme}{colon}{Path(rest).resolve()}" if Path(rest).exists() else spec

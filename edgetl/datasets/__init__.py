@@ -1,25 +1,28 @@
 """Catalogue of data sets. A file here has `load(argument: str | None) -> DataSet`.
 
-`argument` is what follows the colon in `--data name:argument` (for a folder the path).
+`argument` is what follows the colon in `--data name:argument` (for a folder the path). A `load` that may take long can
+have a second parameter, `listener`, and tell it how far it is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgetl import plugins
 from edgetl.errors import DataError, UnknownName
+from edgetl.events import Listener, ignore
 
 SPLITS = ("train", "val", "test")
 SPLIT_ALIASES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One labelled image."""
 
@@ -39,16 +42,19 @@ class DataSet:
     read: Callable[[Item], bytes]  # the encoded image file (PNG for sets that hold arrays); safe from several threads
     notes: tuple[str, ...] = ()  # licence, label mapping: shown wherever the data set is used
     source: str = ""  # what --data said
+    digest: Callable[[Item], str] | None = None  # SHA-256 of what `read` gives, where that is known without reading
 
 
-def open_data(spec: str, *, foreign: bool = True) -> DataSet:
-    """The data set that `--data` names: an existing folder, `csv:FILE`, or a data set's name with an optional argument.
+def open_data(spec: str, *, foreign: bool = True, listener: Listener = ignore) -> DataSet:
+    """The data set that `--data` names: an existing folder, `csv:FILE`, `shards:SPEC` or a data set's name.
 
     An existing path wins over a data set of the same name.
 
     Args:
-        spec: PATH, `csv:FILE`, `NAME[:ARGUMENT]`, or the dotted name of the user's own module with such a `load`.
+        spec: PATH, `csv:FILE`, `shards:SPEC`, `NAME[:ARGUMENT]`, or the dotted name of the user's own module with such
+            a `load`.
         foreign: whether the user wrote `spec`; False for one that a RUN recorded, see `plugins.load`.
+        listener: told of what takes long, by data sets whose `load` has a parameter of this name.
 
     Raises:
         DataError: nothing of that name; the nearest data set is suggested. Also whatever the data set finds wrong.
@@ -56,11 +62,11 @@ def open_data(spec: str, *, foreign: bool = True) -> DataSet:
     """
     if not spec.strip():
         raise DataError("--data is empty.",
-                        hint="Give a folder, csv:FILE or a data set's name (`edgetl list datasets`).")
+                        hint="Give a folder, csv:FILE, shards:SPEC or a data set's name (`edgetl list datasets`).")
     if _exists(spec):
         found: DataSet = plugins.load("datasets", "folder").load(spec)
     else:
-        found = _load_named(spec, foreign)
+        found = _load_named(spec, foreign, listener)
     return replace(found, source=spec)
 
 
@@ -72,7 +78,7 @@ def _exists(spec: str) -> bool:
                         hint="Check the path given as --data.") from problem
 
 
-def _load_named(spec: str, foreign: bool) -> DataSet:
+def _load_named(spec: str, foreign: bool, listener: Listener) -> DataSet:
     name, colon, argument = spec.partition(":")
     if "/" in name or name.startswith(("~", ".")):
         raise DataError(f"The folder {spec} does not exist.",
@@ -82,8 +88,9 @@ def _load_named(spec: str, foreign: bool) -> DataSet:
     except UnknownName as problem:
         choices = ", ".join(plugins.names("datasets"))
         raise DataError(f"'{spec}' is neither an existing folder nor the name of a data set.{_suggestion(name)}",
-                        hint=f"Give a folder, csv:FILE, or one of: {choices}.") from problem
-    found: DataSet = module.load(argument if colon else None)
+                        hint=f"Give a folder, csv:FILE, shards:SPEC, or one of: {choices}.") from problem
+    hears = {"listener": listener} if "listener" in inspect.signature(module.load).parameters else {}
+    found: DataSet = module.load(argument if colon else None, **hears)
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgetl import plugins
+from edgetl import dataspec, plugins
 from edgetl.recipe import Export
 
 PLACES = frozenset({"data", "out", "run", "source", "student", "teacher", "unlabeled", "weights"})  # may hold a path
@@ -42,6 +42,8 @@ def _cut_value(pair: str) -> str:
 
 def final_name(text: str) -> str:
     """`csv:photos.csv` for `csv:/home/me/photos.csv`; names of models and data sets stay as they are."""
+    if text.startswith("shards:"):
+        return dataspec.without_folders(text)
     kind, colon, path = text.rpartition(":")
     family, slash, _ = path.partition("/")
     if not slash or family in plugins.names("models"):

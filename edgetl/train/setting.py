@@ -22,6 +22,7 @@ from edgetl import datasets, evaluate, predictions, rundir, scorecard, splits, w
 from edgetl.allocator import set_allocator
 from edgetl.compress import cost
 from edgetl.datasets import DataSet, Item
+from edgetl.dataspec import absolute as absolute
 from edgetl.errors import DataError, TrainingError
 from edgetl.events import Event, Listener, ignore
 from edgetl.models import Network
@@ -132,7 +133,7 @@ def prepare(
     require_rates(options)
     allocator, world = set_allocator(), distributed.current()
     with world.by_node():  # which may fetch the data
-        data = datasets.open_data(options.data)
+        data = datasets.open_data(options.data, listener=listener)
     parts = splits.resolve(data, options, recorded=recorded, listener=listener)
     extra = gather(getattr(options, "unlabeled", None), data, parts, stage, listener)
     with world.by_node():  # the others find in the cache what cannot be decoded
@@ -377,14 +378,6 @@ def tidy(folder: Path) -> None:
     for name in LEFTOVERS:
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / STEPS, ignore_errors=True)
-
-
-def absolute(source: str) -> str:
-    """What --data said, so that it can be found from any folder."""
-    kind, colon, file = source.partition("csv:")
-    if not kind and colon:
-        return f"csv:{Path(file).absolute()}"
-    return str(Path(source).absolute()) if Path(source).exists() else source
 
 
 def adjusted(network: Network, options: TrainFields) -> Network:

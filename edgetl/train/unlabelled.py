@@ -46,7 +46,7 @@ class Unlabelled:
             path = self.paths.get(item.key)
             return own(item) if path is None else read_file(path)
 
-        return dataclasses.replace(data, read=read) if self.items else data
+        return dataclasses.replace(data, read=read, digest=None) if self.items else data
 
     @property
     def identity(self) -> dict[str, str]:
