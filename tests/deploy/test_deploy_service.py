@@ -267,14 +267,13 @@ def test_a_bundle_that_cannot_be_opened_is_exit_one(service, capsys):
 def server(bundle):
     words = [sys.executable, str(EXAMPLES / "service.py"), str(bundle), "--port", "0", "--threads", "1"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        found = None
-        for line in process.stdout:
-            if found := re.search(r"running on (http://127\.0\.0\.1:\d+)", line):
-                break
-        else:
-            pytest.fail("the server did not start")
-        yield process, found[1]
-        process.kill()
+        try:
+            started = (re.search(r"running on (http://127\.0\.0\.1:\d+)", line) for line in process.stdout)
+            found = next(filter(None, started), None)
+            assert found, "the server did not start"
+            yield process, found[1]
+        finally:
+            process.kill()  # leaving the block waits for its end
 
 
 def post(url, body):
