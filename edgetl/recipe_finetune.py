@@ -27,6 +27,8 @@ STRATEGIES = {
     "gradual": Strategy("the head first, then stage by stage down to the input", ("freeze", *FROM_WEIGHTS)),
     "joint": Strategy("together with a labelled source data set: a shared backbone, two heads",
                       ("source", "source_ratio", "source_weight", "freeze", *FROM_WEIGHTS)),
+    "feature-copy": Strategy("features of one or several frozen networks, concatenated into a new small head",
+                             ("features_from", "head_width")),
 }
 OWN_OPTIONS = tuple(dict.fromkeys(name for one in STRATEGIES.values() for name in one.reads))
 
@@ -63,6 +65,12 @@ class FinetuneFields(TrainFields):
         result=False)
     source_ratio: float = opt(0.5, "Share of each step's images that are of --source.", low=0.01, high=0.95)
     source_weight: float = opt(1.0, "Weight of the source's loss beside that of --data.", low=0, high=1000)
+    features_from: str | None = opt(
+        None, "MODEL[,MODEL...], FAMILY/VARIANT or RUN folders, whose features --strategy feature-copy joins with the "
+        "--teacher's.", result=False)
+    head_width: int = opt(
+        0, "Width of a hidden layer between the features and the head of --strategy feature-copy; 0 is none.", low=0,
+        high=100_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,3 +87,8 @@ def unread(options: Finetune) -> list[str]:
     defaults = {field.name: field.default for field in dataclasses.fields(options)}
     return [name for name in OWN_OPTIONS
             if name not in STRATEGIES[options.strategy].reads and getattr(options, name) != defaults[name]]
+
+
+def named_models(models: str | None) -> tuple[str, ...]:
+    """The models of a text that separates them by commas."""
+    return tuple(one.strip() for one in (models or "").split(",") if one.strip())

@@ -13,6 +13,7 @@ from edgetl.events import Event, Listener
 from edgetl.ledger import CHANGED, FINISHED, INTERRUPTED, NEW, Ledger, digest
 from edgetl.plan import FOLDERS
 from edgetl.recipe import Bench, Distill, Export, Finetune, decisive, fields_of
+from edgetl.recipe_finetune import named_models
 
 Stage = TypeVar("Stage", Finetune, Distill, Export, Bench)
 
@@ -79,6 +80,8 @@ class Walker:
             images["images without a label"] = loose.contents(options.unlabeled)
         if isinstance(options, Finetune) and options.source:
             images["images of the source"] = self._fingerprint(options.source)
+        if isinstance(options, Finetune):
+            files |= {f"content of {one}": digest(Path(one)) for one in named_models(options.features_from)}
         return {**decisive(options), **files, **before, **images}
 
     def _fingerprint(self, data: str) -> str:

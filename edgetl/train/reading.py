@@ -7,6 +7,7 @@ from typing import Any
 
 from edgetl import datasets, rundir, splits, weights
 from edgetl.recipe_fields import TrainFields
+from edgetl.recipe_finetune import named_models
 
 
 def inputs(options: TrainFields) -> dict[str, Any]:
@@ -20,13 +21,8 @@ def inputs(options: TrainFields) -> dict[str, Any]:
     if source:
         data = datasets.open_data(source)
         found["source fingerprint"] = splits.fingerprint_of(data, splits.content_digests(data))
-    for place, model in enumerate(named(features_from), 2):
+    for place, model in enumerate(named_models(features_from), 2):
         path = Path(model)
         known = rundir.sha256((path / rundir.MODEL).read_bytes()) if weights.is_run(path) else model
         found[f"features {place}"] = known
     return found
-
-
-def named(models: str | None) -> tuple[str, ...]:
-    """The models of a text that separates them by commas."""
-    return tuple(one.strip() for one in (models or "").split(",") if one.strip())
