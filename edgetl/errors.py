@@ -5,6 +5,7 @@
     +-- UnknownName           a plug-in that does not exist; carries the choices
     +-- MissingDependency     a package is absent; names what to install
     +-- DataError             unreadable folder, bad label, no images, a leak with --strict-splits
+    +-- DataGone              a server is away, or a shard was written anew, in the middle of the work
     +-- OutputError           --out exists, cannot be written
     |   +-- DiskFull          the system has no room for a file
     +-- TrainingError         the loss is not finite, a checkpoint does not fit
@@ -89,6 +90,10 @@ class MissingDependency(EdgetlError):
 
 class DataError(EdgetlError):
     """The images or labels cannot be used as they are."""
+
+
+class DataGone(EdgetlError):
+    """Data that was there when the work began is not there any more; no fault of the image that was asked for."""
 
 
 class OutputError(EdgetlError):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from edgetl.datasets._braces import expand
-from edgetl.errors import DataError, MissingDependency
+from edgetl.errors import DataError, DataGone, EdgetlError, MissingDependency
 
 BLOCK = 4 * 2**20  # bytes that are fetched at once where images are read one after the other
 KEPT = 16  # blocks
@@ -36,7 +36,11 @@ class Place(Protocol):
         """The whole, for one pass."""
 
     def read(self, offset: int, size: int) -> bytes:
-        """A range; safe from several threads."""
+        """A range; safe from several threads.
+
+        Raises:
+            DataGone: it cannot be read any more.
+        """
 
     def beside(self, name: str) -> bytes | None:
         """Another file of the same folder, None where there is none."""
@@ -66,7 +70,7 @@ class LocalFile:
 
     def read(self, offset: int, size: int) -> bytes:
         """A range."""
-        with explained(self.where), self.path.open("rb", buffering=0) as file:
+        with explained(self.where, DataGone), self.path.open("rb", buffering=0) as file:
             file.seek(offset)
             return file.read(size)
 
@@ -101,8 +105,8 @@ class RemoteFile:
             told = self._system.info(self._path)
             if told.get("size") is None or told.get("partial") is False:
                 raise self._whole_only()
-            if told["size"]:
-                self._fetch(0, 1)
+            if told["size"] and len(self._system.cat_file(self._path, start=0, end=1)) > 1:
+                raise self._whole_only()
             file: IO[bytes] = self._system.open(self._path, "rb", block_size=BLOCK, cache_type="readahead")
             return file
 
@@ -121,10 +125,8 @@ class RemoteFile:
         return self._fetch(number * BLOCK, (number + 1) * BLOCK)
 
     def _fetch(self, begin: int, end: int) -> bytes:
-        with explained(self.where):
+        with explained(self.where, DataGone):
             data: bytes = self._system.cat_file(self._path, start=begin, end=end)
-        if len(data) > end - begin:
-            raise self._whole_only()
         return data
 
     def _whole_only(self) -> DataError:
@@ -218,17 +220,17 @@ def _system_of(url: str) -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def explained(where: str) -> Iterator[None]:
+def explained(where: str, error: type[EdgetlError] = DataError) -> Iterator[None]:
     """Turns what a system or a server says into one sentence."""
     try:
         yield
     except FileNotFoundError as problem:
         reason = f"cannot be reached: {problem.__cause__}" if problem.__cause__ else "does not exist"  # of https
-        raise DataError(f"The shard {where} {reason}.", hint="Check the name after shards:.") from problem
+        raise error(f"The shard {where} {reason}.", hint="Check the name after shards:.") from problem
     except _refusals() as problem:
         words = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
-        raise DataError(f"{where} cannot be read: {words}.",
-                        hint="Check the file and its permissions; of a URL also the network.") from problem
+        raise error(f"{where} cannot be read: {words}.",
+                    hint="Check the file and its permissions; of a URL also the network.") from problem
 
 
 def _refusals() -> tuple[type[Exception], ...]:

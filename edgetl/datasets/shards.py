@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from edgetl.datasets import SPLIT_ALIASES, DataSet, Item, _shard_index, require_classes
 from edgetl.datasets._places import Place, find
 from edgetl.datasets._tar import Contents
-from edgetl.errors import DataError
+from edgetl.errors import DataError, DataGone
 from edgetl.events import Event, Listener, ignore
 
 FORM = ("Write shards:DIR/train-{000..009}.tar, or shards:train=SPEC;val=SPEC;test=SPEC; paths may hold braces and "
@@ -70,14 +70,14 @@ class _Reader:
         """Bytes of an image.
 
         Raises:
-            DataError: the shard cannot be read, or has changed.
+            DataGone: the shard cannot be read any more, or has changed.
         """
         row = self._row(item)
         place = self._places[int(self._shard[row])]
         data = place.read(int(self._offset[row]), int(self._size[row]))
         if hashlib.sha256(data).digest() != self._digest[row].tobytes():
-            raise DataError(f"The shard {place.where} changed after it was looked through: '{item.key}' is not what it "
-                            "was.", hint="Run the same command again; a training that has begun starts over.")
+            raise DataGone(f"The shard {place.where} changed after it was looked through: '{item.key}' is not what it "
+                           "was.", hint="Run the same command again; a training that has begun starts over.")
         return data
 
     def _row(self, item: Item) -> int:

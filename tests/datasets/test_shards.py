@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from edgetl import splits
 from edgetl.datasets import DataSet, _braces, _places, _shard_index, open_data
-from edgetl.errors import DataError, MissingDependency, OutputError
+from edgetl.errors import DataError, DataGone, MissingDependency, OutputError
 from edgetl.events import Event
 from edgetl.recipe_fields import DataFields
 
@@ -196,10 +196,10 @@ def test_a_shard_that_changes_while_it_is_in_use(tmp_path: Path) -> None:
     data = open_data(f"shards:{shard}")
     write(shard, [*samples(2, begin="t"), ("u.jpg", b"")])
     shard.write_bytes(shard.read_bytes().replace(b"\x001", b"\x007"))
-    with pytest.raises(DataError, match=r"a\.tar changed after .*'a\.tar/s001\.jpg' is not what it was"):
+    with pytest.raises(DataGone, match=r"a\.tar changed after .*'a\.tar/s001\.jpg' is not what it was"):
         data.read(data.items[1])
     shard.unlink()
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataGone, match="does not exist"):
         data.read(data.items[0])
 
 
@@ -375,7 +375,7 @@ def test_a_shard_behind_a_url_is_known_until_it_is_written_again(memory: Any) ->
         data = open_data("shards:memory://a.tar", listener=heard.append)
     assert [event.kind for event in heard] == ["begin", "end"]
     memory.pipe_file("/a.tar", tar(samples(6, begin="t")[4:]))
-    with pytest.raises(DataError, match=r"changed after .*'a\.tar/s003\.jpg'"):
+    with pytest.raises(DataGone, match=r"changed after .*'a\.tar/s003\.jpg'"):
         data.read(data.items[3])
     assert open_data("shards:memory://a.tar").items[0].key == "a.tar/t002.jpg"
 
