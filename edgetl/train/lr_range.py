@@ -1,9 +1,11 @@
 """The learning-rate range test: a short trial that finds a peak rate (Smith, WACV 2017, arXiv:1506.01186).
 
 The network is trained on the first batches of the training images while the rate grows geometrically, until the loss
-leaves its lowest value far behind. A tenth of the rate at which the smoothed loss was lowest is taken: there it falls
-fast and is safe from the edge (the rule of fastai's `lr_find`, "minimum"). Afterwards weights, statistics, what the
-losses remember and all random states are what they were before. The same seed finds the same rate.
+leaves its lowest value far behind. Where the smoothed loss rises for good is the edge: the greatest rate at which it is
+still within 5 % of its lowest. A tenth of that is taken, as fastai's `lr_find` takes a tenth of the rate of the lowest
+loss; the edge is less a matter of chance, and it is there, too, where the loss can hardly fall because a head was
+fitted before. Afterwards weights, statistics, what the losses remember and all random states are what they were. The
+same seed finds the same rate.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ LEAST_STEPS, STEPS = 20, 100
 SHARE = 5  # the trial has at most one in so many of the steps of the training, but `LEAST_STEPS`
 SMOOTHING = 0.9  # of the moving mean of the loss
 FAR = 3.0  # the trial ends where the smoothed loss is so many times its lowest
-SAFE = 0.1  # of the rate at which the smoothed loss is lowest
+NEAR = 1.05  # times the lowest smoothed loss
+SKIPPED = 10  # one in so many steps, the first ones: their mean is over few batches
+SAFE = 0.1  # of the edge
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class Found:
     def to_json(self) -> dict[str, Any]:
         """Plain values for the record; the curve with as many digits as a plot can show."""
         curve = [[float(f"{rate:.4g}"), float(f"{loss:.4g}")] for rate, loss in self.curve]
-        return {"rate": self.rate, "rule": f"{SAFE:g} of the rate of the lowest smoothed loss", "curve": curve}
+        rule = f"{SAFE:g} of the greatest rate whose loss is at most {NEAR:g} of the lowest"
+        return {"rate": self.rate, "rule": rule, "curve": curve}
 
 
 def rate_of(step: int, steps: int) -> float:
@@ -61,15 +66,17 @@ def chosen(curve: tuple[tuple[float, float], ...]) -> float:
     """The peak rate that a curve of (rate, smoothed loss) suggests.
 
     Raises:
-        TrainingError: the loss did not fall anywhere.
+        TrainingError: the loss only rises, or was never finite.
     """
-    rate, lowest = min(curve, key=lambda point: point[1]) if curve else (0.0, math.inf)
-    if not curve or lowest >= curve[0][1]:
+    looked_at = curve[len(curve) // SKIPPED :]
+    lowest = min((loss for _, loss in looked_at), default=math.inf)
+    edge = max((place for place, (_, loss) in enumerate(looked_at) if loss <= NEAR * lowest), default=0)
+    if edge == 0:
         raise TrainingError(
-            f"--lr find: the loss fell at no rate between {LOW:g} and {HIGH:g}.",
-            hint="Give a number as --lr; --loss, --label-smoothing and the labels themselves may be why.",
+            f"--lr find: the loss rises at every rate from {LOW:g} on.",
+            hint="Give a number as --lr. A head that fits already, or batches of few images, may be why.",
         )
-    return SAFE * rate
+    return SAFE * looked_at[edge][0]
 
 
 def find(
@@ -78,7 +85,7 @@ def find(
     """What the range test finds; everything is left as it was.
 
     Raises:
-        TrainingError: the loss fell at no rate.
+        TrainingError: the loss rises at every rate.
     """
     steps = min(STEPS, max(LEAST_STEPS, options.epochs * loader.steps // SHARE))
     with left_as_it_was(task):
@@ -94,7 +101,7 @@ def settled(
     It is kept among the choices, so that a resumed training goes on with it.
 
     Raises:
-        TrainingError: the loss fell at no rate.
+        TrainingError: the loss rises at every rate.
         EdgetlError: several processes train.
     """
     if setting.options.lr != FIND:

@@ -57,14 +57,6 @@ def between(before: Weights, after: Weights, alpha: float, kept: Sequence[str] =
     }
 
 
-def best_of(curve: Sequence[Point]) -> Point:
-    """The point with the best score; of equals the one nearest to the fine-tuned weights."""
-    best = curve[-1]
-    for point in reversed(curve):
-        best = point if point.score.better_than(best.score) else best
-    return best
-
-
 def begun(place: Setting, network: Network, *, head_fitted: bool) -> Callable[[], dict[str, Any]]:
     """What brings the network to the best alpha when its training is over; without --wise-ft it does nothing.
 
@@ -93,45 +85,45 @@ def choose(place: Setting, network: Network, before: Weights, *, head_fitted: bo
         before: its weights before training.
         head_fitted: whether the head before training knew these classes.
     """
-    module = network.module
+    module, validate = network.module, setting.Validation(place, network)
     after = {name: value.detach().clone() for name, value in module.state_dict().items()}
     kept = () if head_fitted else tuple(of_head(network))
-    normalizing = has_statistics(module)
-    validate = setting.Validation(place, network)
-    candidates = []
-    for alpha in ALPHAS:
-        weights = after if alpha == 1 else between(before, after, alpha, kept)
-        module.load_state_dict(weights)
-        if normalizing and 0 < alpha < 1:
-            take_statistics(place, network)
-            weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
-        candidates.append((Point(alpha, validate(module.eval())), weights))
-    best = best_of([point for point, _ in candidates])
-    module.load_state_dict(next(weights for point, weights in candidates if point is best))
+    stale = learned_statistics(module, before, after)
+    curve: list[Point] = []
+    best, weights = Point(1.0, validate(module.eval())), after
+    for alpha in reversed(ALPHAS):  # so that of equals the one nearest to the training's own result is kept
+        if alpha < 1:
+            module.load_state_dict(between(before, after, alpha, kept))
+        if stale and 0 < alpha < 1:
+            take_statistics(place, network, stale)
+        curve.insert(0, Point(alpha, validate(module.eval()) if alpha < 1 else best.score))
+        if curve[0].score.better_than(best.score):
+            best, weights = curve[0], {name: value.detach().clone() for name, value in module.state_dict().items()}
+    module.load_state_dict(weights)
     place.note(f"WiSE-FT: alpha {best.alpha:g}, validation accuracy {100 * best.score.accuracy:.1f} %")
     return {
         "alpha": best.alpha,
         "head": "interpolated" if head_fitted else "fine-tuned",
-        "statistics_images": min(STATISTICS_IMAGES, len(place.parts.train)) if normalizing else 0,
+        "statistics_images": min(STATISTICS_IMAGES, len(place.parts.train)) if stale else 0,
         "curve": [
-            {"alpha": point.alpha, "val_accuracy": point.score.accuracy, "val_loss": point.score.loss}
-            for point, _ in candidates
+            {"alpha": one.alpha, "val_accuracy": one.score.accuracy, "val_loss": one.score.loss} for one in curve
         ],
     }
 
 
-def has_statistics(module: nn.Module) -> bool:
-    """Whether a module has batch norms that remember statistics."""
-    return any(_remembers(layer) for layer in module.modules())
+def learned_statistics(module: nn.Module, before: Weights, after: Weights) -> list[_BatchNorm]:
+    """The batch norms whose statistics moved in training; those of frozen parts stay as they are."""
+    return [
+        layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, _BatchNorm)
+        and layer.running_mean is not None
+        and not torch.equal(before[f"{name}.running_mean"], after[f"{name}.running_mean"])
+    ]
 
 
-def _remembers(layer: nn.Module) -> bool:
-    return isinstance(layer, _BatchNorm) and layer.running_mean is not None
-
-
-def take_statistics(place: Setting, network: Network) -> None:
-    """Gives the batch norms the mean statistics of training images, every batch counting alike."""
-    layers = [layer for layer in network.module.modules() if isinstance(layer, _BatchNorm) and _remembers(layer)]
+def take_statistics(place: Setting, network: Network, layers: Sequence[_BatchNorm]) -> None:
+    """Gives batch norms the mean statistics of training images, every batch counting alike."""
     momenta = [layer.momentum for layer in layers]
     items = spread(place.parts.train, STATISTICS_IMAGES)
     pixels = store.evaluation_pixels(place.data, items, place.parts.fingerprint, network.preprocess)

@@ -154,7 +154,7 @@ def test_wise_ft_keeps_the_best_of_its_curve(photos: Path, start: Path, tmp_path
     run = finetune(options(photos, start, tmp_path / "run", wise_ft=True))
     told = weights.read_record(run)["wise_ft"]
     assert [point["alpha"] for point in told["curve"]] == list(wise.ALPHAS) and told["head"] == "interpolated"
-    best = max(told["curve"], key=lambda point: (point["val_accuracy"], -point["val_loss"]))
+    best = max(told["curve"], key=lambda point: (point["val_accuracy"], -point["val_loss"], point["alpha"]))
     assert told["alpha"] == best["alpha"]
     trained = max(rows(run), key=lambda row: (row["val_accuracy"], -row["val_loss"]))
     last = told["curve"][-1]
@@ -170,6 +170,33 @@ def test_wise_ft_interpolates_only_a_head_that_was_fitted(photos: Path, start: P
         run = finetune(options(other, start, tmp_path / strategy, strategy=strategy, wise_ft=True, epochs=1))
         heads[strategy] = weights.read_record(run)["wise_ft"]["head"]
     assert heads == {"full": "fine-tuned", "lp-ft": "interpolated"}
+
+
+def test_of_equal_alphas_the_training_s_own_result_is_kept(photos: Path, start: Path, tmp_path: Path) -> None:
+    # With no rate to speak of, and norms that learn nothing, all alphas are the same.
+    still = {"lr": 0.0, "ema": 0.0, "strategy": "partial", "freeze": "conv1*,bn1*,layer*", "epochs": 1}
+    run = finetune(options(photos, start, tmp_path / "run", wise_ft=True, **still))
+    told = weights.read_record(run)["wise_ft"]
+    assert len({point["val_loss"] for point in told["curve"]}) == 1
+    assert (told["alpha"], told["statistics_images"]) == (1.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "more"), [("partial", {"freeze": "stages:2"}), ("gradual", {}), ("lp-ft", {"lr": 1e-3})]
+)
+def test_all_combine_with_any_strategy_and_what_is_frozen_stays(
+    photos: Path, start: Path, tmp_path: Path, strategy: str, more: dict[str, Any]
+) -> None:
+    run = finetune(options(photos, start, tmp_path / "run", strategy=strategy, **{**EVERYTHING, **more}))
+    record = weights.read_record(run)
+    assert record["wise_ft"]["curve"] and record["tta"]["test"] and ("lr" in record["choices"]) == ("lr" not in more)
+    frozen = record["moved"]["frozen"]
+    assert bool(frozen) == (strategy == "partial")
+    before, after = (weights.load(path).network.module for path in (start, run))
+    still = [f"{name}." for name in frozen]
+    for name, value in after.state_dict().items():  # batch norm's statistics among them
+        if name.startswith(tuple(still)):
+            assert torch.equal(value, before.state_dict()[name]), name
 
 
 def test_lr_find_says_what_it_tried_and_trains_with_it(photos: Path, start: Path, tmp_path: Path) -> None:
@@ -302,18 +329,19 @@ def test_weights_between_are_on_the_line_and_integers_are_not() -> None:
         assert all(torch.equal(end[name], expected[name]) for name in expected)
 
 
-def test_of_equal_points_the_one_nearest_to_the_training_is_kept() -> None:
-    curve = [wise.Point(alpha, Score(0.5 + (alpha in (0.2, 0.7)) / 10, 1.0)) for alpha in wise.ALPHAS]
-    assert wise.best_of(curve).alpha == 0.7
-    better = wise.Point(0.4, Score(0.6, 0.5))
-    assert wise.best_of([*curve, better]) is better
+def test_the_range_test_takes_a_tenth_of_the_edge() -> None:
+    rising = ((1e-5, 2.0), (1e-4, 1.5), (1e-3, 1.0), (1e-2, 1.04), (1e-1, 4.0))
+    assert lr_range.chosen(rising) == pytest.approx(1e-3)
+    flat = tuple((10.0 ** (step / 10 - 6), 1 + 0.04 * (step % 2)) for step in range(40))
+    assert lr_range.chosen((*flat, (1.0, 9.0))) == pytest.approx(0.1 * flat[-1][0])
+    lucky = ((1e-7, 0.1), *flat)  # one batch of easy images at the beginning
+    assert lr_range.chosen(lucky) == pytest.approx(0.1 * flat[-1][0])
+    for curve in ((), ((1e-5, 1.0), (1e-4, 2.0), (1e-3, 3.0))):
+        with pytest.raises(TrainingError, match="the loss rises at every rate"):
+            lr_range.chosen(curve)
 
 
-def test_the_range_test_takes_a_tenth_of_the_rate_of_the_lowest_loss() -> None:
-    curve = ((1e-5, 2.0), (1e-4, 1.5), (1e-3, 1.0), (1e-2, 1.2), (1e-1, 4.0))
-    assert lr_range.chosen(curve) == pytest.approx(1e-4)
-    with pytest.raises(TrainingError, match="the loss fell at no rate"):
-        lr_range.chosen(((1e-5, 1.0), (1e-4, 1.0), (1e-3, 2.0)))
+def test_the_rates_of_the_trial_grow_geometrically() -> None:
     rates = [lr_range.rate_of(step, 100) for step in range(100)]
     assert rates[0] == lr_range.LOW and rates[-1] == pytest.approx(lr_range.HIGH)
     assert rates[50] / rates[49] == pytest.approx(rates[1] / rates[0])
