@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgetl import datasets, extras, rundir, weights
-from edgetl.bench import answers_html, gallery, markdown, markup, run_plots, run_record, run_tables
+from edgetl.bench import answers_html, gallery, markdown, markup, run_figures, run_plots, run_record, run_tables
 from edgetl.bench.gallery import STAGE, Page
 from edgetl.bench.run_record import CONTROL, Trained
 from edgetl.bench.tables import legible, percent, shown
@@ -17,8 +17,13 @@ from edgetl.recipe_report import Report
 
 CURVES = ("The ring is the epoch whose weights are kept: the best on validation. Training accuracy is that on "
           "cropped, mirrored and mixed views, which are harder than the images.")
-LOSSES = ("Terms are drawn before their weights, each on its own scale. Dashed: the control, which has the labels "
-          "alone. {terms}")
+LOSSES = "Terms are drawn before their weights, each on its own scale.{control} {terms}"
+DASHED = " Dashed: the control, which has the labels alone."
+RATES = "At the end of each epoch."
+RELIABILITY = ("Each point is a fifteenth of the scores. On the dotted line answers are as right as they are sure; "
+               "below it they are too sure. Underneath: how many images have such scores. Points of few images mean "
+               "little.")
+GONE = "Their photos are not shown: they are not where the training found them."
 GAIN = "Dots are seeds; the bar is the 95 % interval of their mean."
 ONE_SEED = "The interval is paired over the test images (Tango); one seed tells nothing of the spread over seeds."
 SEVERAL = "The interval covers the choice of seeds and of test images (crossed, Howe)."
@@ -100,16 +105,47 @@ def _sections(run: Trained, pictures: Mapping[str, bytes]) -> list[tuple[str, st
         ("Summary", markup.table(run_tables.summary(run))),
         ("Gain over the control", _gain(run)),
         ("Cuts", markup.table(run_tables.steps(run))),
+        ("How right, and how sure", _sure(run)),
         ("Accuracy over the epochs", markup.figure(run_plots.accuracies(run), CURVES, run_tables.accuracy_curve(run))),
-        ("Losses", markup.figure(run_plots.losses(run), LOSSES.format(terms=_terms(run)), run_tables.loss_curve(run))),
+        ("Losses", markup.figure(run_plots.losses(run), _losses(run), run_tables.loss_curve(run))),
+        ("Learning rate", markup.figure(run_plots.rates(run), _rates(run), run_tables.rate_curve(run))),
+        ("What moved, and what was frozen", _moved(run)),
+        ("Read-outs of the features", markup.table(run_figures.readouts(run))),
         ("What it confuses", matrix),
         ("Classes", markup.table(run_tables.classes(run))),
-        ("Worst mistakes", answers_html.mistakes(run.mistakes, pictures)),
+        ("Worst mistakes", _mistakes(run, pictures)),
         ("Teacher" if len(run.teachers) == 1 else "Teachers", markup.table(run_tables.teachers(run))),
         ("Recipe", recipe),
         ("Machine and choices", markup.definitions(_machine(run))),
         ("Notes", markup.bullets(run.record.get("data", {}).get("notes", ()))),
     ]
+
+
+def _sure(run: Trained) -> str:
+    """All figures, and the reliability diagram."""
+    words = _paragraphs(run_figures.explained(run))
+    found = [markup.table(run_figures.figures(run)), words, markup.figure(run_plots.reliability(run), RELIABILITY)]
+    return "\n".join(one for one in found if one)
+
+
+def _paragraphs(lines: Sequence[str]) -> str:
+    return "\n".join(f"<p>{markup.escape(one)}</p>" for one in lines)
+
+
+def _rates(run: Trained) -> str:
+    differ = any("lr_least" in row for row in run.curve)
+    return RATES + (" Dashed: the layer that moves slowest, next to the input." if differ else "")
+
+
+def _moved(run: Trained) -> str:
+    words = _paragraphs(run_figures.training_words(run))
+    found = [markup.table(run_figures.moved(run)), markup.table(run_figures.unfrozen(run)), words]
+    return "\n".join(one for one in found if one)
+
+
+def _mistakes(run: Trained, pictures: Mapping[str, bytes]) -> str:
+    gone = f"<p>{GONE}</p>\n" if run.mistakes and not pictures else ""
+    return gone + answers_html.mistakes(run.mistakes, pictures)
 
 
 def _gain(run: Trained) -> str:
@@ -121,9 +157,10 @@ def _gain(run: Trained) -> str:
                       markup.figure(run_plots.gain(run), f"{GAIN} {how}"), markup.table(run_tables.gain(run))])
 
 
-def _terms(run: Trained) -> str:
+def _losses(run: Trained) -> str:
     losses = run.record.get("options", {}).get("loss")
-    return f"--loss {' --loss '.join(losses)}" if losses else ""
+    terms = f"--loss {' --loss '.join(losses)}" if losses else ""
+    return LOSSES.format(control=DASHED if run.control_curve else "", terms=terms)
 
 
 def _capital(sentence: str) -> str:
@@ -163,11 +200,13 @@ def _machine(run: Trained) -> dict[str, object]:
 def markdown_page(run: Trained, *, title: str) -> str:
     """The page as GitHub-flavoured markdown, without its figures and photos."""
     parts = [f"# {markdown.escape(title)}", markdown.escape(" ".join(sentences(run))),
-             *map(markdown.table, run_tables.tables(run))]
+             *map(markdown.table, (*run_tables.tables(run), *run_figures.tables(run)))]
     mistakes = [f"{one.key}: is {one.label}, said {one.predicted} ({100 * one.score:.0f} %)" for one in run.mistakes]
     known = [f"{name}: {shown(value)}" for name, value in _machine(run).items()]
     notes = run.record.get("data", {}).get("notes", ())
-    for heading, lines in (("Worst mistakes", mistakes), ("Machine and choices", known), ("Notes", notes)):
+    sure = [*run_figures.explained(run), *run_figures.training_words(run)]
+    for heading, lines in (("Scores and weights", sure), ("Worst mistakes", mistakes), ("Machine and choices", known),
+                           ("Notes", notes)):
         if lines:
             parts.append(f"## {heading}\n\n{markdown.bullets(lines)}")
     if run.recipe:

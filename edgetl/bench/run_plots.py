@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgetl.bench import plots
@@ -54,6 +54,77 @@ def losses(run: Trained) -> str | None:
         _epochs(panels[-1], len(run.curve))
         told = "; ".join(f"{_title(name)}: {run.curve[0][name]:.3g} to {run.curve[-1][name]:.3g}" for name in names)
         return plots.svg(figure, "losses", "Losses over the epochs", told)
+
+
+def rates(run: Trained) -> str | None:
+    """The learning rate over the epochs, and the smallest of a layer where they differ; None where it is not known."""
+    known = [row for row in run.curve if "lr" in row]
+    if not known:
+        return None
+    with plots.drawing(2.2) as (figure, axes):
+        _line(axes, run.curve, "lr", OWN, SOLID, "head", 1)
+        ends = [row["lr_least"] for row in known if row.get("lr_least", 0) > 0]
+        if ends:
+            _line(axes, run.curve, "lr_least", PLAIN, DASHED, "slowest layer", 1)
+            _logarithmic(axes, max(ends))
+            axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=2, fontsize=9)
+        else:
+            axes.set_ylim(bottom=0)
+        axes.set_ylabel("learning rate")
+        _epochs(axes, len(run.curve))
+        told = f"greatest {max(row['lr'] for row in known):.3g}, {known[-1]['lr']:.3g} after the last epoch"
+        told += f"; of the slowest layer greatest {max(ends):.3g}" if ends else ""
+        return plots.svg(figure, "rates", "Learning rate over the epochs", told)
+
+
+def _logarithmic(axes: Any, slowest: float) -> None:
+    """A vertical axis on which a layer that moves a thousand times slower is seen; a rate that ends at 0 leaves it."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=slowest / 100)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def reliability(run: Trained) -> str | None:
+    """How right the answers are, by how sure they are, before and after the temperature; None where it is not known."""
+    fitted = run.metrics.get("temperature")
+    name = next((one for one in ("test", "val") if one in (fitted or {}).get("splits", {})), None)
+    if fitted is None or name is None:
+        return None
+    bins = fitted["splits"][name]["reliability"]
+    with plots.blank(4.6) as figure:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        above.plot([0, 100], [0, 100], color=plots.INK, linewidth=1, linestyle=":")
+        _reliable(above, below, bins["before"], "as trained", PLAIN, "s")
+        if "after" in bins:
+            _reliable(above, below, bins["after"], "with the temperature", OWN, "o")
+        above.set_ylabel("answers that are right, %")
+        above.set_ylim(-2, 102)
+        above.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=2, fontsize=9)
+        below.set_ylabel("images")
+        below.set_xlabel("score of the answer, %")
+        below.set_xlim(0, 100)
+        return plots.svg(figure, "reliability", "How right the answers are, by how sure they are",
+                         _spoken(run.metrics.get(name) or {}, fitted, name))
+
+
+def _reliable(above: Any, below: Any, bins: Mapping[str, Any], label: str, ink: str, shape: str) -> None:
+    """A split's bins: a point each, and how many images each has."""
+    points = [(100 * sure, 100 * right) for sure, right in zip(bins["confidence"], bins["accuracy"], strict=True)
+              if sure is not None]
+    above.plot(*zip(*points, strict=True), color=ink, marker=shape, markersize=5, linewidth=1.4, label=label)
+    count = bins["count"]
+    edges = [100 * place / len(count) for place in range(len(count) + 1)]
+    below.stairs(count, edges, color=ink, linewidth=1.4)
+
+
+def _spoken(before: Mapping[str, Any], fitted: Mapping[str, Any], name: str) -> str:
+    images = f"on {before['n']} images of {name}" if "n" in before else f"on {name}"
+    after = fitted["splits"][name].get("ece")
+    told = f"calibration error {100 * before['ece']:.1f} points {images}" if "ece" in before else images
+    return told if after is None else f"{told}, {100 * after:.1f} at temperature {fitted['value']:.3g}"
 
 
 def _title(name: str) -> str:

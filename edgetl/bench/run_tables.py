@@ -117,9 +117,18 @@ def loss_curve(run: Trained) -> Table:
                  ("epoch", *heads), rows)
 
 
+def rate_curve(run: Trained) -> Table:
+    """One row an epoch: the learning rate at its end, and the smallest of any layer where they differ."""
+    names = {"lr": "learning rate", "lr_least": "smallest of a layer"}
+    kept = {name: head for name, head in names.items() if any(name in row for row in run.curve)}
+    heads, rows = _beside(run.curve, (), kept, lambda value: f"{value:.3g}")
+    return Table("Learning rate at the end of each epoch", ("epoch", *heads), rows if kept else ())
+
+
 def loss_names(curve: Curve) -> list[str]:
     """Names of what is a loss in a curve: the whole first, validation's last."""
-    known = ("step", "epoch", "train_accuracy", "val_accuracy", "images_per_s", "lr", "loss", "val_loss")
+    known = ("step", "epoch", "train_accuracy", "val_accuracy", "images_per_s", "lr", "lr_least", "loss",
+             "val_loss")
     terms = [name for name in (curve[0] if curve else ()) if name not in known]
     return ["loss", *(terms if len(terms) > 1 else ()), "val_loss"] if curve else []
 

@@ -18,7 +18,8 @@ BROKEN_OFF = "The benchmark was broken off; these are the rounds until then."
 MISSING = "–"  # a number that was not measured; never 0
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
 DEVICE_ALONE = "device alone ms"
-HEADS = frozenset({"case", "true class", "report", "strategy"})  # columns that say what their row is about
+# Columns that say what their row is about.
+HEADS = frozenset({"case", "true class", "report", "strategy", "figure", "part"})
 TEXT_COLUMNS = HEADS | {"answered", "reason", "arrival", "backend", "precision", "commit", "date", "measured in",
                         "reached with", "cores", "machine", "state", "on the front", "layer", "operation",
                         "executed as", "arithmetic", "sensor", "of", "scenario", "result", "metric", "valid",

@@ -91,7 +91,8 @@ def test_the_page_can_be_read_aloud_and_loads_nothing(written, read, root):
 def test_every_part_is_there(read):
     assert read.all("h1")[0]["text"] == "Distillation: student"
     assert [one["text"] for one in read.all("h2")] == [
-        "Summary", "Gain over the control", "Accuracy over the epochs", "Losses", "What it confuses", "Classes",
+        "Summary", "Gain over the control", "Accuracy over the epochs", "Losses", "Learning rate",
+        "What it confuses", "Classes",
         "Worst mistakes", "Teacher", "Recipe", "Machine and choices", "Notes"]
     described = {one["id"]: one["text"] for one in read.all("desc")}
     assert described["gain-desc"] == "gain +7.5 points: not significant, the teacher may not have helped."
@@ -150,7 +151,7 @@ def test_a_fine_tuned_run_has_no_teacher_and_no_gain(root, tmp_path):
     page_reader.assert_can_be_read_aloud(read)
     assert read.all("h1")[0]["text"] == "Fine-tuning: tuned"
     assert not {"Teacher", "Gain over the control"} & {one["text"] for one in read.all("h2")}
-    assert "Dashed" in "".join(one["text"] for one in read.all("figcaption"))
+    assert "Dashed" not in "".join(one["text"] for one in read.all("figcaption"))  # there is no control
 
 
 def test_an_early_run_without_curves_answers_and_control_is_shown_as_far_as_it_goes(root, tmp_path):
