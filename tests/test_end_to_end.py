@@ -36,7 +36,7 @@ backend = ["cpu", "torch"]
 rounds = 1
 block = 50
 starts = 1
-timeout_s = 120
+timeout_s = 600
 [gate]
 max_student_drop = 100
 """

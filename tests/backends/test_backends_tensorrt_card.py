@@ -109,7 +109,7 @@ def test_without_a_driver_one_sentence_says_what_is_missing(bundle):
     if not _tensorrt_flavor.installed():
         pytest.skip("neither TensorRT nor TensorRT for RTX can be imported")
     words = [sys.executable, "-m", "edgetl.runtime", "verify", str(bundle), "--backend", "tensorrt"]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=600)
     assert done.returncode == 1
     assert "There is no NVIDIA driver" in done.stderr
     assert "Traceback" not in done.stderr

@@ -467,7 +467,7 @@ def test_two_processes_that_want_one_engine_build_it_once(folder, tmp_path):
     first = racer(folder, log, 1.0)
     assert first.stdout.readline() == "building\n"
     second = racer(folder, log, 1.0)
-    told = [process.communicate(timeout=60)[0].splitlines()[-1].split() for process in (first, second)]
+    told = [process.communicate(timeout=600)[0].splitlines()[-1].split() for process in (first, second)]
     assert [one[0] for one in told] == ["True", "False"]
     assert told[0][-1] == told[1][-1] == hashlib.sha256(plan_of(OF)).hexdigest()
     assert log.read_text() == "built\n"
@@ -479,7 +479,7 @@ def test_a_builder_that_was_killed_leaves_nothing_and_blocks_nobody(folder, tmp_
     builder = racer(folder, log, 1000)
     assert builder.stdout.readline() == "building\n"
     builder.send_signal(signal.SIGKILL)
-    assert builder.wait(timeout=60) == -signal.SIGKILL
+    assert builder.wait(timeout=600) == -signal.SIGKILL
     builder.stdout.close()
     assert held(folder) == []
     found = EngineStore(folder, patience_s=0).get(OF, Builder(OF))
@@ -502,17 +502,17 @@ def test_threads_of_one_process_build_once(folder):
 
     def slow() -> Engine:
         entered.set()
-        assert release.wait(60)
+        assert release.wait(600)
         return builder()
 
     found = []
     threads = [threading.Thread(target=lambda: found.append(EngineStore(folder).get(OF, slow))) for _ in range(3)]
     for thread in threads:
         thread.start()
-    assert entered.wait(60)
+    assert entered.wait(600)
     release.set()
     for thread in threads:
-        thread.join(60)
+        thread.join(600)
     assert sorted(one.built for one in found) == [False, False, True]
     assert {one.plan for one in found} == {plan_of(OF)}
     assert builder.calls == 1

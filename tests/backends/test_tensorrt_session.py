@@ -264,7 +264,7 @@ def test_a_batch_that_no_profile_takes_is_refused_and_harms_nothing(machine, bat
 
 def test_calls_that_overlap_have_a_stream_and_a_context_each(machine, monkeypatch):
     session = machine.open(cuda_graph=True)
-    inside = threading.Barrier(3, timeout=60)
+    inside = threading.Barrier(3, timeout=600)
     original = _cuda_python.PythonStream.finish
 
     def meet(self):
@@ -290,13 +290,13 @@ def test_closed_meanwhile_the_last_call_gives_the_card_back(machine, monkeypatch
 
     def wait(self):
         inside.set()
-        assert closed.wait(60)
+        assert closed.wait(600)
         original(self)
 
     monkeypatch.setattr(_cuda_python.PythonStream, "finish", wait)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(right, session, 5)
-        assert inside.wait(60)
+        assert inside.wait(600)
         session.close()
         assert machine.card.left() != []
         closed.set()
@@ -560,7 +560,7 @@ def test_the_made_up_card_sees_mistakes(monkeypatch, mutant):
 
     for seed in range(4):
         call(seed)
-    inside = threading.Barrier(4, timeout=60)
+    inside = threading.Barrier(4, timeout=600)
 
     def together(seed):
         inside.wait()

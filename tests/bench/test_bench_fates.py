@@ -75,7 +75,7 @@ phases.measure = watched
 from edgetl.cli.app import main
 sys.exit(main(sys.argv[1:]))
 """
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120,
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=600,
                           env=process._environment())
 
 

@@ -81,7 +81,7 @@ def two(tmp_path):
 
 
 def options(two, **changes) -> RegressionGate:
-    return RegressionGate(**{"base": str(two[0]), "new": str(two[1]), "backend": FINE, "timeout_s": 60.0, **changes})
+    return RegressionGate(**{"base": str(two[0]), "new": str(two[1]), "backend": FINE, "timeout_s": 600.0, **changes})
 
 
 def slow(workers: Workers, bundle: Path, times: float) -> None:

@@ -115,7 +115,7 @@ def test_the_worker_s_answer_holds_medians(monkeypatch):
 def test_a_case_is_profiled_in_a_process_of_its_own(tmp_path):
     (tmp_path / "tiny.onnx").write_bytes(make_graph())
     options = recipe.Bench(cases=(str(tmp_path / "tiny.onnx"),), out=str(tmp_path / "report"), backend=("cpu",),
-                           block=20, timeout_s=60.0, profile_layers=True)
+                           block=20, timeout_s=600.0, profile_layers=True)
     trial = Trial(cases.find(options)[0], options)
     trial.profile()  # nothing was timed, so there is nothing to hold the layers against
     assert trial.row().layers == () and trial.row().layers_reason is None
@@ -288,7 +288,7 @@ def test_a_benchmark_with_profiles_reports_layers_and_why_there_are_none(tmp_pat
     (tmp_path / "tiny.onnx").write_bytes(make_graph())
     found = runner.bench(recipe.Bench(
         cases=(str(tmp_path / "tiny.onnx"),), out=str(tmp_path / "report"), backend=("cpu", "benchfakes.fine"),
-        rounds=1, block=20, starts=1, warmup_s=0.0, photos=0, timeout_s=60.0, profile_layers=True))
+        rounds=1, block=20, starts=1, warmup_s=0.0, photos=0, timeout_s=600.0, profile_layers=True))
     cpu, fine = found.rows
     assert cpu.layers and cpu.layers_reason is None and cpu.measured
     assert fine.measured and fine.layers == () and "has no profiler" in fine.layers_reason

@@ -17,7 +17,7 @@ from edgetl.bench import affinity, cases, pairs, trial
 from edgetl.bench.pairs import Pair, Pattern
 from edgetl.errors import EdgetlError
 
-NO_OPTIONS = recipe.Bench(cases=(), out="", timeout_s=60.0)
+NO_OPTIONS = recipe.Bench(cases=(), out="", timeout_s=600.0)
 
 
 def case_of(folder: Path, backend: str) -> cases.Case:

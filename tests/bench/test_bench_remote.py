@@ -69,7 +69,7 @@ def loopback(tmp_path, monkeypatch):
 def options(tmp_path: Path, board: sshd.Device | None, bundle: Path, python: str = "", **changes) -> recipe.Bench:
     """Few calls of one backend; `python` is the device's, an ordinary one where it is left out."""
     plain = {"cases": (str(bundle),), "out": str(tmp_path / "report"), "backend": ("cpu",), "rounds": 2, "block": 20,
-             "starts": 1, "warmup_s": 0.0, "photos": 0, "timeout_s": 60.0}
+             "starts": 1, "warmup_s": 0.0, "photos": 0, "timeout_s": 600.0}
     if board is not None:
         plain |= {"device": board.url, "device_python": python or board.python()}
     return dataclasses.replace(recipe.Bench(**plain), **changes)

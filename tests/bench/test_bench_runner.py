@@ -51,7 +51,7 @@ def make_tiny(folder: Path, *backends: str, data: dict | None = None) -> Path:
 
 def options(tmp_path: Path, *paths: Path, **changes) -> recipe.Bench:
     plain = {"cases": tuple(map(str, paths)), "out": str(tmp_path / "report"), "backend": ("benchfakes.fine",),
-             "rounds": 2, "block": 20, "starts": 1, "timeout_s": 60.0}
+             "rounds": 2, "block": 20, "starts": 1, "timeout_s": 600.0}
     return recipe.Bench(**{**plain, **changes})
 
 

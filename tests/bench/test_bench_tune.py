@@ -48,7 +48,7 @@ def make_pair(folder: Path, *, int8_accuracy: float | None = 0.9, backends: tupl
 
 
 def options(bundle: Path, **changes) -> Tune:
-    return Tune(**{"bundle": str(bundle), "threads": ("1",), "budget": "1ms", "timeout_s": 60.0, **changes})
+    return Tune(**{"bundle": str(bundle), "threads": ("1",), "budget": "1ms", "timeout_s": 600.0, **changes})
 
 
 def test_the_best_is_measured_kept_and_run(tmp_path, own_home):

@@ -177,7 +177,7 @@ def test_only_the_standard_library_is_imported_before_open():
 
 def test_the_end_of_stdin_ends_the_worker():
     child = subprocess.run([sys.executable, "-m", "edgetl.bench.worker"], input="", capture_output=True, text=True,
-                           env=process._environment(), timeout=60)
+                           env=process._environment(), timeout=600)
     assert (child.returncode, child.stdout) == (0, "")
 
 

@@ -47,7 +47,7 @@ def make_photos(folder: Path) -> Path:
 
 def options(tmp_path: Path, bundle: Path, **changes) -> recipe.Bench:
     plain = {"cases": (str(bundle),), "out": str(tmp_path / "report"), "backend": ("benchfakes.fine",), "rounds": 1,
-             "block": 50, "starts": 1, "warmup_s": 0.0, "photos": 0, "timeout_s": 60.0, "mode": "mlperf",
+             "block": 50, "starts": 1, "warmup_s": 0.0, "photos": 0, "timeout_s": 600.0, "mode": "mlperf",
              "min_duration_s": 0.01}
     return recipe.Bench(**{**plain, **changes})
 

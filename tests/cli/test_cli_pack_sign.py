@@ -40,7 +40,7 @@ def said(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
 
 def edgetl(*argv: str, module: str = "edgetl", **environment: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
-    return subprocess.run([sys.executable, "-m", module, *argv], capture_output=True, text=True, timeout=120,
+    return subprocess.run([sys.executable, "-m", module, *argv], capture_output=True, text=True, timeout=600,
                           env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
 
 

@@ -25,7 +25,7 @@ def said(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, check=False, timeout=600)
 
 
 def test_a_bundle_is_tuned_and_then_loaded_so(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_a_bundle_is_opened_by_it(tmp_path):
 
 
 def edgetl(*words):
-    done = subprocess.run([sys.executable, "-m", "edgetl", *words], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-m", "edgetl", *words], capture_output=True, text=True, timeout=600)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -58,7 +58,7 @@ def folder(tmp_path):
 
 def outcome(folder, *more):
     done = subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", *more], cwd=folder,
-                          capture_output=True, text=True, timeout=120)
+                          capture_output=True, text=True, timeout=600)
     return done.stdout
 
 

@@ -55,7 +55,7 @@ def expected(bundle, number):
 
 def test_a_folder_as_json_lines_through_the_real_script(bundle, folder):
     words = [sys.executable, str(EXAMPLES / "camera_loop.py"), str(bundle), str(folder), "--threads", "1"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [Path(row["source"]).name for row in rows] == ["0.png", "1.png", "2.png", "3.png"]
@@ -262,6 +262,6 @@ def test_a_stop_is_heard_while_it_waits_and_forced_by_a_second(camera_loop):
 
 def test_a_reader_that_has_had_enough(bundle, folder):
     line = f"{sys.executable} {EXAMPLES / 'camera_loop.py'} {bundle} {folder} | true; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=600)
     assert done.stdout.strip() == "0"
     assert "Traceback" not in done.stderr

@@ -30,7 +30,7 @@ def photo(tmp_path):
 def run(*arguments):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "edgetl.runtime", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
 
 
 def test_predict_through_the_real_entry_point(bundle, photo):
@@ -129,6 +129,6 @@ def test_a_reader_that_has_had_enough(bundle, photo):
     photos = " ".join([str(photo)] * 20)
     line = f"{sys.executable} -m edgetl.runtime predict {bundle} {photos} --json | true; echo ${{PIPESTATUS[0]}}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment, timeout=60)
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment, timeout=600)
     assert done.stdout.strip() == "0"
     assert done.stderr == ""

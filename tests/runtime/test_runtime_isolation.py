@@ -53,13 +53,13 @@ assert not loaded, loaded
 )
 def test_importing_loads_nothing_heavy(module):
     script = HOOK.format(heavy=HEAVY, root=str(ROOT), module=module)
-    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
 
 
 def test_the_hook_can_fail():
     script = HOOK.format(heavy=("json",), root=str(ROOT), module="edgetl.runtime")
-    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, timeout=600)
     assert done.returncode != 0
 
 
@@ -97,7 +97,7 @@ def test_a_device_with_only_numpy_onnxruntime_and_pillow(device, tmp_path):
     photo.write_bytes(encode(make_photo(1)))
     absent = tuple(set(HEAVY) - {"PIL", "onnxruntime"})
     script = DEVICE_SCRIPT.format(site=str(device), absent=absent, bundle=str(bundle), photo=str(photo))
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     label, score, statuses, outside = json.loads(done.stdout)
     assert outside == []
@@ -117,7 +117,7 @@ sys.path.append({str(device)!r})
 from edgetl.runtime.__main__ import main
 sys.exit(main(["info", {str(make_bundle(tmp_path / "bundle"))!r}, "--backend", "cpu"]))
 """
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, timeout=600)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "pip install onnxruntime pillow" in done.stderr
@@ -135,6 +135,6 @@ try:
 except MissingDependency as problem:
     print(problem.message, problem.hint)
 """
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, timeout=600)
     assert "'pillow'" in done.stdout, done.stderr
     assert "pip install onnxruntime pillow" in done.stdout

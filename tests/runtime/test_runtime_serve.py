@@ -253,7 +253,7 @@ sys.meta_path.insert(0, Press())
 """)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     words = [sys.executable, "-m", "edgetl.runtime", "info", "/nowhere"]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 130
     assert done.stderr in ("", "interrupted\n")
 
@@ -272,5 +272,5 @@ except KeyboardInterrupt:
     print("mine")
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=600)
     assert (done.stdout, done.stderr, done.returncode) == ("mine\n", "", 0)

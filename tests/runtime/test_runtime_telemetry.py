@@ -33,7 +33,7 @@ def leftovers(tmp_path, **variables):
     environment = {name: value for name, value in os.environ.items() if name not in silent}
     environment |= {"HOME": str(home), "PYTHONPATH": str(ROOT), **variables}
     words = [sys.executable, "-c", SCRIPT, str(bundle), str(photo)]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr
     return [str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()]
 
