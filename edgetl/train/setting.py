@@ -31,7 +31,7 @@ from edgetl.recipe_fields import TrainFields
 from edgetl.runtime.preprocess import Preprocess, normalize
 from edgetl.runtime.session import usable_threads
 from edgetl.splits import Splits
-from edgetl.train import choosing, damaged, distributed, shared_norm, softlabels, store, teachers
+from edgetl.train import choosing, damaged, distributed, shared_norm, softlabels, store, teachers, ways
 from edgetl.train.balance import rows_of
 from edgetl.train.cells import Cells
 from edgetl.train.choosing import CPU_BATCH as CPU_BATCH
@@ -218,13 +218,14 @@ def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, 
     choosing.require_pairs(loader, network, setting)
     course = Course.of(network, setting.options)
     options = settled(setting, task, loader, course, stage)
+    way = ways.settled(setting, task, network, loader, stage)
     rundir.write_json(setting.folder / CHOICES, setting.choices)
     choosing.tell_of_parts(setting, task, network)
     curves = EventFiles(folder, setting.listener) if world.first else setting.listener
     training = Fit(
-        task, loader, validate, options, folder, setting.precision, curves, stage, setting.identity, course
+        task, loader, validate, options, folder, way.precision(setting.device), curves, stage, setting.identity, course
     )  # fmt: skip
-    with salvaging(setting.options, folder), shared_norm.shared(network.module, world):
+    with salvaging(setting.options, folder), shared_norm.shared(network.module, world), way.over(task, network):
         score = training.run()
     setting.told.clear()
     if task.told():
