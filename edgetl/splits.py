@@ -176,8 +176,10 @@ def fingerprint_of(data: DataSet, digests: Mapping[str, str]) -> str:
 def _automatic(items: Sequence[Item], rule: Mapping[str, Any]) -> list[Item]:
     """Items with their split filled in; copies are not looked at yet."""
     held_out: dict[str, str] = {}
-    for label in sorted({item.label for item in items}):
-        of_class = [item for item in items if item.label == label]
+    by_label: dict[int, list[Item]] = defaultdict(list)
+    for item in items:
+        by_label[item.label].append(item)
+    for of_class in by_label.values():
         keys = [item.key for item in of_class if item.split in (None, "train")]
         keys.sort(key=lambda key: _rank(rule["seed"], key))
         counts = _counts(len(of_class), len(keys), rule)
@@ -208,19 +210,25 @@ def _counts(images: int, trainable: int, rule: Mapping[str, Any]) -> dict[str, i
 def _separate_copies(items: Sequence[Item], digests: Mapping[str, str],
                      automatic: Sequence[str]) -> tuple[list[Item], Duplicates]:
     """Items after exact copies were brought together in train, as far as the splits are automatic."""
-    by_digest: dict[str, list[Item]] = defaultdict(list)
+    times = Counter(digests[item.key] for item in items)
+    by_digest: dict[str, list[Item]] = defaultdict(list)  # of copies only: a list for every image takes memory
     for item in items:
-        by_digest[digests[item.key]].append(item)
-    groups = [group for group in by_digest.values() if len(group) > 1]
+        if times[digests[item.key]] > 1:
+            by_digest[digests[item.key]].append(item)
+    groups = list(by_digest.values())
     moved = {item.key for group in groups if _spreads(group) for item in group if item.split in automatic}
-    after = {item.key: replace(item, split="train") if item.key in moved else item for item in items}
-    settled = [[after[item.key] for item in group] for group in groups]
+
+    def settle(item: Item) -> Item:
+        return replace(item, split="train") if item.key in moved else item
+
+    settled = [[settle(item) for item in group] for group in groups]
     leaks = [group for group in settled if _spreads(group)]
     shown = leaks + [group for group in settled if not _spreads(group)]
     conflicts = sum(len({item.label for item in group}) > 1 for group in groups)
     examples = tuple(tuple(item.key for item in group) for group in shown[:5])
     images = sum(len(group) for group in groups)
-    return list(after.values()), Duplicates(len(groups), images, len(moved), len(leaks), conflicts, examples)
+    placed = [settle(item) for item in items]
+    return placed, Duplicates(len(groups), images, len(moved), len(leaks), conflicts, examples)
 
 
 def _spreads(group: Iterable[Item]) -> bool:

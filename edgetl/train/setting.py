@@ -41,6 +41,7 @@ from edgetl.train.loader import TrainLoader
 from edgetl.train.loop import BEST, Fit, Precision, Score, require_same
 from edgetl.train.lr_range import settled
 from edgetl.train.reading import inputs
+from edgetl.train.resident import Resident
 from edgetl.train.salvage import salvaging
 from edgetl.train.schedules import require_rates
 from edgetl.train.task import ClassifierTask
@@ -281,8 +282,13 @@ def answers(
 ) -> NDArray[np.float32]:
     """float32 [N, ...]: what a module in evaluation mode says to pixels [N, H, W, C]."""
     predict = torch_predict(module, setting, setting.precision)
-    steps = range(0, len(pixels), EVALUATION_BATCH)
-    return np.concatenate([predict(normalize(pixels[start : start + EVALUATION_BATCH], preprocess)) for start in steps])
+    resident, found = Resident(pixels), []
+    for start in range(0, len(pixels), EVALUATION_BATCH):
+        part = pixels[start : start + EVALUATION_BATCH]
+        found.append(predict(normalize(part, preprocess)))
+        resident.read(part.nbytes)
+    resident.give_back()
+    return np.concatenate(found)
 
 
 def torch_predict(module: nn.Module, setting: Setting, precision: Precision) -> evaluate.Predict:

@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ from edgetl.events import Event, Listener
 from edgetl.runtime import preprocess as pre
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.runtime.tuned import cache_root
+from edgetl.train.resident import Resident
+from edgetl.train.room import estimated_bytes, require_room
 
 VERSION = 1  # of the layout and of what was done to the pixels
 ELSEWHERE = "EDGETL_CACHE=FOLDER names another place for prepared images."
@@ -38,6 +40,10 @@ class ImageStore:
     shapes: NDArray[np.int64]  # [N, 2] height and width
     offsets: NDArray[np.int64]  # [N] first byte
     pixels: NDArray[np.uint8]  # memory-mapped
+    _resident: Resident = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_resident", Resident(self.pixels))  # how a frozen dataclass derives a field
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -46,7 +52,9 @@ class ImageStore:
         """uint8 [H, W, 3] of one image; a copy, so that torch may own it."""
         height, width = self.shapes[index].tolist()
         start = int(self.offsets[index])
-        return np.array(self.pixels[start : start + height * width * 3]).reshape(height, width, 3)
+        copy = np.array(self.pixels[start : start + height * width * 3]).reshape(height, width, 3)
+        self._resident.read(copy.nbytes)
+        return copy
 
 
 def open_store(
@@ -108,8 +116,10 @@ def _build(
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
+            decoded = _shrinker(data, side, preprocess)
+            require_room(temporary, estimated_bytes(items, decoded), "prepared training images")
             listener(Event(stage, "begin", {"what": "decode", "total": len(items), "unit": "images"}))
-            _write_pixels(temporary, data, items, _shrinker(data, side, preprocess), listener, stage)
+            _write_pixels(temporary, data, items, decoded, listener, stage)
             listener(Event(stage, "end", {"what": "decode"}))
             if not folder.exists():
                 temporary.rename(folder)
@@ -220,6 +230,7 @@ def evaluation_pixels(
     if not path.is_file() or path.stat().st_size != math.prod(shape):
         with rundir.explained(path, elsewhere=ELSEWHERE):
             path.parent.mkdir(parents=True, exist_ok=True)
+            require_room(path.parent, math.prod(shape), "prepared images for evaluation")
             with (
                 rundir.replacing(path) as temporary,
                 temporary.open("wb") as file,

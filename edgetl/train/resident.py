@@ -1,0 +1,43 @@
+"""Keeps what is read of memory-mapped files from piling up in the memory of this process.
+
+Pages of a mapped file count as memory of the process that touched them until the system wants them back. An epoch
+touches all of them, so that a training on 100,000 images would seem to need, and to a container's limit does need, as
+much memory as its prepared images take on the disk. They are given back every `LIMIT` bytes; what is needed again
+comes from the system's own cache of the file, if there is room for one.
+"""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+from numpy.typing import NDArray
+
+LIMIT = 64 * 2**20  # bytes that may be read before the pages are given back
+
+
+class Resident:
+    """Counts what is read of a mapped array and gives its pages back now and then."""
+
+    def __init__(self, mapped: NDArray[np.uint8]) -> None:
+        self._map, self._touched = _map_of(mapped), 0
+
+    def read(self, size: int) -> None:
+        """So many bytes were read; threads that count at once may at worst give back later, or twice."""
+        self._touched += size
+        if self._touched >= LIMIT:
+            self.give_back()
+
+    def give_back(self) -> None:
+        """What was read belongs to the system again."""
+        self._touched = 0
+        if self._map is not None:
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def _map_of(array: NDArray[np.uint8]) -> mmap.mmap | None:
+    """The map that an array is a part of; None for one in memory, and where the system cannot give pages back."""
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED") else None
