@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 from typing import Any
@@ -363,9 +362,16 @@ def test_views_drawn_anew_are_asked_once_and_the_training_is_the_same_without_a_
 
 
 TRAIN = """
-import json, sys
+import json, os, signal, sys
 from edgetl.recipe import Distill, build
+from edgetl.train import softlabels
 from edgetl.train.student import distill
+write = softlabels.rundir.write_bytes
+def dying(path, data):
+    write(path, data)
+    if path.name == sys.argv[2]:
+        os.kill(os.getpid(), signal.SIGKILL)
+softlabels.rundir.write_bytes = dying
 distill(build(Distill, json.loads(sys.argv[1]), where="test"))
 """
 
@@ -381,13 +387,9 @@ def test_a_kill_during_the_build_or_after_it_changes_no_bit(
     monkeypatch.setenv("EDGETL_CACHE", str(tmp_path / "two"))
     given = {"data": str(taught[0]), "teacher": str(taught[1]), "out": str(tmp_path / "killed"), **STUDENT, **COMMON,
              **more}  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-c", TRAIN, json.dumps(given)])
     mark = "view-0000.safetensors" if after == "the first answers" else "view-0002.safetensors"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not list((tmp_path / "two" / "softlabels").rglob(mark)):
-        time.sleep(0.005)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    killed = subprocess.run([sys.executable, "-c", TRAIN, json.dumps(given), mark], check=False)
+    assert killed.returncode == -signal.SIGKILL
     again = student(taught, tmp_path / "killed", resume=rundir.resumable(rundir.partial(tmp_path / "killed")), **more)
     assert (again / rundir.MODEL).read_bytes() == (whole / rundir.MODEL).read_bytes()
     told = weights.read_record(again)["softlabels"]
