@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,9 @@ class CompareStrategies(FinetuneFields):
     folds: int | None = opt(
         None, "In place of seeds: cross-validation over training and validation images, in so many stratified folds.",
         low=2, high=100)
+    prefer: str = opt(
+        "quick", "Which to recommend of those that the tests cannot tell apart from the best: the quickest to train or "
+        "the most accurate.", choices=("quick", "accurate"))
     keep_runs: bool = opt(
         False, "Keep the weights of every RUN; else those of the winner stay, and of the others what they answered.",
         result=False)
@@ -78,7 +81,7 @@ class CompareStrategies(FinetuneFields):
         """
         problems: list[str] = []
         arms = [arm for text in self.strategies or known() for arm in self._parsed(text, problems)]
-        reasons = {arm.name: _misfit(arm, require) for arm in arms}
+        reasons = {arm.name: _misfit(arm, require) or (None if self.strategies else _needless(arm)) for arm in arms}
         misfits = [f"'{name}': {reason}" for name, reason in reasons.items() if reason is not None]
         if self.strategies:
             problems += misfits
@@ -94,7 +97,7 @@ class CompareStrategies(FinetuneFields):
     def _parsed(self, text: str, problems: list[str]) -> Iterator[Arm]:
         """The rows of one `--strategies`; adds to `problems` what is wrong with it."""
         named, *pairs = (part.strip() for part in text.split(";"))
-        own = _options([pair for pair in pairs if pair], text, problems)
+        own = _options(_joined([pair for pair in pairs if pair]), text, problems)
         for name in (one.strip() for one in named.split(",")):
             if name not in known():
                 problems.append(f"'{text}': there is no strategy '{name}'{nearest(name, known())}; "
@@ -120,12 +123,31 @@ def _misfit(arm: Arm, require: Require) -> str | None:
     return None
 
 
+def _needless(arm: Arm) -> str | None:
+    """Why a strategy that nobody named would only repeat another; None where it would not."""
+    if arm.options.strategy == "feature-copy" and not (arm.options.features_from or arm.options.head_width):
+        return "without --features-from it is probe once more."
+    return None
+
+
 def known() -> list[str]:
     """Names of all strategies."""
     return list(STRATEGIES)
 
 
-def _options(pairs: Collection[str], text: str, problems: list[str]) -> dict[str, Any]:
+def _joined(pairs: Sequence[str]) -> list[str]:
+    """The options as `key=value`, where those of a loss have been put back behind it: `loss=focal;gamma=2`."""
+    found: list[str] = []
+    for pair in pairs:
+        known_key = pair.partition("=")[0].strip().replace("-", "_") in fields_of(Finetune)
+        if not known_key and found and found[-1].startswith("loss="):
+            found[-1] += f";{pair}"
+        else:
+            found.append(pair)
+    return found
+
+
+def _options(pairs: Sequence[str], text: str, problems: list[str]) -> dict[str, Any]:
     """The values of `key=value`, or of `key` alone for one that is on; adds to `problems` what is wrong."""
     found: dict[str, Any] = {}
     for pair in pairs:

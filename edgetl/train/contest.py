@@ -144,7 +144,8 @@ class Contest:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.failed.items())
             raise TrainingError(f"None of the strategies could be trained: {reasons}")
         pairs = strategy_table.pairs(answers, [row.strategy for row in trained], folds=not self.crossed)
-        verdict = strategy_table.verdict(trained, pairs, measured_on=self._measured_on(answers))
+        verdict = strategy_table.verdict(trained, pairs, measured_on=self._measured_on(answers),
+                                         quick=self.options.prefer == "quick")
         rundir.write_json(self.folder / CHOSEN, {"recommended": verdict.recommended, "failed": self.failed})
         test = self._examined(next(arm for arm in self.arms if arm.name == verdict.recommended))
         self._tidy()

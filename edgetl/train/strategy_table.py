@@ -138,18 +138,19 @@ def _contrast(first: Answers, second: Answers, folds: bool) -> Contrast:
     return contrasts.over_folds(differences) if folds else contrasts.over_seeds(np.stack(differences))
 
 
-def verdict(found: Sequence[Row], compared: Sequence[Pair], *, measured_on: str) -> Verdict:
-    """The best, those that the paired tests cannot tell apart from it, and the quickest of these to train.
+def verdict(found: Sequence[Row], compared: Sequence[Pair], *, measured_on: str, quick: bool = True) -> Verdict:
+    """The best, those that the paired tests cannot tell apart from it, and which of these to take.
 
     Args:
         found: rows of strategies that were trained, the most accurate first.
         compared: every two of them.
+        quick: whether to take the quickest to train, and not the best itself.
         measured_on: how many images of which split, and how often trained, in words.
     """
     best = found[0]
     against = {pair.second: pair for pair in compared if pair.first == best.strategy}
     alike = [row for row in found if row is best or not against[row.strategy].significant]
-    taken = min(alike, key=lambda row: float("inf") if row.median_s is None else row.median_s)
+    taken = min(alike, key=lambda row: float("inf") if row.median_s is None else row.median_s) if quick else best
     assert best.accuracy is not None and best.low is not None and best.high is not None
     sentences = [f"{best.strategy} is the most accurate of {len(found)} strategies: {_percent(best.accuracy)} % (95 %: "
                  f"{_percent(best.low)} to {_percent(best.high)}) of {measured_on}."]
@@ -157,7 +158,7 @@ def verdict(found: Sequence[Row], compared: Sequence[Pair], *, measured_on: str)
     worse = [_beside(pair) for pair in against.values() if pair.significant]
     sentences += [f"Not distinguishable from it: {', '.join(same)}."] if same else []
     sentences += [f"Significantly worse: {', '.join(worse)}."] if worse else []
-    sentences.append(_recommendation(best, taken, alike, against))
+    sentences.append(_recommendation(best, taken, alike, against) if quick else f"Recommended: {best.strategy}.")
     return Verdict(best.strategy, tuple(row.strategy for row in alike), taken.strategy, tuple(sentences))
 
 

@@ -265,6 +265,12 @@ def test_a_truth_value_stands_alone() -> None:
     assert (off.name, off.options.hflip) == ("full;hflip=false", False)
 
 
+def test_the_options_of_a_loss_stay_with_it() -> None:
+    focal, _ = arms("full;loss=focal;gamma=3;lr=0.1", "full")
+    assert (focal.options.loss, focal.options.lr) == (("focal;gamma=3",), 0.1)
+    assert focal.name == "full;loss=focal;gamma=3;lr=0.1"
+
+
 def test_what_only_some_strategies_read_goes_to_those_alone() -> None:
     full, partial = arms("full,partial", freeze=["stages:1"])
     assert (full.options.freeze, partial.options.freeze) == ((), ("stages:1",))
@@ -274,6 +280,8 @@ def test_by_default_all_that_fit_are_compared() -> None:
     found, left_out = options(Path("d"), Path("o"), strategies=None).arms(strategies.require)
     assert {"scratch", "probe", "full", "lp-ft", "gradual"} <= {arm.name for arm in found}
     assert any(reason.startswith("'partial': --strategy partial needs --freeze") for reason in left_out)
+    assert any(reason.startswith("'joint': ") for reason in left_out)
+    assert "'feature-copy': without --features-from it is probe once more." in left_out
     found, left_out = options(Path("d"), Path("o"), strategies=None, freeze=["stages:1"]).arms(strategies.require)
     assert "partial" in {arm.name for arm in found}
 
@@ -352,6 +360,14 @@ def test_the_best_is_recommended_where_it_is_also_the_quickest_or_alone() -> Non
     _, found = judged(answered("a", [[1] * 36 + [0] * 4], 9.0), answered("b", [[0] * 40], 2.0))
     assert (found.recommended, found.alike) == ("a", ("a",))
     assert found.sentences[-1] == "Recommended: a."
+
+
+def test_whoever_prefers_accuracy_gets_the_best() -> None:
+    answers = (answered("a", [[1] * 36 + [0] * 4], 9.0), answered("b", [[1] * 35 + [0] * 5], 2.0))
+    table = strategy_table.rows(answers, folds=False)
+    pairs = strategy_table.pairs(answers, ["a", "b"], folds=False)
+    found = strategy_table.verdict(table, pairs, measured_on="40 images", quick=False)
+    assert (found.recommended, found.alike, found.sentences[-1]) == ("a", ("a", "b"), "Recommended: a.")
 
 
 def test_p_values_are_adjusted_over_all_pairs() -> None:
