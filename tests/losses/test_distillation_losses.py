@@ -310,7 +310,7 @@ def test_crd_says_what_it_cannot_use(labels: list[int], student: list[int], says
 # ------------------------------------------------------------------------------------------------------ all of them
 
 
-LOGITS = ("dist", "dkd", "kd", "labels", "logit-standardization")
+LOGITS = ("dist", "dkd", "focal", "kd", "labels", "logit-standardization")
 
 
 @pytest.mark.parametrize("name", plugins.names("losses"))
@@ -350,6 +350,7 @@ def test_gradients_by_finite_differences_and_none_for_the_teacher(name: str) -> 
         ("crd;momentum=1", "from 0 to below 1"),
         ("crd;negatives=0.5", "whole numbers above 0"),
         ("crd;temperature=0", "above 0"),
+        ("focal;gamma=-1", "finite number of at least 0"),
         ("labels;args=1", "no option|no loss in it has an option 'args'"),
     ],
 )
