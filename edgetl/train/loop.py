@@ -34,6 +34,7 @@ class Task(Protocol):
     """What is trained, and on which loss."""
 
     network: nn.Module  # what is evaluated and kept
+    settled: int  # epoch, from 0, from which on all moves that ever does
 
     @property
     def of_labelled(self) -> Collection[str]:
@@ -308,7 +309,7 @@ class Fit:
         if self.world.first:
             rundir.append_line(self.folder / rundir.METRICS, json.dumps(row))
         self.listener(Event(self.stage, "epoch", {"epochs": self.options.epochs, **row}))
-        stale = progress.epoch - progress.best_epoch >= self.options.patience
+        stale = progress.epoch - max(progress.best_epoch, self.task.settled) >= self.options.patience
         drops, dropped_epoch = schedules.after_epoch(progress, self.options)
         self.progress = Progress(
             epoch=progress.epoch + 1,

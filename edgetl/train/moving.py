@@ -23,6 +23,11 @@ class Moves:
         """Names of the parameters that move in an epoch; with None, of those that move in any."""
         return frozenset(name for name, first in self.begins.items() if epoch is None or first <= epoch)
 
+    @property
+    def settled(self) -> int:
+        """The epoch from which on all moves that ever does."""
+        return max(self.begins.values(), default=0)
+
     def settle(self, module: nn.Module) -> None:
         """Lets a network compute gradients for exactly the parameters that move in any epoch."""
         require_gradients(module, self.at(None))

@@ -74,6 +74,7 @@ class ClassifierTask(nn.Module):
     ) -> None:
         super().__init__()
         self._moves = moves
+        self.settled = moves.settled if moves is not None else 0
         self._still: tuple[nn.Parameter, ...] = ()
         if moves is not None:
             moves.settle(network.module)

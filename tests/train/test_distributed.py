@@ -87,13 +87,19 @@ def flags(values: dict[str, Any]) -> list[str]:
 LOSSES = ("labels:0.2,kd:0.5,dist:0.2,rkd:0.01;temperature=2", "sp:10,fitnet:0.1")
 
 
-def test_two_processes_train_what_one_does(photos: Path, tmp_path: Path) -> None:
+def test_two_processes_train_what_one_does(
+    photos: Path, photo_folder: Callable[..., Path], tmp_path: Path
+) -> None:
     """27 images in steps of 9: one process sees 5 and the other 4, with batch norm, mixup and losses of all kinds."""
+    others = photo_folder("others", classes=4, images=4, seed=3)
     start = finetune(build(Finetune, {"data": str(photos), "out": str(tmp_path / "start"), **TINY, **FRESH,
                                       "epochs": 1}, where="test"))  # fmt: skip
     taught = {**TINY, "teacher": str(start), "student": "timm/test_resnet", "pretrained": False, "control": False}
     work: list[tuple[str, dict[str, Any]]] = [
         ("finetune", {**TINY, **FRESH, "mixup": 0.3}),
+        ("finetune", {**TINY, **FRESH, "strategy": "gradual", "freeze": ("stages:1",), "accumulate": 2,
+                      "batch_size": "5"}),
+        ("finetune", {**TINY, **FRESH, "strategy": "joint", "source": str(others), "source_ratio": 0.5, "epochs": 1}),
         ("distill", {**taught, "loss": LOSSES, "accumulate": 2, "batch_size": "5"}),
         ("distill", {**taught, "loss": ("kd:1",), "views": 1, "mixup": 0.2}),
     ]

@@ -266,6 +266,15 @@ def test_gradual_moves_in_its_last_epoch_what_it_set_free_then() -> None:
         assert not network.module.get_submodule("layer3.0.bn1").training
 
 
+def test_early_stopping_waits_until_all_is_free(photos: Path, start: Path, tmp_path: Path) -> None:
+    """Nothing gets better with a rate of 0: other strategies stop after the second epoch."""
+    values = {"weights": str(start), "strategy": "gradual", "freeze": ("stages:2",), "epochs": 4, "ema": 0.0, "lr": 0.0,
+              "patience": 1}  # fmt: skip
+    run = finetune(options(photos, tmp_path / "run", **values))
+    assert weights.read_record(run)["unfrozen"][-1]["epoch"] == 4
+    assert len((run / rundir.METRICS).read_text().splitlines()) == 4
+
+
 def test_several_processes_compute_gradients_that_do_not_count_yet_and_drop_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

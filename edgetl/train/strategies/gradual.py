@@ -4,6 +4,7 @@ Howard and Ruder, "Universal language model fine-tuning for text classification"
 section 3.3: what is nearest to the old task is set free first, so that a new head does not spoil what lies below it.
 The epochs are divided evenly: of S groups, the head being the first, group g begins to move with epoch floor(g E / S).
 The learning rate follows one schedule throughout, and the optimizer keeps what it knows of what moves already.
+Early stopping (--patience) counts from the epoch on in which the last stage is set free.
 """
 
 from __future__ import annotations
