@@ -78,9 +78,10 @@ def open_store(
     decoding = [preprocess.alpha_background, preprocess.exif, preprocess.interpolation]
     key = rundir.sha256(json.dumps([VERSION, fingerprint, side, decoding, [item.key for item in items]]).encode())[:24]
     folder = cache_root() / "images" / key
+    was_there = folder.exists()  # asked first: what another process puts there meanwhile is whole
     found = _opened(folder)
     if found is None:
-        if folder.exists():
+        if was_there:
             text = f"{folder} is damaged; the images are prepared again."
             listener(Event(stage, "note", {"text": text}))
             shutil.rmtree(folder, ignore_errors=True)
@@ -121,10 +122,18 @@ def _build(
             listener(Event(stage, "begin", {"what": "decode", "total": len(items), "unit": "images"}))
             _write_pixels(temporary, data, items, decoded, listener, stage)
             listener(Event(stage, "end", {"what": "decode"}))
-            if not folder.exists():
-                temporary.rename(folder)
+            _put(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put(temporary: Path, folder: Path) -> None:
+    """Gives a store that is whole its name, unless another process was faster."""
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
 
 
 def _shrinker(data: DataSet, side: int, preprocess: Preprocess) -> Callable[[Item], NDArray[np.uint8] | str]:
