@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgetl import calibration, metrics, timing
 from edgetl.datasets import Item
-from edgetl.errors import DataError, EdgetlError
+from edgetl.errors import DataError, DataGone, EdgetlError
 from edgetl.runtime.preprocess import Preprocess, decode, normalize, resize
 from edgetl.runtime.session import Session
 
@@ -120,10 +120,11 @@ def pixels_of(item: Item, read: Read, preprocess: Preprocess) -> NDArray[np.uint
 
     Raises:
         DataError: the file is gone or is no image; names it.
+        DataGone: the data cannot be reached any more.
     """
     try:
         return resize(decode(read(item), preprocess, name=item.key), preprocess)
-    except DataError:
+    except (DataError, DataGone):
         raise  # the data set has named the file already
     except EdgetlError as problem:
         raise DataError(str(problem), hint="Remove or replace the file, then run the same command again.") from problem

@@ -158,3 +158,7 @@ def test_data_that_is_gone_is_no_damaged_image(tmp_path: Path, monkeypatch: pyte
     data = DataSet("remote", ("a", "b"), tuple(Item(str(place), place % 2) for place in range(4)), gone)
     with pytest.raises(DataGone, match="server is away"):
         store.open_store(data, data.items, "f", WANTS, ignore, "test")
+    with pytest.raises(DataGone, match="server is away"):
+        store.require_readable(data, data.items, "test", WANTS, ignore, "test")
+    with pytest.raises(DataGone, match="server is away"):
+        store.evaluation_pixels(data, data.items, "f", WANTS)
