@@ -120,8 +120,8 @@ class TrainFields(DataFields):
     device: str = opt("auto", "'auto', 'cpu', 'cuda' or 'cuda:N'.",
                       form=("auto|cpu|cuda(:[0-9]+)?", "'auto', 'cpu', 'cuda' or 'cuda:N'"))
     amp: str = opt(
-        "auto", "Mixed precision; 'auto' is bf16 (or fp16) on CUDA and off on a CPU, or the other one where the trial of "
-        "a longer training finds that clearly quicker.", choices=("auto", "off", "bf16", "fp16"))
+        "auto", "Mixed precision; 'auto' is bf16 (or fp16) on CUDA and off on a CPU, or the other one where the trial "
+        "of a longer training finds that clearly quicker.", choices=("auto", "off", "bf16", "fp16"))
     compile: str = opt(
         "auto", "Compile the network with torch.compile; 'auto' where a trial finds that the training earns what it "
         "costs.", choices=("auto", "off", "on"))
