@@ -28,7 +28,7 @@ PACKAGES = {
     "cpu": "onnxruntime pillow",
     "openvino": "openvino pillow",
     "cli": "typer rich matplotlib scipy",
-    "train": "torch torchvision timm torch-pruning safetensors onnx onnxscript tensorboard pillow scipy",
+    "train": "torch torchvision timm torch-pruning safetensors onnx onnxscript tensorboard fsspec pillow scipy",
 }
 
 
