@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from edgetl.errors import DataError, DataGone, EdgetlError, MissingDependency
 
 BLOCK = 4 * 2**20  # bytes that are fetched at once where images are read one after the other
 KEPT = 16  # blocks
+WAITS_S = (1, 5)  # before a range is asked for again
 # What servers call the things that differ after a file was written anew.
 STATES = ("size", "ETag", "etag", "Content-MD5", "Digest", "md5Hash", "crc32c", "generation", "Last-Modified",
           "LastModified", "last_modified", "mtime", "created")
@@ -125,6 +127,14 @@ class RemoteFile:
         return self._fetch(number * BLOCK, (number + 1) * BLOCK)
 
     def _fetch(self, begin: int, end: int) -> bytes:
+        for wait_s in WAITS_S:
+            try:
+                return self._fetch_once(begin, end)
+            except DataGone:
+                time.sleep(wait_s)  # among thousands of requests some fail for no reason that lasts
+        return self._fetch_once(begin, end)
+
+    def _fetch_once(self, begin: int, end: int) -> bytes:
         with explained(self.where, DataGone):
             data: bytes = self._system.cat_file(self._path, start=begin, end=end)
         return data

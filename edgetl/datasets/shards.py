@@ -13,6 +13,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,6 +28,7 @@ from edgetl.events import Event, Listener, ignore
 FORM = ("Write shards:DIR/train-{000..009}.tar, or shards:train=SPEC;val=SPEC;test=SPEC; paths may hold braces and "
         "wildcards or be URLs. ;label=FIELD names the field of .json labels, ;classes=FILE lists the classes.")
 CLASSES = "classes.txt"
+ASKED_AT_ONCE = 16  # shards whose state is asked for together
 
 
 @dataclass(frozen=True)
@@ -161,21 +163,21 @@ def _plain(where: str) -> str:
 
 def _found(places: dict[str | None, list[Place]], prefix: str, label: str, listener: Listener) -> _Found:
     """The contents of all shards; those that are not known are read, with the listener told of it."""
-    found = _Found()
-    looked = _Looking(listener)
-    for split, shards in places.items():
-        for place in shards:
-            state = place.state()
-            contents = _shard_index.known(place, label, state)
-            if contents is None:
-                contents = _shard_index.made(place, label, state, looked)
-                looked.whole()
-            begin = _plain(place.where)[len(prefix):].lstrip("/")
-            found.keys += [f"{begin}/{member}" for member in contents.names]
-            found.labels += contents.labels
-            found.splits += [split] * len(contents.names)
-            found.contents.append(contents)
-            found.left_out += contents.left_out
+    found, looked = _Found(), _Looking(listener)
+    shards = [(split, place) for split, several in places.items() for place in several]
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:  # every answer of a server takes a while
+        states = list(pool.map(lambda shard: shard[1].state(), shards))
+    for (split, place), state in zip(shards, states, strict=True):
+        contents = _shard_index.known(place, label, state)
+        if contents is None:
+            contents = _shard_index.made(place, label, state, looked)
+            looked.whole()
+        begin = _plain(place.where)[len(prefix):].lstrip("/")
+        found.keys += [f"{begin}/{member}" for member in contents.names]
+        found.labels += contents.labels
+        found.splits += [split] * len(contents.names)
+        found.contents.append(contents)
+        found.left_out += contents.left_out
     looked.end()
     return found
 

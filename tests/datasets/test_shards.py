@@ -401,6 +401,26 @@ def test_blocks_are_fetched_once_and_few_are_kept(memory: Any, monkeypatch: pyte
     assert [end - begin for begin, end in fetched] == [1, 2]  # far apart: nothing around them
 
 
+def test_a_range_is_asked_for_again(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.pipe_file("/a.tar", tar(samples(2)))
+    data = open_data("shards:memory://a.tar")
+    monkeypatch.setattr(_places, "WAITS_S", (0, 0))
+    asked: list[int] = []
+
+    def cat_file(path: str, start: int, end: int) -> bytes:
+        asked.append(start)
+        if len(asked) < 3:
+            raise ConnectionResetError("reset by peer")
+        return b"%d" % (len(asked) - 2)
+
+    monkeypatch.setattr(memory, "cat_file", cat_file)
+    assert data.read(data.items[1]) == b"1" and len(set(asked)) == 1
+    asked.clear()
+    monkeypatch.setattr(_places, "WAITS_S", (0,))
+    with pytest.raises(DataGone, match=r"memory://a\.tar cannot be read: reset by peer"):
+        data.read(data.items[0])
+
+
 def test_urls_that_cannot_be_read(memory: Any) -> None:
     assert "memory://nothing.tar does not exist" in sentence("shards:memory://nothing.tar")
     assert "No shard matches memory://none-*.tar" in sentence("shards:memory://none-*.tar")
