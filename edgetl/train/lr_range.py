@@ -2,7 +2,7 @@
 
 The network is trained on the first batches of the training images while the rate grows geometrically, until the loss
 leaves its lowest value far behind. Where the smoothed loss rises for good is the edge: the greatest rate at which it is
-still within 5 % of its lowest. A tenth of that is taken, as fastai's `lr_find` takes a tenth of the rate of the lowest
+still within 2 % of its lowest. A tenth of that is taken, as fastai's `lr_find` takes a tenth of the rate of the lowest
 loss; the edge is less a matter of chance, and it is there, too, where the loss can hardly fall because a head was
 fitted before. Afterwards weights, statistics, what the losses remember and all random states are what they were. The
 same seed finds the same rate.
@@ -38,7 +38,7 @@ LEAST_STEPS, STEPS = 20, 100
 SHARE = 5  # the trial has at most one in so many of the steps of the training, but `LEAST_STEPS`
 SMOOTHING = 0.9  # of the moving mean of the loss
 FAR = 3.0  # the trial ends where the smoothed loss is so many times its lowest
-NEAR = 1.05  # times the lowest smoothed loss
+NEAR = 1.02  # times the lowest smoothed loss
 SKIPPED = 10  # one in so many steps, the first ones: their mean is over few batches
 SAFE = 0.1  # of the edge
 

@@ -8,9 +8,10 @@ The paper begins with a head that is right for the classes before any training (
 weights have such a head, because a RUN or a file brought it or lp-ft fitted one, the head is interpolated with the
 rest. A head that began at random is not: the fine-tuned one then serves every alpha, since half a random head is none.
 
-Batch-norm statistics do not belong to weights in between. For 0 < alpha < 1 they are taken anew on training images, as
-evaluation sees them (Izmailov et al., UAI 2018, arXiv:1803.05407, do so for averaged weights); at the two ends they are
-what training made of them.
+Batch-norm statistics are averages over activations, and those of weights in between need not lie in between. So each
+0 < alpha < 1 is tried with both: statistics between those of the ends, and statistics taken anew on training images, as
+evaluation sees them (Izmailov et al., UAI 2018, arXiv:1803.05407, do so for averaged weights). The former go over into
+the two ends, which a head that was fitted to the old statistics needs; the latter are right for the weights.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from edgetl.train.setting import Setting
 
 ALPHAS = tuple(tenth / 10 for tenth in range(11))
+BETWEEN, TAKEN = "between", "taken"
 STATISTICS_IMAGES = 1024  # training images that batch norm looks at for each alpha
 
 Weights = Mapping[str, torch.Tensor]
@@ -44,14 +46,20 @@ class Point:
     """One alpha, and how good its weights are on validation."""
 
     alpha: float
+    statistics: str  # of batch norm: "between" those of the ends, or "taken" on training images
     score: Score
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the record."""
+        accuracy, loss = self.score.accuracy, self.score.loss
+        return {"alpha": self.alpha, "statistics": self.statistics, "val_accuracy": accuracy, "val_loss": loss}
 
 
 def between(before: Weights, after: Weights, alpha: float, kept: Sequence[str] = ()) -> dict[str, torch.Tensor]:
     """Weights and statistics at alpha; integers, and those named in `kept`, are the ones after."""
     return {
         name: after[name]
-        if name in kept or not after[name].is_floating_point()
+        if name in kept or alpha == 1 or not after[name].is_floating_point()
         else torch.lerp(before[name].to(after[name].device), after[name], alpha)
         for name in after
     }
@@ -72,7 +80,7 @@ def begun(place: Setting, network: Network, *, head_fitted: bool) -> Callable[[]
         return dict
     require_pretrained(network)
     knows = head_fitted or f"{network.head}.weight" in network.weights.matched
-    before = {name: value.detach().clone() for name, value in network.module.state_dict().items()}
+    before = _copied(network.module)
     return lambda: {"wise_ft": choose(place, network, before, head_fitted=knows)}
 
 
@@ -86,29 +94,31 @@ def choose(place: Setting, network: Network, before: Weights, *, head_fitted: bo
         head_fitted: whether the head before training knew these classes.
     """
     module, validate = network.module, setting.Validation(place, network)
-    after = {name: value.detach().clone() for name, value in module.state_dict().items()}
-    kept = () if head_fitted else tuple(of_head(network))
+    after = _copied(module)
     stale = learned_statistics(module, before, after)
     curve: list[Point] = []
-    best, weights = Point(1.0, validate(module.eval())), after
+    best, weights = Point(1.0, BETWEEN, validate(module.eval())), after
     for alpha in reversed(ALPHAS):  # so that of equals the one nearest to the training's own result is kept
-        if alpha < 1:
-            module.load_state_dict(between(before, after, alpha, kept))
-        if stale and 0 < alpha < 1:
-            take_statistics(place, network, stale)
-        curve.insert(0, Point(alpha, validate(module.eval()) if alpha < 1 else best.score))
-        if curve[0].score.better_than(best.score):
-            best, weights = curve[0], {name: value.detach().clone() for name, value in module.state_dict().items()}
+        module.load_state_dict(between(before, after, alpha, () if head_fitted else tuple(of_head(network))))
+        for statistics in (BETWEEN, TAKEN) if stale and 0 < alpha < 1 else (BETWEEN,):
+            if statistics == TAKEN:
+                take_statistics(place, network, stale)
+            curve.append(Point(alpha, statistics, validate(module.eval())))
+            if curve[-1].score.better_than(best.score):
+                best, weights = curve[-1], _copied(module)
     module.load_state_dict(weights)
     place.note(f"WiSE-FT: alpha {best.alpha:g}, validation accuracy {100 * best.score.accuracy:.1f} %")
     return {
         "alpha": best.alpha,
-        "head": "interpolated" if head_fitted else "fine-tuned",
+        "statistics": best.statistics,
         "statistics_images": min(STATISTICS_IMAGES, len(place.parts.train)) if stale else 0,
-        "curve": [
-            {"alpha": one.alpha, "val_accuracy": one.score.accuracy, "val_loss": one.score.loss} for one in curve
-        ],
+        "head": "interpolated" if head_fitted else "fine-tuned",
+        "curve": [one.to_json() for one in reversed(curve)],
     }
+
+
+def _copied(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
 def learned_statistics(module: nn.Module, before: Weights, after: Weights) -> list[_BatchNorm]:
