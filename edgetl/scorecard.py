@@ -23,22 +23,30 @@ DRAWS = 1000
 LEVEL = 0.95
 SEED = 0
 TOP = 5
+FEWEST = 10  # wrong answers, from which on draws tell how far likelihood and Brier score may be off
 AT_ONCE = 1_000_000  # images of draws that are held in memory
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A figure and the ends of its interval."""
+class Figure:
+    """A figure that the images cannot bound."""
 
     value: float
+
+    def to_json(self, name: str) -> dict[str, float | None]:
+        """Three values under `name`, `name`_low and `name`_high; None where there is no end."""
+        ends = {f"{name}_{end}": getattr(self, end, None) for end in ("low", "high")}
+        return {name: self.value, **ends}
+
+
+@dataclass(frozen=True)
+class Interval(Figure):
+    """A figure and the ends of its interval."""
+
     low: float
     high: float
-
-    def to_json(self, name: str) -> dict[str, float]:
-        """Three values under `name`, `name`_low and `name`_high."""
-        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
 def of_splits(found: Mapping[str, Evaluation]) -> dict[str, dict[str, Any]]:
@@ -63,7 +71,7 @@ def of(found: Evaluation) -> dict[str, Any]:
             **likelihood.to_json("nll"), **squares.to_json("brier"), "classes": classes(found.confusion)}
 
 
-def _top(found: Evaluation) -> dict[str, float]:
+def _top(found: Evaluation) -> dict[str, float | None]:
     """The share whose label is among the best 5; nothing where there are not more than 5 labels."""
     if found.logits.shape[1] <= TOP:
         return {}
@@ -100,13 +108,18 @@ def _measured(name: str, n: int, measure: Callable[[], tuple[float, float, float
 
 
 def drawn_intervals(logits: metrics.Logits, labels: metrics.Labels, temperature: float = 1.0, *, draws: int = DRAWS,
-                    seed: int = SEED) -> tuple[Interval, Interval, Interval, Interval]:
+                    seed: int = SEED) -> tuple[Interval, Interval, Figure, Figure]:
     """Macro-F1, ECE, negative log-likelihood and Brier score, each with its interval, over the same draws.
 
-    All but the ECE have the percentiles of the draws. The ECE is a sum of absolute values, so that chance alone makes
-    it too great, and in the draws by as much again: the lower end is moved down by twice what the draws' mean lies
-    above the figure, and is 0 where the figure is what chance gives a calibrated model (see `chance`). The upper end
-    stays, and is a little too high.
+    Draws know nothing of errors that were not seen, so they are helped where there are few. Macro-F1 has the
+    percentiles of the draws, widened to what the intervals of its classes amount to (see `f1_by_class`). Likelihood and
+    Brier score, which one unseen error may move by any amount, have the percentiles from FEWEST wrong answers on, and
+    below that no interval.
+
+    The ECE is a sum of absolute values, so that chance alone makes it too great, and in the draws by as much again: the
+    lower end is moved down by twice what the draws' mean lies above the figure, and is 0 where the figure is what
+    chance gives a calibrated model (see `chance`). The upper end stays, which is a little too high, and is no less than
+    the gap between the mean score and any accuracy in Wilson's interval: no ECE is smaller than that.
 
     Args:
         logits: [N, K].
@@ -115,18 +128,47 @@ def drawn_intervals(logits: metrics.Logits, labels: metrics.Labels, temperature:
         draws: how many.
         seed: of the draws.
     """
-    table = _Table.of(logits, labels, temperature)
-    whole = table.figures(np.ones((1, len(labels))))[0]
-    generator, most = np.random.default_rng(seed), max(1, AT_ONCE // len(labels))
-    again = np.concatenate([table.figures(_drawn(generator, len(labels), min(most, draws - begin)))
-                            for begin in range(0, draws, most)])
+    whole, again = drawn_figures(logits, labels, temperature, draws=draws, seed=seed)
     low, high = np.quantile(again, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    low[1] = max(0.0, low[1] - 2 * (again[:, 1].mean() - whole[1]))
-    if whole[1] <= chance(logits, labels, temperature, draws=draws, seed=seed).most:
-        low[1] = 0.0
+    by_class = f1_by_class(metrics.confusion(logits.argmax(axis=1), labels, logits.shape[1]))
+    low[0], high[0] = min(low[0], by_class.low), max(high[0], by_class.high)
+    confidence, hits = calibration.confidences(logits, labels, temperature)
+    n, right = len(labels), int(hits.sum())
+    by_chance = whole[1] <= chance(logits, labels, temperature, draws=draws, seed=seed).most
+    low[1] = 0.0 if by_chance else max(0.0, low[1] - 2 * (again[:, 1].mean() - whole[1]))
+    accuracies = metrics.wilson_interval(right, n, LEVEL)
+    high[1] = max(high[1], *(abs(float(confidence.mean()) - end) for end in accuracies))
     f1, error, likelihood, squares = (Interval(float(value), float(min(value, down)), float(max(value, up)))
                                       for value, down, up in zip(whole, low, high, strict=True))
+    if n - right < FEWEST:
+        return f1, error, Figure(likelihood.value), Figure(squares.value)
     return f1, error, likelihood, squares
+
+
+def f1_by_class(confusion: NDArray[np.int64]) -> Interval:
+    """Macro-F1 of a confusion matrix [K, K] with the interval that those of its classes amount to.
+
+    The distances of the classes' ends from their F1 add up as independent errors do: G. Y. Zou, A. Donner, Construction
+    of Confidence Limits About Effect Measures, Statistics in Medicine 27 (2008) 1693-1702. They are not independent, so
+    that alone it would be too narrow; but it never closes where no error was seen.
+    """
+    found = [one for one in classes(confusion) if one["f1"] is not None]
+    value = float(np.mean([one["f1"] for one in found]))
+    down, up = (float(np.sqrt(np.sum([(one[f"f1_{end}"] - one["f1"]) ** 2 for one in found]))) / len(found)
+                for end in ("low", "high"))
+    return Interval(value, max(0.0, value - down), min(1.0, value + up))
+
+
+def drawn_figures(logits: metrics.Logits, labels: metrics.Labels, temperature: float = 1.0, *, draws: int = DRAWS,
+                  seed: int = SEED) -> tuple[Floats, Floats]:
+    """Macro-F1, ECE, negative log-likelihood and Brier score [4] of the images, and of each draw of them [draws, 4].
+
+    Takes what `drawn_intervals` takes.
+    """
+    table, n = _Table.of(logits, labels, temperature), len(labels)
+    generator, most = np.random.default_rng(seed), max(1, AT_ONCE // n)
+    again = [table.figures(_drawn(generator, n, min(most, draws - begin))) for begin in range(0, draws, most)]
+    return table.figures(np.ones((1, n)))[0], np.concatenate(again)
 
 
 def _drawn(generator: np.random.Generator, n: int, draws: int) -> Floats:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from test_calibration import answers
 
 from edgetl import calibration, evaluate, metrics, scorecard
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import metric_intervals
 
 
 def summarized(logits, labels):
@@ -56,13 +61,41 @@ def test_the_intervals_are_the_percentiles_of_images_drawn_again(monkeypatch):
         drawn.append((metrics.macro_f1(metrics.confusion(picked.argmax(1), own, 3)), metrics.ece(picked, own),
                       calibration.nll(picked, own), calibration.brier(picked, own)))
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    by_class = scorecard.f1_by_class(metrics.confusion(logits.argmax(1), labels, 3))
     for at_once in (scorecard.AT_ONCE, 7 * 40):  # in one piece, and in nine
         monkeypatch.setattr(scorecard, "AT_ONCE", at_once)
         f1, error, likelihood, squares = scorecard.drawn_intervals(logits, labels, draws=60)
-        assert (f1.low, likelihood.low, squares.low) == pytest.approx(tuple(low[[0, 2, 3]]))
-        assert (f1.high, error.high, likelihood.high, squares.high) == pytest.approx(tuple(high))
+        assert (likelihood.low, squares.low) == pytest.approx(tuple(low[2:]))
+        assert (error.high, likelihood.high, squares.high) == pytest.approx(tuple(high[1:]))
+        assert f1.low == pytest.approx(min(low[0], by_class.low))
+        assert f1.high == pytest.approx(max(high[0], by_class.high))
     # Chance makes an ECE too great, and the draws add as much again.
     assert error.low < low[1]
+
+
+def test_macro_f1_by_class_is_the_square_root_of_sums_and_never_closes():
+    found = scorecard.f1_by_class(np.array([[8, 2, 0], [1, 9, 0], [0, 0, 0]]))  # nobody knows of the third class
+    first, second = metrics.f1_interval(8, 2, 1), metrics.f1_interval(9, 1, 2)
+    ones = (16 / 19, 18 / 21)
+    assert found.value == pytest.approx(sum(ones) / 2)
+    for end, sign in ((0, -1), (1, 1)):
+        reach = math.hypot(first[end] - ones[0], second[end] - ones[1]) / 2
+        assert (found.low, found.high)[end] == pytest.approx(found.value + sign * reach)
+    right = scorecard.f1_by_class(np.diag([30, 30]))
+    assert right.high == right.value == 1 and 0.9 < right.low < 0.97
+
+
+def test_where_hardly_an_error_was_seen_no_interval_pretends_to_know_them():
+    """All of 200 answers are right: draws of them would close every interval."""
+    labels = np.arange(200) % 3
+    found = scorecard.of(summarized(12 * np.eye(3)[labels] + 1.0, labels))
+    assert found["accuracy"] == found["macro_f1"] == found["macro_f1_high"] == 1
+    assert found["macro_f1_low"] < 0.995
+    assert found["ece_low"] == 0 and found["ece_high"] >= 1 - found["accuracy_low"] - 1e-4
+    assert found["nll_low"] is None and found["brier_high"] is None and found["nll"] > 0
+    for wrong, known in ((9, False), (10, True)):
+        logits = 3 * np.eye(3)[np.r_[(labels[:wrong] + 1) % 3, labels[wrong:]]]
+        assert (scorecard.of(summarized(logits, labels))["nll_high"] is not None) == known
 
 
 def test_a_calibrated_model_shows_an_ece_by_chance_and_its_interval_reaches_zero():
@@ -118,3 +151,23 @@ def test_the_splits_of_a_run_have_one_temperature_from_validation_alone():
     other = scorecard.of_splits({"val": val, "test": summarized(*answers(100, seed=3))})
     assert other["temperature"]["value"] == found["temperature"]["value"]
     assert list(scorecard.of_splits({"test": test})) == ["test"]
+
+
+def test_the_simulation_knows_the_truth_and_how_often_intervals_hold_it(monkeypatch):
+    monkeypatch.setattr(metric_intervals, "TRUTH", 50_000)
+    monkeypatch.setattr(scorecard, "DRAWS", 200)
+    # A calibrated classifier has no gap, and nobody's likelihood is better than the entropy.
+    true, logits = metric_intervals.WORLDS["six classes, calibrated"].images(np.random.default_rng(0), 20_000)
+    f1, error, likelihood, squares = metric_intervals.WORLDS["six classes, calibrated"].truth(0)
+    assert error < 1e-9
+    assert likelihood == pytest.approx(-(true * np.log(true)).sum(axis=1).mean(), rel=0.03)
+    assert squares == pytest.approx((1 - (true**2).sum(axis=1)).mean(), rel=0.03)
+    assert f1 == pytest.approx(true.max(axis=1).mean(), abs=0.01)  # six classes of one size, alike
+    assert np.array_equal(logits.argmax(1), true.argmax(1))
+    row = metric_intervals.coverage("six classes, calibrated", 100, repetitions=40, seed=3)
+    assert row["ece"]["stated"]["covered"] >= 0.85 > 0.1 >= row["ece"]["plain"]["covered"]
+    assert row["macro_f1"]["stated"]["covered"] >= 0.85 and row["macro_f1"]["stated"]["stated_in"] == 40
+    assert row["nll"]["stated"]["stated_in"] < 40  # hardly an error was seen
+    right = metric_intervals.coverage("six classes, nearly all right", 100, repetitions=10, seed=0)
+    assert right["macro_f1"]["stated"]["covered"] == 1 > 0.5 > right["macro_f1"]["plain"]["covered"]
+    assert "stated" not in right["nll"]

@@ -19,7 +19,8 @@ ALIKE = 0.05  # of the temperature from 1: less is not worth a word
 CAPTION = "Each figure with its 95 % interval"
 EXPLAINED = ("Intervals are Wilson's of shares, of the other figures 1,000 draws of the images. ECE is the expected "
              "calibration error, the mean gap between how sure the answers are and how right; by chance is what a "
-             "model without any gap shows on so many images. NLL is the negative log-likelihood.")
+             "model without any gap shows on so many images. NLL is the negative log-likelihood. Where fewer than 10 "
+             "answers are wrong, NLL and Brier score have no interval: one more error might move them by any amount.")
 
 
 def figures(run: Trained) -> Table:
