@@ -139,8 +139,13 @@ def require_cuttable(network: Network) -> None:
     channels too, but neither torch-pruning nor the safetensors of a RUN say how they shrink with them.
 
     Raises:
-        EdgetlError: there are others; names one.
+        EdgetlError: there are others, names one; or it is several networks, whose channels torch-pruning mixes up.
     """
+    if network.model.startswith("joined/"):
+        raise EdgetlError(
+            f"{network.model} is several networks side by side, of which no part is cut.",
+            hint="Give a FAMILY/VARIANT as --student, which learns from all of them.",
+        )
     for name, layer in network.module.named_modules():
         own = [key for key, _ in layer.named_parameters(recurse=False)]
         if own and not isinstance(layer, nn.Conv2d | nn.Linear | nn.modules.batchnorm._BatchNorm):

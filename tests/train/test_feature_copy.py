@@ -150,6 +150,14 @@ def test_what_cannot_be_joined_is_said() -> None:
         models.create(BOTH, classes=2, weights=Path("x"))
 
 
+def test_joined_networks_are_not_cut() -> None:
+    from edgetl.compress.prune import require_cuttable
+
+    both = joined.assembled([member("timm/test_resnet"), member("cifar/resnet20")], classes=2, hidden=0)
+    with pytest.raises(EdgetlError, match="several networks side by side, of which no part is cut"):
+        require_cuttable(both)
+
+
 def test_a_name_in_a_run_imports_nobodys_module() -> None:
     with pytest.raises(EdgetlError, match="what a file names is not imported"):
         models.create("joined/os.path/x+timm/test_resnet", classes=2, pretrained=False, foreign=False)
