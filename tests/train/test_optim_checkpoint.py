@@ -35,6 +35,29 @@ def test_norms_and_biases_have_no_weight_decay() -> None:
     assert [p.ndim for p in plain["params"]] == [1, 1, 1] and plain["weight_decay"] == 0
 
 
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_one_kernel_for_all_weights_moves_them_as_a_step_of_each_does(layout: torch.memory_format) -> None:
+    def trained(fused: bool) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 4, (2, 3)), nn.Flatten(),
+                               nn.Linear(4 * 5 * 4, 3)).to(memory_format=layout)  # fmt: skip
+        optimizer = optim.build_optimizer(module.named_parameters(), Finetune(data="", out="", teacher=""))
+        if not fused:
+            assert optimizer.defaults["fused"]
+            optimizer = torch.optim.AdamW(optimizer.param_groups, fused=False, foreach=False)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01
+        images = torch.rand(4, 3, 8, 8).to(memory_format=layout)
+        for _ in range(5):
+            optimizer.zero_grad()
+            module(images).square().sum().backward()
+            optimizer.step()
+        return list(module.parameters())
+
+    for one, other in zip(trained(True), trained(False), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_averaged_weights_follow_their_formula() -> None:
     module = nn.Linear(1, 1, bias=False)
     module.weight.data.fill_(0.0)
