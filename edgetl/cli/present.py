@@ -92,6 +92,7 @@ def run_pairs(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     metrics = record.get("metrics", {})
     control = metrics.get("control", {})
     gain = metrics.get("gain") or {}
+    views = record.get("tta", {})
     return {
         "run": folder,
         "stage": record.get("stage"),
@@ -103,6 +104,7 @@ def run_pairs(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         "data": record.get("data", {}).get("source"),
         "validation": accuracy(metrics.get("val")),
         "test": accuracy(metrics.get("test")),
+        f"test, {views.get('views')}": accuracy(views.get("test")),
         "control, val": accuracy(control.get("val")),
         "control, test": accuracy(control.get("test")),
         "gain": gain.get("sentence"),

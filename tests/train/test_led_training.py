@@ -230,6 +230,15 @@ def test_tta_is_reported_beside_and_changes_no_model(photos: Path, start: Path, 
         assert record["tta"]["views"] == views and record["tta"]["test"]["n"] == record["metrics"]["test"]["n"]
 
 
+def test_both_accuracies_are_shown(
+    photos: Path, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["--data", str(photos), "--teacher", str(start), "--out", str(tmp_path / "run"), "--threads", "1"]
+    assert main(["finetune", *own, "--epochs", "1", "--workers", "0", "--strategy", "probe", "--tta", "hflip"]) == 0
+    shown = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert {"test", "test, hflip"} <= set(shown)
+
+
 def test_the_sampler_shows_the_rare_class_as_often_as_the_others(
     photos: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
