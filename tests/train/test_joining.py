@@ -18,12 +18,14 @@ from edgetl import models, rundir, weights
 from edgetl.cli.app import main
 from edgetl.errors import DataError, TrainingError
 from edgetl.events import Event
+from edgetl.ledger import Ledger
 from edgetl.losses import parse
 from edgetl.recipe import Finetune, build
 from edgetl.train import joining, setting, store
 from edgetl.train.cells import Cells
 from edgetl.train.loader import Batch, TrainLoader
 from edgetl.train.teacher import finetune
+from edgetl.walker import Walker
 
 TINY = {"teacher": "timm/test_resnet", "pretrained": False, "image_size": 32, "epochs": 2, "batch_size": "8",
         "workers": 0, "lr": 3e-3, "threads": 1, "ema": 0.9, "strategy": "joint"}  # fmt: skip
@@ -215,3 +217,15 @@ def test_a_source_without_images_to_train_on_is_refused(photos: Path, source: Pa
         shutil.copy(photos / key, folder / "one.jpg")
     with pytest.raises(DataError, match="has 0 training images that the target does not hold out"):
         joining.gather(made, place)
+
+
+def test_a_recipe_trains_again_for_another_source(photos: Path, source: Path, tmp_path: Path) -> None:
+    made = options(photos, source, tmp_path / "run")
+
+    def inputs() -> dict[str, Any]:
+        return Walker(tmp_path, Ledger(tmp_path), lambda event: None)._inputs(made, ())
+
+    before = inputs()
+    assert before == inputs()
+    sorted((source / "amber").iterdir())[0].unlink()
+    assert before != inputs()
