@@ -66,8 +66,8 @@ def arm(name: str, found: Sequence[Predictions], classes: int, rare: int) -> dic
     shares = np.stack([influences(one, classes) for one in found])
     low, high = metrics.crossed_interval(shares)
     recalls = [float(one.right[one.labels == rare].mean()) for one in found]
-    return {"balance": name, "macro_f1": float(shares.mean()), "macro_f1_low": low, "macro_f1_high": min(1.0, high),
-            "macro_f1_by_seed": [float(one.mean()) for one in shares],
+    return {"balance": name, "macro_f1": float(shares.mean()), "macro_f1_low": max(0.0, low),
+            "macro_f1_high": min(1.0, high), "macro_f1_by_seed": [float(one.mean()) for one in shares],
             "accuracy": float(np.mean([one.right.mean() for one in found])), "rare_recall": float(np.mean(recalls))}
 
 

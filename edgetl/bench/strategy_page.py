@@ -86,13 +86,17 @@ def summary(found: Found) -> Table:
     rows = []
     for number, row in enumerate(trained(found), start=1):
         pair, name = against.get(row["strategy"]), row["strategy"]
-        told = ["best" if name == best else "not distinguishable" if name in alike else "significantly worse",
+        told = ["best" if name == best else "not distinguishable" if name in alike else _worse(pair),
                 *(["recommended"] if name == found["verdict"]["recommended"] else [])]
         rows.append((str(number), name, percent(row["accuracy"]), span(row["low"], row["high"], 100, 1),
                      percent(row["macro_f1"]), _seconds(row["median_s"]), *_difference(pair), ", ".join(told)))
     kind, count = found["repeats"]["kind"], found["repeats"]["count"]
     return Table(f"Accuracy on {_measured_on(found)}; {_counted(count, kind)}, {_counted(found['epochs'], 'epochs')} "
                  "each", columns, tuple(rows))
+
+
+def _worse(pair: Mapping[str, Any] | None) -> str:
+    return "significantly worse" if pair is not None and pair["significant"] else "worse before the adjustment"
 
 
 def _counted(count: int, plural: str) -> str:
@@ -128,7 +132,7 @@ def pairs(found: Found) -> Table:
     columns = ("strategy", "less", "points", "95 % interval", "p", "p, adjusted", "verdict")
     rows = tuple((pair["first"], pair["second"], f"{100 * pair['difference']:+.1f}",
                   span(pair["low"], pair["high"], 100, 1, sign="+"), _chance(pair["p_value"]),
-                  _chance(pair["adjusted"]), "significant" if pair["significant"] else "not distinguishable")
+                  _chance(pair["adjusted"]), "significant" if pair["significant"] else "not significant")
                  for pair in found["pairs"])
     return Table("Every two strategies, paired image by image; verdicts by the adjusted p-value, at 5 %", columns, rows)
 

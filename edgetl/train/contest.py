@@ -310,7 +310,7 @@ class Contest:
             "data": {"name": self.data.name, "fingerprint": self.parts.fingerprint, "rule": dict(self.parts.rule),
                      "images": {split: len(self.parts.of(split)) for split in datasets.SPLITS}},
             "rows": [_plain(row) for row in table],
-            "pairs": [{**_plain(pair), "significant": pair.significant} for pair in pairs],
+            "pairs": [{**_plain(pair), "significant": pair.significant, "alike": pair.alike} for pair in pairs],
             "verdict": _plain(verdict),
             "test": test,
             "test_sentence": _of_test(test),

@@ -49,8 +49,13 @@ class Pair:
 
     @property
     def significant(self) -> bool:
-        """Whether the two can be told apart."""
+        """Whether the difference may be claimed, beside all others that were looked for."""
         return self.adjusted < SIGNIFICANT
+
+    @property
+    def alike(self) -> bool:
+        """Whether even a test of this pair alone cannot tell the two apart."""
+        return self.p_value >= SIGNIFICANT
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Verdict:
     """Which strategy is best, which cannot be told apart from it, and which to take."""
 
     best: str
-    alike: tuple[str, ...]  # the best among them
+    alike: tuple[str, ...]  # the best among them; those between them and the significantly worse are in neither
     recommended: str
     sentences: tuple[str, ...] = field(default=())
 
@@ -141,6 +146,9 @@ def _contrast(first: Answers, second: Answers, folds: bool) -> Contrast:
 def verdict(found: Sequence[Row], compared: Sequence[Pair], *, measured_on: str, quick: bool = True) -> Verdict:
     """The best, those that the paired tests cannot tell apart from it, and which of these to take.
 
+    A difference is claimed by its adjusted p-value. To take the quicker one in place of the best is the other risk, of
+    missing a difference, so that needs more: a test that cannot tell the two apart even without the adjustment.
+
     Args:
         found: rows of strategies that were trained, the most accurate first.
         compared: every two of them.
@@ -149,22 +157,24 @@ def verdict(found: Sequence[Row], compared: Sequence[Pair], *, measured_on: str,
     """
     best = found[0]
     against = {pair.second: pair for pair in compared if pair.first == best.strategy}
-    alike = [row for row in found if row is best or not against[row.strategy].significant]
+    alike = [row for row in found if row is best or against[row.strategy].alike]
     taken = min(alike, key=lambda row: float("inf") if row.median_s is None else row.median_s) if quick else best
     assert best.accuracy is not None and best.low is not None and best.high is not None
     sentences = [f"{best.strategy} is the most accurate of {len(found)} strategies: {_percent(best.accuracy)} % (95 %: "
                  f"{_percent(best.low)} to {_percent(best.high)}) of {measured_on}."]
     same = [_beside(against[row.strategy]) for row in alike if row is not best]
+    between = [_beside(pair) for pair in against.values() if not (pair.alike or pair.significant)]
     worse = [_beside(pair) for pair in against.values() if pair.significant]
-    sentences += [f"Not distinguishable from it: {', '.join(same)}."] if same else []
-    sentences += [f"Significantly worse: {', '.join(worse)}."] if worse else []
+    told = {"Not distinguishable from it": same, "Significantly worse": worse,
+            "Worse by a test of the pair alone, but not beside all others": between}
+    sentences += [f"{words}: {', '.join(names)}." for words, names in told.items() if names]
     sentences.append(_recommendation(best, taken, alike, against) if quick else f"Recommended: {best.strategy}.")
     return Verdict(best.strategy, tuple(row.strategy for row in alike), taken.strategy, tuple(sentences))
 
 
 def _recommendation(best: Row, taken: Row, alike: Sequence[Row], against: Mapping[str, Pair]) -> str:
     if len(alike) == 1:
-        return f"Recommended: {best.strategy}."
+        return f"Recommended: {best.strategy}, which no other is like."
     if taken is best:
         return (f"Recommended: {best.strategy}, which is also the quickest to train of those that cannot be told "
                 f"apart{_a_run(best)}.")
@@ -185,7 +195,7 @@ def _a_run(row: Row, word: str = "", name: str = "") -> str:
 def _beside(pair: Pair) -> str:
     """`probe (-3.2 points, 95 % -5.0 to -1.4, p 0.003)`: the second less the first."""
     return (f"{pair.second} ({-100 * pair.difference:+.1f} points, 95 % {-100 * pair.high:+.1f} to "
-            f"{-100 * pair.low:+.1f}, {chance(pair.adjusted)})")
+            f"{-100 * pair.low:+.1f}, {chance(pair.adjusted)} adjusted)")
 
 
 def chance(p_value: float) -> str:

@@ -359,7 +359,16 @@ def test_the_best_is_recommended_where_it_is_also_the_quickest_or_alone() -> Non
     assert "which is also the quickest to train" in found.sentences[-1]
     _, found = judged(answered("a", [[1] * 36 + [0] * 4], 9.0), answered("b", [[0] * 40], 2.0))
     assert (found.recommended, found.alike) == ("a", ("a",))
-    assert found.sentences[-1] == "Recommended: a."
+    assert found.sentences[-1] == "Recommended: a, which no other is like."
+
+
+def test_a_difference_that_the_adjustment_takes_away_is_no_reason_to_take_the_quicker() -> None:
+    answers = [answered("best", [[1] * 40], 9.0), answered("quick", [[1] * 34 + [0] * 6], 1.0),
+               answered("third", [[0] * 2 + [1] * 36 + [0] * 2], 8.0)]  # p of quick: 0.031, of three 0.094
+    _, found = judged(*answers)
+    assert (found.alike, found.recommended) == (("best", "third"), "third")
+    assert found.sentences[2].startswith("Worse by a test of the pair alone, but not beside all others: quick (-15.0 ")
+    assert "p 0.094 adjusted" in found.sentences[2]
 
 
 def test_whoever_prefers_accuracy_gets_the_best() -> None:
