@@ -25,6 +25,7 @@ from edgetl.targets import Target
 CARD = "README.md"
 RECORD_KEPT = ("model", "stage", "data", "metrics", "options", "choices", "environment", "teacher", "student", "kept",
                "parameters", "teachers", "teacher_mix", "teacher_weight")
+TABLES = ("confusion", "classes", "reliability")  # of a record's metrics
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def describe(stock: Stock, run: weights.Run, made: Made) -> Manifest:
     """The manifest; its `golden` is filled in when the file is written."""
     exported = stock.exported
     provenance = {
-        "run": private.without_folders({key: run.record[key] for key in RECORD_KEPT if key in run.record}),
+        "run": private.without_folders(concise({key: run.record[key] for key in RECORD_KEPT if key in run.record})),
         "model_sha256": rundir.sha256((run.folder / rundir.MODEL).read_bytes()),
         "export": {"exporter": exported.exporter, "fallback_reason": exported.reason,
                    "parity": exported.parity.to_json(), "seed": stock.options.seed,
@@ -216,6 +217,15 @@ def describe(stock: Stock, run: weights.Run, made: Made) -> Manifest:
                     variants=written, provenance=provenance,
                     reject_below=None if made.threshold is None else made.threshold.reject_below,
                     rejection=_rejection(made), drift_reference=_drift_reference(made.built[0]))
+
+
+def concise(value: Any) -> Any:
+    """A record without the tables that grow with the classes: the RUN keeps them, and a manifest has its limits."""
+    if isinstance(value, list | tuple):
+        return [concise(one) for one in value]
+    if isinstance(value, dict):
+        return {key: concise(one) for key, one in value.items() if key not in TABLES}
+    return value
 
 
 def _rejection(made: Made) -> dict[str, Any] | None:

@@ -12,8 +12,9 @@ from conftest import write_photos
 from tiny_run import write_run
 
 import edgetl.runtime
-from edgetl import calibration, datasets, evaluate, metrics, rundir, splits
+from edgetl import calibration, datasets, evaluate, metrics, rundir, scorecard, splits
 from edgetl.events import Event
+from edgetl.export import bundle as bundles
 from edgetl.export import scaling
 from edgetl.export.bundle import export
 from edgetl.export.variants import Built, Stock
@@ -117,3 +118,16 @@ def test_a_scaled_evaluation_has_the_figures_of_its_scores() -> None:
     for name in ("accuracy", "macro_f1", "ece", "nll", "brier"):
         assert getattr(half, name) == pytest.approx(getattr(again, name)), name
     assert evaluate.scaled(found, None) is found
+
+
+def test_the_tables_that_grow_with_the_classes_stay_in_the_run() -> None:
+    confusion = np.full((300, 300), 7)
+    figures = {"accuracy": 0.5, "confusion": confusion.tolist(), "classes": scorecard.classes(confusion)}
+    scores = {"value": 2.0, "splits": {"val": {"ece": 0.1, "reliability": {"before": {"count": [1] * 15}}}}}
+    record = {"metrics": {"val": figures, "gain": {"seeds": [1]}, "temperature": scores},
+              "teachers": [{"model": "big", "metrics": {"test": figures}}]}
+    assert bundles.concise(record) == {
+        "metrics": {"val": {"accuracy": 0.5}, "gain": {"seeds": [1]},
+                    "temperature": {"value": 2.0, "splits": {"val": {"ece": 0.1}}}},
+        "teachers": [{"model": "big", "metrics": {"test": {"accuracy": 0.5}}}]}
+    assert record["metrics"]["val"] is figures and "confusion" in figures
