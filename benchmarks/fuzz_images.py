@@ -395,8 +395,12 @@ def main() -> int:
     parser.add_argument("--case", help="do one case in this process, e.g. PNG:17")
     parser.add_argument("--write", type=Path, help="with --case: write its file here, too")
     parser.add_argument("--files", type=Path, help="a folder of files to take instead")
+    parser.add_argument("--slow-s", type=float, default=fuzz_harness.SLOW_S,
+                        help="processor time from which on a case counts as hanging (default: %(default)s)")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    fuzz_harness.GIVEN_UP_S *= options.slow_s / fuzz_harness.SLOW_S
+    fuzz_harness.SLOW_S = options.slow_s
     if options.case:
         kind, number = options.case.split(":")
         if options.write is not None:
