@@ -13,7 +13,7 @@ import mmap
 import numpy as np
 from numpy.typing import NDArray
 
-LIMIT = 64 * 2**20  # bytes that may be read before the pages are given back
+LIMIT = 32 * 2**20  # bytes that may be read before the pages are given back
 
 
 class Resident:
