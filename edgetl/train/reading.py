@@ -16,13 +16,16 @@ def inputs(options: TrainFields) -> dict[str, Any]:
     Raises:
         DataError: the source data set cannot be read.
     """
-    source, features_from = (getattr(options, name, None) for name in ("source", "features_from"))
-    found = {}
-    if source:
+    found: dict[str, Any] = {}
+    if source := getattr(options, "source", None):
         data = datasets.open_data(source)
         found["source fingerprint"] = splits.fingerprint_of(data, splits.content_digests(data))
-    for place, model in enumerate(named_models(features_from), 2):
-        path = Path(model)
-        known = rundir.sha256((path / rundir.MODEL).read_bytes()) if weights.is_run(path) else model
-        found[f"features {place}"] = known
+    if getattr(options, "strategy", None) == "feature-copy":
+        found["features from"] = [_digest(model) for model in named_models(getattr(options, "features_from", None))]
     return found
+
+
+def _digest(model: str) -> str:
+    """Of a RUN; FAMILY/VARIANT is its own."""
+    path = Path(model)
+    return rundir.sha256((path / rundir.MODEL).read_bytes()) if weights.is_run(path) else model

@@ -93,8 +93,9 @@ def test_a_run_can_be_a_member_and_its_features_come_along(photos: Path, tmp_pat
     assert all(torch.equal(before[name], after[f"members.1.{name}"]) for name in kept)
     other = finetune(options(photos, tmp_path / "other", strategy="full", epochs=1, batch_size="9", workers=0, seed=1))
     (earlier / rundir.MODEL).write_bytes((other / rundir.MODEL).read_bytes())
-    with pytest.raises(TrainingError, match="features 2 was"):
-        finetune(options(photos, tmp_path / "run", **values, resume=True))
+    for named in (values["features_from"], str(earlier), None):
+        with pytest.raises(TrainingError, match="features from was"):
+            finetune(options(photos, tmp_path / "run", **{**values, "features_from": named}, resume=True))
 
 
 def test_the_same_seed_gives_the_same_head(photos: Path, tmp_path: Path) -> None:

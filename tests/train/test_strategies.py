@@ -334,6 +334,38 @@ def test_scratch_takes_no_weights_and_says_so(
     assert head.std() > 0.02  # as the family draws it, not the quiet head of a pretrained network
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no NVIDIA GPU here")
+@pytest.mark.parametrize("amp", ["off", "fp16"])
+@pytest.mark.parametrize(
+    ("values", "moving"),
+    [
+        ({"strategy": "partial", "freeze": ("stages:3",)}, ("layer3", "layer4", "fc")),
+        ({"strategy": "gradual", "freeze": ("stages:2",), "epochs": 2}, ("layer2", "layer3", "layer4", "fc")),
+        ({"strategy": "joint", "freeze": ("stages:4",)}, ("layer4", "fc")),
+    ],
+)
+def test_a_gpu_moves_the_same(
+    photos: Path, start: Path, tmp_path: Path, values: dict[str, Any], moving: tuple[str, ...], amp: str
+) -> None:
+    joined = {"source": str(photos)} if values["strategy"] == "joint" else {}
+    run = finetune(options(photos, tmp_path / "run", weights=str(start), device="cuda", amp=amp, **values, **joined))
+    before, after = torch.load(start, weights_only=True), state_of(run)
+    assert changed(before, after) <= below(before, *moving)
+    assert changed(before, after) & below(before, "fc")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no NVIDIA GPU here")
+@pytest.mark.parametrize("width", [0, 8])
+def test_a_gpu_copies_the_same_features(photos: Path, tmp_path: Path, width: int) -> None:
+    values = {"strategy": "feature-copy", "features_from": "cifar/resnet20", "head_width": width, "amp": "off"}
+    on_cpu, on_gpu = (finetune(options(photos, tmp_path / device, device=device, **values)) for device in
+                      ("cpu", "cuda"))  # fmt: skip
+    accuracy = [weights.read_record(run)["metrics"]["val"]["accuracy"] for run in (on_cpu, on_gpu)]
+    assert accuracy[0] == pytest.approx(accuracy[1], abs=0.1)
+
+
 # ------------------------------------------------------------------------------------------------------- refused
 
 
