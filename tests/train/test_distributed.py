@@ -100,6 +100,8 @@ def test_two_processes_train_what_one_does(
         ("finetune", {**TINY, **FRESH, "strategy": "gradual", "freeze": ("stages:1",), "accumulate": 2,
                       "batch_size": "5"}),
         ("finetune", {**TINY, **FRESH, "strategy": "joint", "source": str(others), "source_ratio": 0.5, "epochs": 1}),
+        ("finetune", {**TINY, "teacher": str(start), "epochs": 1, "schedule": "one-cycle", "layer_decay": 0.7,
+                      "l2_sp": 0.1, "balance": "sampler", "loss": ("focal",), "wise_ft": True}),
         ("distill", {**taught, "loss": LOSSES, "accumulate": 2, "batch_size": "5"}),
         ("distill", {**taught, "loss": ("kd:1",), "views": 1, "mixup": 0.2}),
     ]

@@ -184,11 +184,13 @@ def test_of_equal_alphas_the_training_s_own_result_is_kept(photos: Path, start: 
 
 
 @pytest.mark.parametrize(
-    ("strategy", "more"), [("partial", {"freeze": "stages:2"}), ("gradual", {}), ("lp-ft", {"lr": 1e-3})]
+    ("strategy", "more"), [("partial", {"freeze": "stages:2"}), ("gradual", {}), ("lp-ft", {"lr": 1e-3}), ("joint", {})]
 )
 def test_all_combine_with_any_strategy_and_what_is_frozen_stays(
     photos: Path, start: Path, tmp_path: Path, strategy: str, more: dict[str, Any]
 ) -> None:
+    if strategy == "joint":
+        more = {"source": str(photos)}
     run = finetune(options(photos, start, tmp_path / "run", strategy=strategy, **{**EVERYTHING, **more}))
     record = weights.read_record(run)
     assert record["wise_ft"]["curve"] and record["tta"]["test"] and ("lr" in record["choices"]) == ("lr" not in more)
