@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 SSHD = shutil.which("sshd", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin")))
@@ -64,6 +65,17 @@ class Device:
     def left(self) -> list[str]:
         """What lies in its temporary folder."""
         return sorted(one.name for one in self.tmp.iterdir())
+
+
+def descendants(word: str) -> list[psutil.Process]:
+    """Processes that this one has started, and those that they have, with that word in their command."""
+    def command(process: psutil.Process) -> str:
+        try:
+            return " ".join(process.cmdline())
+        except psutil.Error:  # it has ended since, or is only still listed
+            return ""
+
+    return [one for one in psutil.Process().children(recursive=True) if word in command(one)]
 
 
 def script(path: Path, text: str) -> Path:

@@ -184,8 +184,7 @@ def test_workers_that_die_or_hang_are_failed_rows_and_the_others_go_on(tmp_path,
         for one in (patient, trial, hasty):
             one.start(keep=True)
         hasty.process.timeout_s = 1.0
-        workers = sorted((one for one in psutil.Process().children(recursive=True)
-                          if "edgetl.bench.remote_worker" in one.cmdline()), key=lambda one: one.create_time())
+        workers = sorted(sshd.descendants("edgetl.bench.remote_worker"), key=lambda one: one.create_time())
         os.kill(workers[-2].pid, signal.SIGKILL)
         os.kill(workers[-1].pid, signal.SIGSTOP)
         trial.block()
@@ -286,7 +285,7 @@ def at(what: str, deed):
 
 
 def agents() -> list[psutil.Process]:
-    return [one for one in psutil.Process().children(recursive=True) if "exec(sys.stdin" in " ".join(one.cmdline())]
+    return sshd.descendants("exec(sys.stdin")
 
 
 @real

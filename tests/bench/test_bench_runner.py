@@ -15,6 +15,7 @@ from edgetl.bench.trial import Trial
 from edgetl.datasets import open_data
 from edgetl.errors import BundleError, DataError, EdgetlError, OutputError, UnknownName
 from edgetl.events import ignore
+from tests.bench import sshd
 from tests.tiny_bundle import edit_manifest, encode, make_bundle, make_graph
 
 HERE = str(Path(__file__).parent)
@@ -314,7 +315,7 @@ def test_ctrl_c_leaves_no_worker_and_no_folder_behind(tmp_path):
     bundle = make_tiny(tmp_path / "tiny", "benchfakes.fine")
     with pytest.raises(KeyboardInterrupt):
         runner.bench(options(tmp_path, bundle), listener=interrupt)
-    assert not [child for child in psutil.Process().children() if "edgetl.bench.worker" in child.cmdline()]
+    assert not sshd.descendants("edgetl.bench.worker")
     assert {path.name for path in tmp_path.iterdir()} == {"tiny"}
 
 
