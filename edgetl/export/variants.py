@@ -237,8 +237,8 @@ def _with_evaluations(stock: Stock, one: Built, fp32_test: Evaluation | None) ->
         test = evaluate.with_reference(judged(stock, one.graph, one.spec, "test", one.judge), fp32_test)
         stock.note(f"{one.variant.name} on test: {evaluate.compare(test, fp32_test).sentence()}.")
     simulated = {} if one.judge in one.variant.backends else {"simulates": list(one.variant.backends)}
-    rows = tuple({"backend": one.judge, **simulated, "split": split, **found.to_json(),
-                  **_scaled(found, one.variant.temperature), "latency_s": one.latency_s,
+    rows = tuple({"backend": one.judge, **simulated, "split": split,
+                  **figures(found, one.variant.temperature), "latency_s": one.latency_s,
                   "latency_arrival": "back-to-back", "latency_threads": 1, "machine": rundir.cpu_model()}
                  for split, found in (("val", one.val), ("test", test)) if found is not None)
     status = "not-measured" if one.latency_s is None else "measured"
@@ -246,10 +246,13 @@ def _with_evaluations(stock: Stock, one: Built, fp32_test: Evaluation | None) ->
                                                                            status=status))
 
 
-def _scaled(found: Evaluation, temperature: float | None) -> dict[str, float]:
-    """The calibration of the scores, which are made of logits over the temperature; nothing where there is none."""
-    after = evaluate.scaled(found, temperature)
-    return {f"{name}_scaled": getattr(after, name) for name in ("ece", "nll", "brier") if temperature is not None}
+def figures(found: Evaluation, temperature: float | None) -> dict[str, Any]:
+    """What a row of the manifest says of a split; with a temperature also the calibration of the scores over it."""
+    told, after = found.to_json(), evaluate.scaled(found, temperature)
+    if len(found.confusion) > CONFUSION_CLASSES:
+        del told["confusion"]
+    scaled = ("ece", "nll", "brier") if temperature is not None else ()
+    return told | {f"{name}_scaled": getattr(after, name) for name in scaled}
 
 
 def evaluation(stock: Stock, graph: bytes, spec: GraphSpec, split: str, judge: str = BACKEND) -> Evaluation | None:

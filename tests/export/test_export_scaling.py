@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,11 +16,13 @@ import edgetl.runtime
 from edgetl import calibration, datasets, evaluate, metrics, rundir, scorecard, splits
 from edgetl.events import Event
 from edgetl.export import bundle as bundles
-from edgetl.export import scaling
+from edgetl.export import scaling, variants
 from edgetl.export.bundle import export
 from edgetl.export.variants import Built, Stock
 from edgetl.recipe import Export, build
+from edgetl.runtime import limits
 from edgetl.runtime import manifest as manifests
+from edgetl.runtime.preprocess import Preprocess
 
 pytestmark = pytest.mark.usefixtures("written_once")
 
@@ -131,3 +134,18 @@ def test_the_tables_that_grow_with_the_classes_stay_in_the_run() -> None:
                     "temperature": {"value": 2.0, "splits": {"val": {"ece": 0.1}}}},
         "teachers": [{"model": "big", "metrics": {"test": {"accuracy": 0.5}}}]}
     assert record["metrics"]["val"] is figures and "confusion" in figures
+
+
+def test_a_thousand_classes_fit_into_a_manifest() -> None:
+    """Their confusion alone would have a million numbers on lines of their own; the runtime reads 4 MB."""
+    generator = np.random.default_rng(0)
+    few, many = (evaluate.summarize(generator.normal(0, 1, (300, k)), np.arange(300) % k, tuple(map(str, range(300))))
+                 for k in (100, 1000))
+    assert "confusion" in variants.figures(few, None) and "confusion" not in variants.figures(many, 2.0)
+    assert variants.figures(many, 2.0)["nll_scaled"] == evaluate.scaled(many, 2.0).nll
+    assert "nll_scaled" not in variants.figures(many, None)
+    rows = tuple(variants.figures(many, 2.0) for _ in range(2))
+    whole = [dataclasses.replace(built(None).variant, name=str(place), evaluations=rows) for place in range(8)]
+    text = manifests.to_json(manifests.Manifest(2, "big", "classify", tuple(f"label {k}" for k in range(1000)),
+                                                Preprocess((8, 8)), tuple(whole)))
+    assert len(text) < limits.MANIFEST_BYTES / 10
