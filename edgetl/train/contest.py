@@ -22,7 +22,7 @@ from edgetl.recipe_compare_strategies import Arm, CompareStrategies
 from edgetl.recipe_fields import MOST_SEED
 from edgetl.recipe_finetune import Finetune
 from edgetl.splits import Splits
-from edgetl.train import folds, seed, setting, strategies, strategy_table, teacher
+from edgetl.train import folds, seed, setting, strategies, strategy_table, teacher, tta
 from edgetl.train.loop import require_same
 from edgetl.train.strategy_table import Answers, Row, Verdict
 
@@ -277,7 +277,8 @@ class Contest:
         network = weights.load(folder).network
         network.module.to(place.device)
         found = setting.measured(place, network, folder)
-        rundir.write_json(folder / rundir.RUN, {**record, "metrics": {**record["metrics"], **found}})
+        both = {**record, "metrics": {**record["metrics"], **found}, **tta.measured(place, network)}
+        rundir.write_json(folder / rundir.RUN, both)
 
     def _crown(self, places: Sequence[Path]) -> None:
         """Makes OUT/winner a copy of the seed that is best on validation, of equals the first."""

@@ -110,7 +110,8 @@ class Setting:
         Raises:
             DataError: some cannot; names them.
         """
-        store.require_readable(self.data, self.parts.test, "test", preprocess, self.listener, self.stage)
+        if self.parts.test:
+            store.require_readable(self.data, self.parts.test, "test", preprocess, self.listener, self.stage)
 
 
 def prepare(

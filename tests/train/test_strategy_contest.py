@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import write_photos
+from stop_at import StopAt
 
 from edgetl import evaluate, predictions, weights
 from edgetl.datasets import Item
@@ -202,6 +203,27 @@ def test_a_comparison_that_was_broken_off_keeps_what_was_trained(
     assert compared(photos, tmp_path / "out", lambda event: notes.append(str(event.values)), resume=True) == again
     assert not trained
     assert "is finished already" in notes[-1]
+
+
+def test_a_training_that_was_broken_off_goes_on_where_it_was(photos: Path, tmp_path: Path) -> None:
+    asked = {"strategies": ["full", "full;lr=0.001"], "seeds": 1, "epochs": 3, "prefer": "accurate", "tta": "hflip",
+             "checkpoint_minutes": 0.0}
+    whole = compared(photos, tmp_path / "whole", **asked)
+    with pytest.raises(ZeroDivisionError):
+        compared(photos, tmp_path / "out", StopAt(3, ZeroDivisionError()), **asked)
+    assert not (tmp_path / "out").exists()
+    began: list[int] = []
+
+    def listener(event: Event) -> None:
+        if event.kind == "advance" and "loss" in event.values:
+            began.append(event.values["done"])
+
+    again = compared(photos, tmp_path / "out", listener, resume=True, **asked)
+    assert began[0] == 3  # the step that was broken off, of the first training
+    assert [row["accuracies"] for row in again["rows"]] == [row["accuracies"] for row in whole["rows"]]
+    model = [(tmp_path / name / "winner" / "model.safetensors").read_bytes() for name in ("whole", "out")]
+    assert model[0] == model[1]
+    assert set(weights.read_record(tmp_path / "out" / "winner")["tta"]) == {"views", "val", "test"}
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, *names: str, error: type[EdgetlError] = TrainingError) -> None:
