@@ -334,7 +334,7 @@ def test_without_torch_it_names_the_extra(capsys: pytest.CaptureFixture[str], mo
     assert err == (
         "error: Fine-tuning needs the package 'torch', which is not installed.\n"
         "hint: Install what is missing with: pip install torch torchvision timm torch-pruning safetensors onnx "
-        "onnxscript tensorboard pillow scipy\n"
+        "onnxscript tensorboard fsspec pillow scipy\n"
     )
 
 
