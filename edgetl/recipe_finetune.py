@@ -20,7 +20,7 @@ IN_STEPS = ("loss", "balance")  # options of all strategies that train step by s
 FROM_WEIGHTS = (*IN_STEPS, "l2_sp", "wise_ft")  # and of those among them that start from pretrained weights
 STRATEGIES = {
     "scratch": Strategy("no pretrained weights: the baseline that shows what transfer is worth", IN_STEPS),
-    "probe": Strategy("the backbone stays, a linear head is fitted on its features"),
+    "probe": Strategy("the backbone stays, a linear head is fitted on its features", ("balance",)),
     "partial": Strategy("what --freeze names stays, the rest moves", ("freeze", *FROM_WEIGHTS)),
     "full": Strategy("all weights move", FROM_WEIGHTS),
     "lp-ft": Strategy("the head as probe fits it, then all weights", ("freeze", *FROM_WEIGHTS)),

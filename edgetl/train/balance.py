@@ -86,6 +86,13 @@ def log_prior(counts: NDArray[np.int64]) -> torch.Tensor:
     return torch.from_numpy(np.log(present / present.sum()).astype(np.float32))
 
 
+def of_probe(how: str, counts: NDArray[np.int64]) -> dict[str, torch.Tensor]:
+    """What the logistic regression of a linear probe is given; it sees each image once, so sampling is weighting."""
+    if how in ("sampler", "loss"):
+        return {"weights": class_weights(counts)}
+    return {"prior": TAU * log_prior(counts)} if how == "logit-adjust" else {}
+
+
 class Weighted(nn.Module):
     """A loss that is linear in the targets, of which each image counts by its class.
 

@@ -18,8 +18,9 @@ from torch import nn
 from edgetl.errors import EdgetlError
 from edgetl.events import Event
 from edgetl.models import Network
-from edgetl.train import checkpoint, readouts, store
+from edgetl.train import balance, checkpoint, readouts, store
 from edgetl.train.loop import Score
+from edgetl.train.objective import asked
 from edgetl.train.setting import FEATURES, Setting, answers
 
 HEADROOM = 1.25  # other images may go somewhat below the lowest value of the training images
@@ -36,9 +37,11 @@ def probe(setting: Setting, network: Network) -> Score:
     train, val = cached_features(setting, network)
     labels = [torch.tensor([item.label for item in items]) for items in (setting.parts.train, setting.parts.val)]
     mean, scale = train.mean(0), train.std(0).clamp_min(1e-6)
+    classes = len(setting.data.labels)
+    balanced = balance.of_probe(asked(setting.options).balance, balance.counts_of(setting.parts.train, classes))
     best: tuple[Score, torch.Tensor, torch.Tensor] | None = None
     for penalty in PENALTIES:
-        weight, bias = logistic_regression((train - mean) / scale, labels[0], len(setting.data.labels), penalty)
+        weight, bias = logistic_regression((train - mean) / scale, labels[0], classes, penalty, **balanced)
         logits = ((val - mean) / scale) @ weight.T + bias
         score = Score(float((logits.argmax(1) == labels[1]).float().mean()), float(F.cross_entropy(logits, labels[1])))
         if score.better_than(best[0] if best else None):
@@ -53,7 +56,7 @@ def probe(setting: Setting, network: Network) -> Score:
     setting.listener(
         Event(setting.stage, "note", {"text": f"linear probe: validation accuracy {100 * score.accuracy:.1f} %"})
     )
-    beside = readouts.nearest_neighbours(train, labels[0], val, labels[1], len(setting.data.labels))
+    beside = readouts.nearest_neighbours(train, labels[0], val, labels[1], classes)
     setting.told["readouts"] = {"linear": dataclasses.asdict(score), "neighbours": beside.to_json()}
     setting.note(f"beside it, {beside.sentence()}")
     return score
@@ -76,7 +79,12 @@ def fitting_head(network: Network) -> nn.Linear | nn.Conv2d:
 
 
 def logistic_regression(
-    features: torch.Tensor, labels: torch.Tensor, classes: int, penalty: float
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    classes: int,
+    penalty: float,
+    weights: torch.Tensor | None = None,
+    prior: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight [K, F] and bias [K] that minimise mean cross-entropy + penalty / 2 * |weight|^2.
 
@@ -85,6 +93,8 @@ def logistic_regression(
         labels: int64 [N].
         classes: K.
         penalty: of L2; the bias has none.
+        weights: [K], how much an image of each class counts; None: all alike.
+        prior: [K], what the loss adds to the logits; None: nothing.
     """
     weight = torch.zeros((classes, features.shape[1]), requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
@@ -92,7 +102,8 @@ def logistic_regression(
 
     def closure() -> torch.Tensor:
         solver.zero_grad()
-        loss = F.cross_entropy(features @ weight.T + bias, labels) + penalty / 2 * weight.square().sum()
+        logits = features @ weight.T + (bias if prior is None else bias + prior)
+        loss = F.cross_entropy(logits, labels, weight=weights) + penalty / 2 * weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

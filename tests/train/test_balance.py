@@ -14,6 +14,7 @@ from edgetl.errors import EdgetlError
 from edgetl.losses import Answer, Given, parse
 from edgetl.losses.focal import focal_loss
 from edgetl.train import balance
+from edgetl.train.probe import logistic_regression
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3], [-3.0, 4.0, 0.0]])
 TARGETS = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.1, 0.7, 0.2]])
@@ -79,6 +80,26 @@ def test_logit_adjustment_adds_the_prior_and_its_best_answer_is_that_of_equal_cl
     (term,) = balance.balanced(parse(["labels"]), "logit-adjust", COUNTS)
     term.loss(Answer(logits), None, Given(torch.from_numpy(COUNTS / 100).float()[None])).backward()
     assert logits.grad is not None and logits.grad.abs().max() < 1e-7
+
+
+def test_a_probe_of_weighted_classes_is_that_of_repeated_images() -> None:
+    features, labels = torch.randn(12, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0] * 9 + [1] * 3)
+    given = balance.of_probe("sampler", np.array([9, 3]))
+    found = logistic_regression(features, labels, 2, 0.1, **given)
+    rows = torch.tensor([*range(9), *(3 * [9, 10, 11])])
+    repeated = logistic_regression(features[rows], labels[rows], 2, 0.1)
+    for one, two in zip(found, repeated, strict=True):
+        assert torch.allclose(one, two, atol=1e-3)
+
+
+def test_a_probe_with_a_prior_has_learned_it_apart_from_its_bias() -> None:
+    labels = torch.tensor([0] * 9 + [1] * 3)
+    given = balance.of_probe("logit-adjust", np.array([9, 3]))
+    weight, bias = logistic_regression(torch.zeros(12, 2), labels, 2, 0.1, **given)
+    assert float((bias[0] - bias[1]).abs()) < 1e-4 and float(weight.abs().max()) < 1e-6
+    _, plain = logistic_regression(torch.zeros(12, 2), labels, 2, 0.1)
+    assert float(plain[0] - plain[1]) == pytest.approx(float(np.log(3)), abs=1e-3)
+    assert balance.of_probe("none", np.array([9, 3])) == {}
 
 
 @pytest.mark.parametrize("how", ["none", "sampler"])

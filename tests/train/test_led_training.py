@@ -400,7 +400,7 @@ def test_five_crops_are_those_of_torchvision() -> None:
         (["--l2-sp", "0.1", "--no-pretrained"], 1, "--l2-sp pulls towards pretrained weights"),
         (["--wise-ft", "--no-pretrained"], 1, "--wise-ft goes back towards pretrained weights"),
         (["--wise-ft", "--strategy", "probe"], 1, "--wise-ft does nothing with --strategy probe"),
-        (["--balance", "loss", "--strategy", "probe"], 1, "--balance does nothing with --strategy probe"),
+        (["--loss", "focal", "--strategy", "probe"], 1, "--loss does nothing with --strategy probe"),
         (["--l2-sp", "1", "--strategy", "scratch"], 1, "--l2-sp does nothing with --strategy scratch"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
