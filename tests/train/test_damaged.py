@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetl import datasets, pipeline, rundir, splits, weights
+from edgetl.bench import exam
 from edgetl.cli.app import main
 from edgetl.errors import DataError
 from edgetl.events import Event, ignore
+from edgetl.recipe import Bench, build
 from edgetl.recipe_fields import DataFields
 from edgetl.train import damaged
 from edgetl.train.unlabelled import NONE, Unlabelled
@@ -140,6 +143,21 @@ def test_a_run_says_of_how_many_images_its_figures_are_and_what_follows_leaves_o
         out=str(tmp_path / "student"), control=False,
         **{name: value for name, value in FRESH.items() if name != "teacher"})  # fmt: skip
     assert weights.read_record(taught)["metrics"]["test"]["n"] == 5
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_benchmark_leaves_out_what_its_case_left_out_of_the_same_data(
+    photos: Path, tmp_path: Path, same: bool
+) -> None:
+    data, before = splits_of(photos)
+    parts = looked(photos, tmp_path, "2")[0]
+    trained_on = {"rule": dict(parts.rule), "fingerprint": parts.fingerprint if same else "of other data"}
+    case: Any = types.SimpleNamespace(
+        subject=types.SimpleNamespace(source="bundle", labels=data.labels, trained_on=trained_on))
+    chosen = build(Bench, {"cases": ["bundle"], "out": "out", "data": str(photos)}, where="test")
+    paper = exam.prepare(chosen, [case], ignore)
+    assert paper is not None and paper.items == (parts.test if same else before.test)
+    assert paper.record.n == len(paper.items)
 
 
 def test_a_limit_that_is_none_is_refused_in_words(capsys: pytest.CaptureFixture[str]) -> None:

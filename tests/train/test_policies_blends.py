@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import write_photos
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stop_at import StopAt
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 
+from edgetl import rundir
 from edgetl.datasets import Item
-from edgetl.recipe import Finetune
+from edgetl.events import ignore
+from edgetl.recipe import Distill, Finetune, build
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.train import augment, blends, policies
 from edgetl.train.blends import Blend
 from edgetl.train.cells import Cells
 from edgetl.train.loader import Batch, TrainLoader
 from edgetl.train.store import ImageStore
+from edgetl.train.student import distill
+from edgetl.train.teacher import finetune
 
 PIXELS = Preprocess(size_hw=(18, 24), mean=(0.5, 0.4, 0.3), std=(0.2,) * 3)
 GRAY = [128.0, 102.0, 77.0]
@@ -247,6 +254,29 @@ def test_two_processes_see_the_batch_that_one_sees() -> None:
     seen = {int(row): image for part in parts for row, image in zip(part.index, part.images, strict=True)}
     assert sorted(seen) == sorted(whole.index.tolist())
     assert all(torch.equal(seen[int(row)], image) for row, image in zip(whole.index, whole.images, strict=True))
+
+
+@pytest.mark.usefixtures("written_once")
+def test_a_student_of_kept_views_with_everything_resumes_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = {"data": str(write_photos(tmp_path / "photos", classes=2, images=8)), "pretrained": False, "workers": 0,
+              "image_size": 32, "batch_size": "8", "threads": 1, **STRONG, "mixup": 0.3, "cutmix": 1.0}  # fmt: skip
+    loose = write_photos(tmp_path / "loose", classes=1, images=5, seed=7)
+    teacher = finetune(build(Finetune, {**shared, "teacher": "timm/test_resnet", "out": str(tmp_path / "teacher"),
+                                        "epochs": 1}, where="test"))  # fmt: skip
+
+    def student(out: str, listener: Any = ignore, **more: object) -> bytes:
+        given = {**shared, "teacher": str(teacher), "student": "timm/test_efficientnet", "out": str(tmp_path / out),
+                 "epochs": 2, "views": 1, "control": False, "checkpoint_minutes": 0, "unlabeled": [str(loose)],
+                 "loss": ["labels:0.5,kd:1"], **more}  # fmt: skip
+        monkeypatch.setenv("EDGETL_CACHE", str(tmp_path / f"cache of {out}"))
+        return (distill(build(Distill, given, where="test"), listener=listener) / rundir.MODEL).read_bytes()
+
+    whole = student("whole")
+    with pytest.raises(ZeroDivisionError):
+        student("broken", StopAt(3, ZeroDivisionError()))
+    assert student("broken", resume=True) == whole
 
 
 def old_jitter(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:

@@ -223,7 +223,6 @@ def test_a_resumed_training_computes_as_before_bit_for_bit(
 ) -> None:
     monkeypatch.setattr(ways, "TRIED_FROM", 1)
     clock(contiguous_fp32=0.5, contiguous_bf16=0.2)
-    plain = run_of(photos, tmp_path / "plain", amp="off", compile="off")
     whole = run_of(photos, tmp_path / "whole")
     assert whole["choices"]["way"]["finetune"]["chosen"] == {"channels_last": False, "amp": "bf16", "compiled": False}
     with pytest.raises(ZeroDivisionError):
@@ -232,9 +231,8 @@ def test_a_resumed_training_computes_as_before_bit_for_bit(
     monkeypatch.setenv("EDGETL_CACHE", str(tmp_path / "elsewhere"))
     again = run_of(photos, tmp_path / "broken", resume=True, checkpoint_minutes=0)
     assert again["choices"]["way"] == whole["choices"]["way"]
-    models_of = [(tmp_path / name / rundir.MODEL).read_bytes() for name in ("whole", "broken", "plain")]
-    assert models_of[0] == models_of[1] != models_of[2]
-    assert plain["choices"]["way"]["finetune"]["chosen"]["amp"] == "off"
+    first, second = ((tmp_path / name / rundir.MODEL).read_bytes() for name in ("whole", "broken"))
+    assert first == second
 
 
 def test_compile_on_trains_the_compiled_network_and_evaluates_the_plain_one(
