@@ -57,8 +57,11 @@ def _grouped(network: Network, *, coarse: bool) -> tuple[Stage, ...]:
         return ()
     matcher = getattr(network.module, "group_matcher", None)
     groups = _of_timm(network.module, matcher, coarse) if matcher is not None else _heard(network, trunk, coarse)
-    kept = ([name for name in group if name in set(trunk)] for group in groups)
-    return tuple(Stage(", ".join(covered(network.module, group)), tuple(group)) for group in kept if group)
+    inside = set(trunk)
+    kept = [group for group in ([name for name in group if name in inside] for group in groups) if group]
+    if len(kept) > 1 and all(network.module.get_parameter(name).ndim < 2 for name in kept[-1]):
+        kept[-2:] = [kept[-2] + kept[-1]]  # a norm before the head is not worth a stage
+    return tuple(Stage(", ".join(covered(network.module, group)), tuple(group)) for group in kept)
 
 
 def of_head(network: Network) -> frozenset[str]:
@@ -134,7 +137,7 @@ def _by_places(heard: Sequence[Unit]) -> list[list[str]]:
     before: int | None = None
     for unit in heard:
         other = unit.places is not None and before is not None and unit.places != before
-        if not groups or (other and not unit.small):  # a norm of the pooled features is not worth a stage
+        if not groups or (other and not unit.small):
             groups.append([])
         groups[-1].append(unit.path)
         before = unit.places if unit.places is not None else before

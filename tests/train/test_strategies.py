@@ -25,7 +25,7 @@ from edgetl.recipe_finetune import STRATEGIES
 from edgetl.train import checkpoint, strategies
 from edgetl.train.freezing import frozen
 from edgetl.train.moving import Moves, all_but, counted, covered
-from edgetl.train.stages import blocks, stages
+from edgetl.train.stages import blocks, of_head, stages
 from edgetl.train.strategies import gradual
 from edgetl.train.teacher import finetune
 
@@ -104,6 +104,27 @@ def test_stages_of_other_networks_are_heard() -> None:
     assert network.module.training and not network.module.get_submodule("layer1").training  # left as it was
     listed = [name for stage in stages(network) for name in stage.parameters]
     assert sorted([*listed, "linear.weight", "linear.bias"]) == sorted(n for n, _ in network.module.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [
+        ("timm/test_convnext", 5),
+        ("timm/test_efficientnet", 6),
+        ("timm/test_vit", 7),
+        ("torchvision/mnasnet0_5", 5),
+        ("torchvision/mobilenet_v3_small", 6),
+        ("torchvision/shufflenet_v2_x0_5", 4),
+        ("torchvision/squeezenet1_1", 4),
+    ],
+)
+def test_each_parameter_before_the_head_is_in_one_stage_and_one_block(model: str, count: int) -> None:
+    network = models.create(model, classes=2, pretrained=False, image_size=64)
+    trunk = sorted(name for name, _ in network.module.named_parameters() if name not in of_head(network))
+    assert len(stages(network)) == count <= len(blocks(network))
+    for found in (stages(network), blocks(network)):
+        assert sorted(name for one in found for name in one.parameters) == trunk
+        assert all(one.name for one in found)
 
 
 class Attention(nn.Module):
