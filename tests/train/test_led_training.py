@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,16 @@ from torch import nn
 
 from edgetl import models, rundir, weights
 from edgetl.cli.app import main
-from edgetl.errors import EdgetlError, TrainingError
+from edgetl.errors import EdgetlError, RecipeError, TrainingError
 from edgetl.events import Event
 from edgetl.models import Network
-from edgetl.recipe import Finetune, build
+from edgetl.recipe import Distill, Finetune, build, to_toml
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.train import layer_decay, loader, lr_range, optim, tta, wise
 from edgetl.train.anchor import Anchor
 from edgetl.train.course import Course
 from edgetl.train.progress import Score
+from edgetl.train.student import distill
 from edgetl.train.teacher import finetune
 
 TINY = {"image_size": 32, "epochs": 2, "batch_size": "8", "workers": 0, "lr": 3e-3, "threads": 1}
@@ -105,6 +107,22 @@ def test_each_resumes_bit_for_bit(photos: Path, start: Path, tmp_path: Path, val
     curves = [[{name: row[name] for name in row if name != "images_per_s"} for row in rows(run)]
               for run in (whole, resumed)]  # fmt: skip
     assert curves[0] == curves[1]
+
+
+def test_a_distillation_resumes_with_them_too(photos: Path, start: Path, tmp_path: Path) -> None:
+    given = {
+        **TINY, "data": str(photos), "teacher": str(start), "student": "timm/test_resnet", "pretrained": False,
+        "control": False, "lr": "find", "schedule": "plateau", "plateau_epochs": 1, "min_lr": 1e-7, "layer_decay": 0.8,
+        "checkpoint_minutes": 0.0,
+    }  # fmt: skip
+    whole = distill(build(Distill, {**given, "out": str(tmp_path / "whole")}, where="test"))
+    broken = {**given, "out": str(tmp_path / "broken")}
+    with pytest.raises(ZeroDivisionError):
+        distill(build(Distill, broken, where="test"), listener=StopAt(4, ZeroDivisionError()))
+    resumed = distill(build(Distill, {**broken, "resume": True}, where="test"))
+    assert (resumed / rundir.MODEL).read_bytes() == (whole / rundir.MODEL).read_bytes()
+    found = weights.read_record(resumed)["choices"]["lr"]["distill"]["rate"]
+    assert max(row["lr"] for row in rows(resumed)) <= found
 
 
 def test_the_schedule_is_what_metrics_say(photos: Path, start: Path, tmp_path: Path) -> None:
@@ -412,6 +430,14 @@ def test_bad_values_are_one_sentence(
     assert main(["finetune", *own, "--image-size", "32", *flags]) == code
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_says_losses_as_tables_and_find_as_a_word() -> None:
+    made = options(Path("d"), "t/x", Path("o"), loss=[{"name": "focal", "gamma": 1}, "labels:0.5"], lr="find")
+    assert made.loss == ("focal:1;gamma=1", "labels:0.5")
+    assert 'lr = "find"' in to_toml(made) and tomllib.loads(to_toml(made))["finetune"]["loss"] == list(made.loss)
+    with pytest.raises(RecipeError, match="'lr': found 'fast', expected a number or 'find'"):
+        options(Path("d"), "t/x", Path("o"), lr="fast")
 
 
 def test_several_processes_are_told_to_find_the_rate_before(monkeypatch: pytest.MonkeyPatch) -> None:
