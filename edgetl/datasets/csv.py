@@ -16,7 +16,7 @@ OPTIONAL = ("split", "weight")
 HEADER = "The first line names the columns: path,label and optionally split,weight."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Row:
     line: int
     path: str

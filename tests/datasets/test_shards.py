@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import io
@@ -10,6 +11,7 @@ import os
 import re
 import tarfile
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +28,15 @@ from edgetl.events import Event
 from edgetl.recipe_fields import DataFields
 
 Members = Sequence[tuple[str, bytes]]
+
+# What webdataset.TarWriter 1.0.2 wrote of two samples (jpg, cls, json and png, cls, txt), compressed, in base 85.
+WEBDATASET = (
+    "c-rmSK~94}7=~fio`P@yI{(Z7#l*y=ORs<hD{6t1F(EPDT}%^=!Rm^s%KL2Ev?N`9c{{Z6DqdY)7sFLml+`|%g*rI)sFblE&);4br9}tf"
+    "5P0y^yJA0ne6UP<9qwGct1cwV6Qd>9c`Vi_N!Moq{=M$5b#1>oEHB<X_A~9@T6=u|N&-pDcu}TAWZb_oHVZ=KbN@H>wk%w6^tzwk|D%Kn"
+    "ELu$e>HoC<VslIX7uWy$ZhMmcCzJjsn*RH6Tkm_v4Cwz!`){WG7y9p||Jj%Q*ILN`0{h>$%?bK1ll~{;<@Dc!=jfqs%IG|dhUkSk(0|VV"
+    "od3uE=b7dUz{2`3zv%vdqUgU5iV4tv`cMBq_unKr{a;@HyXG|a|I<nTQ~K{kUv1i^WC!%0{?q^W{#(&0{a;-F-QZ^0|M&O*C+B~w`2U|5"
+    "MYt(CSI_aY4*&oF000000000006cgFPz5A{"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +94,13 @@ def test_images_are_read_by_their_range_in_any_order(tmp_path: Path) -> None:
     assert data.digest is not None
     for one in reversed(data.items):
         assert data.digest(one) == hashlib.sha256(data.read(one)).hexdigest()
+
+
+def test_a_shard_that_the_webdataset_library_wrote(tmp_path: Path) -> None:
+    shard = tmp_path / "w.tar"
+    shard.write_bytes(zlib.decompress(base64.b85decode(WEBDATASET)))
+    assert read_all(open_data(f"shards:{shard}")) == {
+        "w.tar/photos/000000.jpg": ("1", b"first"), "w.tar/photos/000001.png": ("0", b"second")}
 
 
 def test_wildcards_and_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import tarfile
 import tracemalloc
 from collections import namedtuple
 from pathlib import Path
@@ -101,6 +103,27 @@ def test_bytes_that_an_indexed_image_costs() -> None:
     assert (kept - opened) / images < item + place + 40  # the split is written into items of their own
     digest, entry = sys.getsizeof("0" * 64), sys.getsizeof(dict.fromkeys(range(images))) / images
     assert (peak - opened) / images < item + digest + 2 * entry + 6 * place + 30  # nothing else for each image at once
+
+
+def test_bytes_that_an_image_of_a_shard_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGETL_CACHE", str(tmp_path / "cache"))
+    images = 2000
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.USTAR_FORMAT) as opened:
+        for place in range(images):
+            for ending in ("jpg", "cls"):
+                member = tarfile.TarInfo(f"photo-{place:06d}.{ending}")
+                member.size = 1
+                opened.addfile(member, io.BytesIO(b"%d" % (place % 2)))
+    open_data(f"shards:{tmp_path}/a.tar")  # looks through the shard, and loads what is loaded on first use
+    tracemalloc.start()
+    try:
+        data = open_data(f"shards:{tmp_path}/a.tar")
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    key, item, place = sys.getsizeof(data.items[0].key), sys.getsizeof(data.items[0]), 8
+    row = 4 + 8 + 8 + 32  # shard, first byte, size, SHA-256
+    assert kept / images < key + item + place + row + 40
 
 
 def test_waiting_images_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
