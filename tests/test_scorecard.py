@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -171,3 +172,16 @@ def test_the_simulation_knows_the_truth_and_how_often_intervals_hold_it(monkeypa
     right = metric_intervals.coverage("six classes, nearly all right", 100, repetitions=10, seed=0)
     assert right["macro_f1"]["stated"]["covered"] == 1 > 0.5 > right["macro_f1"]["plain"]["covered"]
     assert "stated" not in right["nll"]
+
+
+def test_the_page_tells_of_every_figure():
+    page = (Path(__file__).parents[1] / "docs/figures.md").read_text()
+    named = {name for line in page.splitlines() if line.startswith("|")
+             for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+    logits, labels = answers(50, classes=7)
+    told = scorecard.of_splits({"val": summarized(logits, labels)})
+    figures = {name for name in told["val"] if not name.endswith(("_low", "_high"))}
+    assert named == figures | set(told["temperature"])
+    inner = told["temperature"]["splits"]["val"]
+    words = {*inner, *inner["reliability"], *inner["reliability"]["before"], *told["val"]["classes"][0]}
+    assert all(f"`{name}`" in page for name in words if not name.endswith(("_low", "_high")))
