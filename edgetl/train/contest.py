@@ -22,7 +22,7 @@ from edgetl.recipe_compare_strategies import Arm, CompareStrategies
 from edgetl.recipe_fields import MOST_SEED
 from edgetl.recipe_finetune import Finetune
 from edgetl.splits import Splits
-from edgetl.train import folds, seed, setting, strategies, strategy_table, teacher, tta
+from edgetl.train import folds, objective, seed, setting, strategies, strategy_table, teacher, tta
 from edgetl.train.loop import require_same
 from edgetl.train.strategy_table import Answers, Row, Verdict
 
@@ -76,12 +76,12 @@ def compare(options: CompareStrategies, *, draw: Draw, listener: Listener = igno
         KeyboardInterrupt: Ctrl-C; --resume goes on.
     """
     options.repeats()
-    arms, left_out = options.arms(strategies.require)
+    arms, left_out = options.arms(_require)
     for reason in left_out:
         listener(Event(STAGE, "note", {"text": f"left out: {reason}"}))
     out = Path(options.out)
     rundir.require_place(out)
-    data = datasets.open_data(options.data)
+    data = datasets.open_data(options.data, listener=listener)
     parts = splits.resolve(data, options, listener=listener)
     identity = {**setting.identity(options, parts.fingerprint), "inputs": {arm.name: _inputs(arm) for arm in arms}}
     if options.resume and (out / rundir.STRATEGIES).is_file() and not rundir.resumable(rundir.partial(out)):
@@ -348,6 +348,12 @@ class Watch:
     def seconds(self) -> float:
         """Seconds of training since the watch began."""
         return timing.now_s() - self.begun_s - self.apart_s
+
+
+def _require(options: Finetune) -> None:
+    """Raises EdgetlError where the options of a row contradict one another, as its training would."""
+    strategies.require(options)
+    objective.require(options)
 
 
 def _inputs(arm: Arm) -> dict[str, Any]:

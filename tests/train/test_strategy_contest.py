@@ -20,7 +20,7 @@ from edgetl.predictions import Predictions
 from edgetl.recipe import build
 from edgetl.recipe_compare_strategies import CompareStrategies
 from edgetl.recipe_finetune import Finetune
-from edgetl.train import contest, setting, store, strategies, strategy_table, teacher
+from edgetl.train import contest, setting, store, strategy_table, teacher
 from edgetl.train.strategy_table import Answers
 
 TINY = {"teacher": "timm/test_resnet", "pretrained": False, "image_size": 32, "epochs": 1, "batch_size": "8",
@@ -269,7 +269,7 @@ def test_data_without_test_images_has_a_winner_all_the_same(photos: Path, tmp_pa
 
 
 def arms(*specs: str, **values: Any) -> tuple[Any, ...]:
-    return options(Path("d"), Path("o"), strategies=list(specs), **values).arms(strategies.require)[0]
+    return options(Path("d"), Path("o"), strategies=list(specs), **values).arms(contest._require)[0]
 
 
 def test_the_options_of_a_row_are_those_of_finetune() -> None:
@@ -299,12 +299,12 @@ def test_what_only_some_strategies_read_goes_to_those_alone() -> None:
 
 
 def test_by_default_all_that_fit_are_compared() -> None:
-    found, left_out = options(Path("d"), Path("o"), strategies=None).arms(strategies.require)
+    found, left_out = options(Path("d"), Path("o"), strategies=None).arms(contest._require)
     assert {"scratch", "probe", "full", "lp-ft", "gradual"} <= {arm.name for arm in found}
     assert any(reason.startswith("'partial': --strategy partial needs --freeze") for reason in left_out)
     assert any(reason.startswith("'joint': ") for reason in left_out)
     assert "'feature-copy': without --features-from it is probe once more." in left_out
-    found, left_out = options(Path("d"), Path("o"), strategies=None, freeze=["stages:1"]).arms(strategies.require)
+    found, left_out = options(Path("d"), Path("o"), strategies=None, freeze=["stages:1"]).arms(contest._require)
     assert "partial" in {arm.name for arm in found}
 
 
@@ -321,6 +321,7 @@ def test_by_default_all_that_fit_are_compared() -> None:
     (["full,probe,full"], "'full' is named twice"),
     (["full"], "found full, expected two strategies or more to compare"),
     (["full", "partial"], "'partial': --strategy partial needs --freeze"),
+    (["full", "full;loss=kd"], "'full;loss=kd': --loss names 'kd', which needs a teacher's answers"),
     (["full", "probe;freeze=stages:1"], "'probe;freeze=stages:1': --freeze does nothing with --strategy probe"),
 ])  # fmt: skip
 def test_what_cannot_be_compared_is_told_before_the_first_training(specs: list[str], problem: str) -> None:
