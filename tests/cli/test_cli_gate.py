@@ -88,24 +88,15 @@ def test_a_worker_that_dies_is_no_pass(capsys: pytest.CaptureFixture[str], monke
     assert err.count("error: ") == 1 and "SIGKILL" in err and "nothing can be compared" in err
 
 
-def is_worker(process: psutil.Process) -> bool:
-    try:
-        return "edgetl.bench.worker" in process.cmdline()
-    except psutil.Error:  # it has just ended, or is not yet what it is going to be
-        return False
-
-
 def test_ctrl_c_leaves_no_worker(bundle: str, tmp_path: Path) -> None:
     graph = str(Path(bundle) / "fp32.onnx")
     running = subprocess.Popen([sys.executable, "-m", "edgetl", "gate", graph, graph, "--backend", "benchfakes.hangs",
                                 "--out", str(tmp_path / "out")],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env={**os.environ, "PYTHONPATH": FAKES})
-    parent = psutil.Process(running.pid)
-    workers: list[psutil.Process] = []
-    while not workers and running.poll() is None:
-        time.sleep(0.05)
-        workers = [one for one in parent.children() if is_worker(one)]
+                               env={**os.environ, "PYTHONPATH": FAKES, "BENCHFAKES_BEGUN": str(tmp_path / "begun")})
+    while not (tmp_path / "begun").exists() and running.poll() is None:
+        time.sleep(0.01)
+    workers = psutil.Process(running.pid).children()
     assert workers
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=600)
