@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from edgetl.recipe_compare_strategies import CompareStrategies
@@ -40,5 +41,6 @@ def compare_strategies(options: CompareStrategies, as_json: bool) -> None:
         present.item(sentence)
     out = Path(options.out)
     present.hint(f"written to {out}: {strategy_page.PAGE}, {strategy_page.TEXT}, {strategy_page.LINES}; next: "
-                 f"edgetl distill --data {options.data} --teacher {out / made.result['winner']} --out STUDENT")
+                 f"edgetl distill --data {shlex.quote(options.data)} --teacher {out / made.result['winner']} "
+                 "--out STUDENT")
     made.insist()

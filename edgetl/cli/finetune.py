@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from edgetl.recipe import Finetune
 
 EXAMPLE = "edgetl finetune --data photos --teacher efficientnet-lite/efficientnet_lite0 --out runs/teacher"
@@ -22,4 +24,4 @@ def finetune(options: Finetune, as_json: bool) -> None:
         present.document({"run": str(folder), **record})
         return
     present.pairs(present.run_pairs(folder, record))
-    present.hint(f"next: edgetl distill --data {options.data} --teacher {folder} --out STUDENT")
+    present.hint(f"next: edgetl distill --data {shlex.quote(options.data)} --teacher {folder} --out STUDENT")
