@@ -34,18 +34,20 @@ TINY = {"image_size": 32, "epochs": 2, "batch_size": "8", "workers": 0, "lr": 3e
 EVERYTHING: dict[str, Any] = {
     "schedule": "one-cycle", "min_lr": 1e-5, "layer_decay": 0.7, "l2_sp": 0.1, "wise_ft": True, "lr": "find",
     "balance": "sampler", "loss": ["focal;gamma=1"], "tta": "hflip", "clip_norm": 1.0, "ema": 0.9, "mixup": 0.2,
-    "patience": 5, "label_smoothing": 0.1, "accumulate": 2, "checkpoint_minutes": 0.0,
+    "patience": 5, "label_smoothing": 0.1, "accumulate": 2, "workers": 1,
+    "checkpoint_minutes": 0.0,
 }  # fmt: skip
-ALONE: list[dict[str, Any]] = [
+ALONE = [
     {"schedule": "plateau", "plateau_epochs": 1, "warmup_epochs": 0, "epochs": 3},
-    {"schedule": "one-cycle"},
-    {"layer_decay": 0.5},
-    {"l2_sp": 1.0},
-    {"wise_ft": True},
-    {"lr": "find"},
-    {"balance": "sampler"},
     EVERYTHING,
-]
+    *(
+        pytest.param(one, marks=pytest.mark.slow)  # each is in `EVERYTHING`, too
+        for one in (
+            {"schedule": "one-cycle"}, {"layer_decay": 0.5}, {"l2_sp": 1.0}, {"wise_ft": True}, {"lr": "find"},
+            {"balance": "sampler"}, {"balance": "logit-adjust", "loss": ["focal"]}, {"tta": "five-crop"},
+        )
+    ),
+]  # fmt: skip
 
 PhotoFolder = Callable[..., Path]
 
