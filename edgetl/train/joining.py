@@ -1,16 +1,18 @@
 """A labelled source data set that is trained together with the target: one backbone, two heads.
 
-Every step shows images of both, `--source-ratio` of them the source's. The backbone sees them as one batch, so that its
-batch norms learn the statistics of both; each half is judged by a head of its own. An epoch is one pass over the
-target's images; the source's go round at their own pace, in an order that depends on nothing but seed and epoch. Only
-the target's head is kept, and only target images validate.
+Every step shows images of both, `--source-ratio` of them the source's, each judged by a head of its own. The backbone
+sees them one after the other: batch norms normalise each by its own statistics, and remember those of the target alone,
+which are what the network is used on (statistics that mix two domains fit neither: Li et al., "Revisiting batch
+normalization for practical domain adaptation", 2016, arXiv:1603.04779). An epoch is one pass over the target's images;
+the source's go round at their own pace, in an order that depends on nothing but seed and epoch. Only the target's head
+is kept, and only target images validate.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgetl import datasets, splits
 from edgetl.datasets import DataSet, Item
@@ -135,7 +138,7 @@ class JointLoader(TrainLoader):
         """
         self.__dict__.update(vars(own))
         self.own, self.source = own, source
-        self.smallest = min(own.smallest, source.smallest) if own.cells.ranks * own.cells.micro > 1 else own.smallest
+        self.smallest = min(own.smallest, source.smallest)
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """See `TrainLoader.epoch`; each batch is a `JointBatch`."""
@@ -198,18 +201,35 @@ class JointTask(ClassifierTask):
         return {"loss": loss, "logits": logits, **parts, "source": theirs * _by_images(batch, batch.source)}
 
     def _both(self, batch: Batch, source: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of the target's images by its head, and of the source's by the second; one pass for both."""
+        """Logits of the target's images by its head, and of the source's by the second."""
         caught: list[torch.Tensor] = []
         hook = self.network.get_submodule(self._head).register_forward_pre_hook(
             lambda _, inputs: caught.append(inputs[0])
         )
         try:
-            logits = self.input(torch.cat([batch.images, source.images]))
+            logits = self.input(batch.images)
+            with untracked(self.network):
+                self.input(source.images)
         finally:
             hook.remove()
-        features = caught[0].mean((2, 3)) if caught[0].ndim == 4 else caught[0]
-        own = len(batch.images)
-        return logits[:own], self.losses[-1](features[own:])
+        features = caught[1].mean((2, 3)) if caught[1].ndim == 4 else caught[1]
+        return logits, self.losses[-1](features)
+
+
+@contextlib.contextmanager
+def untracked(module: nn.Module) -> Iterator[None]:
+    """Leaves the statistics of batch norms as they were, though those in training mode normalise by the batch."""
+    layers = [one for one in module.modules() if isinstance(one, _BatchNorm) and one.training]
+    own = [dict(layer.named_buffers(recurse=False)) for layer in layers]
+    for layer, values in zip(layers, own, strict=True):
+        for name, value in values.items():
+            setattr(layer, name, value.clone())  # what is learned in the block is thrown away with the copy
+    try:
+        yield
+    finally:
+        for layer, values in zip(layers, own, strict=True):
+            for name, value in values.items():
+                setattr(layer, name, value)
 
 
 def _share(batch: Batch) -> float:

@@ -56,10 +56,16 @@ def _on_cuda(layer: _BatchNorm) -> Callable[[torch.Tensor], torch.Tensor]:
     found = nn.SyncBatchNorm(
         layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
     )  # fmt: skip
-    found.weight, found.bias = layer.weight, layer.bias
-    found.running_mean, found.running_var = layer.running_mean, layer.running_var
-    found.num_batches_tracked = layer.num_batches_tracked
-    return found.train()
+    found.train()
+
+    def normalized(values: torch.Tensor) -> torch.Tensor:
+        found.weight, found.bias = layer.weight, layer.bias
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            setattr(found, name, getattr(layer, name))  # for a while, others may be lent to the layer
+        answer: torch.Tensor = found(values)
+        return answer
+
+    return normalized
 
 
 def _normalized(layer: _BatchNorm, values: torch.Tensor) -> torch.Tensor:

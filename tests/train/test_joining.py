@@ -24,6 +24,7 @@ from edgetl.recipe import Finetune, build
 from edgetl.train import joining, setting, store
 from edgetl.train.cells import Cells
 from edgetl.train.loader import Batch, TrainLoader
+from edgetl.train.task import ClassifierTask
 from edgetl.train.teacher import finetune
 from edgetl.walker import Walker
 
@@ -167,6 +168,26 @@ def test_processes_and_micro_batches_share_the_same_source_images(
     assert alone[0] != alone[1]
     wholes = [one.source.whole for one in dealt[1][0] if one.source is not None]
     assert wholes == [(len(rows), len(rows)) for rows in alone[0]]
+
+
+def test_batch_norms_remember_the_target_alone(photos: Path, source: Path, tmp_path: Path) -> None:
+    place, made = place_of(photos, source, tmp_path)
+    joined, alone = (models.create("timm/test_resnet", classes=2, pretrained=False, image_size=32) for _ in range(2))
+    alone.module.load_state_dict(joined.module.state_dict())
+    task = joining.JointTask(joined, parse(["labels"]), place, joining.gather(made, place), made)
+    images = [torch.rand(count, 3, 32, 32) * 255 for count in (4, 6)]
+    own, other = (Batch(one, torch.zeros(len(one), dtype=torch.int64), torch.full((len(one), classes), 1 / classes),
+                        torch.arange(len(one))) for one, classes in zip(images, (2, 3), strict=True))  # fmt: skip
+    task.train_mode()
+    found = task.forward(joining.beside(own, other))
+    plain = ClassifierTask(alone, parse(["labels"]))
+    plain.train_mode()
+    assert torch.equal(found["logits"], plain.forward(own)["logits"])
+    for name, value in alone.module.named_buffers():
+        assert torch.equal(dict(joined.module.named_buffers())[name], value), name
+    found["loss"].backward()
+    assert all(one.grad is not None for one in task.parameters())
+    assert float(found["source"].detach()) == pytest.approx(np.log(3), abs=0.2)  # a quiet head knows nothing yet
 
 
 def part_of(images: int, whole: int | None) -> Batch:
