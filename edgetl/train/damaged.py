@@ -32,7 +32,8 @@ from edgetl.train.store import ELSEWHERE
 from edgetl.train.unlabelled import Unlabelled
 
 BAD = "bad.txt"  # of a RUN: split, key and what is wrong, with tabs between
-UNLABELLED = "unlabelled"
+BAD_OF_SOURCE = "bad_of_source.txt"  # the same of --source
+UNLABELLED, SOURCE = "unlabelled", "source"
 VERSION = 1  # of what is looked for
 AT_ONCE = 256  # images in the pool's queue
 
@@ -59,24 +60,50 @@ def left_out(
     kinds = {**{split: parts.of(split) for split in SPLITS}, UNLABELLED: extra.items}
     every = [item for items in kinds.values() for item in items]
     flaws = found(extra.beside(data), every, parts.fingerprint + (extra.fingerprint or ""), listener, stage)
-    keys = {kind: [item.key for item in items if item.key in flaws] for kind, items in kinds.items()}
-    counts = {kind: len(bad) for kind, bad in keys.items() if bad}
-    first = "; ".join(list(flaws.values())[:3])
-    if len(flaws) > allowed(max_bad, len(every)):
-        raise DataError(
-            f"{len(flaws)} of {len(every)} images in {data.name} cannot be decoded ({told(counts)}), and --max-bad "
-            f"{max_bad} allows {allowed(max_bad, len(every))}: {first}",
-            hint="Remove or repair those files, or allow more.",
-        )
+    _settle(max_bad, flaws, kinds, data.name, folder / BAD, listener, stage)
     if not flaws:
         return parts, extra
-    lines = (f"{kind}\t{key}\t{flaws[key]}\n" for kind, bad in keys.items() for key in bad)
-    rundir.write_bytes(folder / BAD, "".join(lines).encode(errors="surrogateescape"))
-    text = f"{told(counts)} cannot be decoded and are left out, see {BAD}: {first}"
-    listener(Event(stage, "warning", {"text": text}))
+    keys = {split: [item.key for item in kinds[split] if item.key in flaws] for split in SPLITS}
     kept = tuple(item for item in extra.items if item.key not in flaws)
-    bad = {"unreadable": len(keys.pop(UNLABELLED))} if extra.items else {}
+    bad = {"unreadable": len(extra.items) - len(kept)} if extra.items else {}
     return splits.without(parts, keys), dataclasses.replace(extra, items=kept, left_out={**extra.left_out, **bad})
+
+
+def sound(
+    max_bad: str, data: DataSet, items: tuple[Item, ...], fingerprint: str, folder: Path, listener: Listener, stage: str
+) -> tuple[Item, ...]:
+    """The images of another data set that joins the training, without those that cannot be decoded, see `left_out`.
+
+    Raises:
+        DataError: there are more than that; names the first.
+    """
+    if not max_bad.strip("0.%"):
+        return items
+    flaws = found(data, items, fingerprint, listener, stage)
+    _settle(max_bad, flaws, {SOURCE: items}, data.name, folder / BAD_OF_SOURCE, listener, stage)
+    return tuple(item for item in items if item.key not in flaws)
+
+
+def _settle(
+    max_bad: str, flaws: Mapping[str, str], kinds: Mapping[str, Sequence[Item]], name: str, file: Path,
+    listener: Listener, stage: str
+) -> None:
+    """Lists the flaws and tells of them; raises DataError where they are too many."""
+    if not flaws:
+        return
+    keys = {kind: [item.key for item in items if item.key in flaws] for kind, items in kinds.items()}
+    counts = {kind: len(bad) for kind, bad in keys.items() if bad}
+    images, first = sum(map(len, kinds.values())), "; ".join(list(flaws.values())[:3])
+    if len(flaws) > allowed(max_bad, images):
+        raise DataError(
+            f"{len(flaws)} of {images} images in {name} cannot be decoded ({told(counts)}), and --max-bad "
+            f"{max_bad} allows {allowed(max_bad, images)}: {first}",
+            hint="Remove or repair those files, or allow more.",
+        )
+    lines = (f"{kind}\t{key}\t{flaws[key]}\n" for kind, bad in keys.items() for key in bad)
+    rundir.write_bytes(file, "".join(lines).encode(errors="surrogateescape"))
+    text = f"{told(counts)} cannot be decoded and are left out, see {file.name}: {first}"
+    listener(Event(stage, "warning", {"text": text}))
 
 
 def allowed(max_bad: str, images: int) -> int:

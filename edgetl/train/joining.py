@@ -30,7 +30,7 @@ from edgetl.events import Event
 from edgetl.losses import Term
 from edgetl.models import Network
 from edgetl.recipe_finetune import Finetune
-from edgetl.train import distributed, store
+from edgetl.train import damaged, distributed, store
 from edgetl.train.loader import ORDER, Batch, TrainLoader
 from edgetl.train.moving import Moves
 from edgetl.train.probe import BeforeHead
@@ -67,7 +67,8 @@ def gather(options: Finetune, place: Setting) -> Source:
     Left out, with a warning, is what is byte for byte also a validation or test image of the target.
 
     Raises:
-        DataError: the source cannot be read, or has fewer than two images to train on.
+        DataError: the source cannot be read, has fewer than two images to train on, or more that are damaged than
+            --max-bad allows.
     """
     data = datasets.open_data(str(options.source))
     digests = splits.content_digests(data)
@@ -83,7 +84,10 @@ def gather(options: Finetune, place: Setting) -> Source:
     if len(kept) < len(mine):
         text = f"{len(mine) - len(kept)} images of --source are also in val or test of the data; left out."
         place.listener(Event(place.stage, "warning", {"text": text}))
-    return Source(data, kept, splits.fingerprint_of(data, digests), len(mine) - len(kept))
+    whole = splits.fingerprint_of(data, digests)
+    with distributed.current().by_node():  # the others find in the cache what cannot be decoded
+        sound = damaged.sound(options.max_bad, data, kept, whole, place.folder, place.listener, place.stage)
+    return Source(data, sound, whole, len(mine) - len(kept))
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,19 @@ def test_images_without_a_label_count_too(photos: Path, tmp_path: Path) -> None:
     assert "2 unlabelled images cannot" in warning
 
 
+def test_a_source_that_joins_has_the_same_limit_and_a_list_of_its_own(photos: Path, tmp_path: Path) -> None:
+    events: list[Event] = []
+    data, parts = splits_of(photos)
+    given = data, parts.train, parts.fingerprint, tmp_path, events.append, "finetune"
+    with pytest.raises(DataError, match=r"^1 of 12 images in .* \(1 source image\), and --max-bad 8% allows 0"):
+        damaged.sound("8%", *given)
+    assert damaged.sound("0", *given) == parts.train
+    kept = damaged.sound("1", *given)
+    (lost,) = set(parts.train) - set(kept)
+    assert (tmp_path / "bad_of_source.txt").read_text().startswith(f"source\t{lost.key}\t")
+    assert "see bad_of_source.txt: " in events[-1].values["text"]
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 100_000))
 def test_a_limit_is_a_count_or_a_share(count: int, images: int) -> None:
