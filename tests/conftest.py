@@ -31,9 +31,12 @@ def pytest_configure() -> None:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
     with contextlib.suppress(ImportError):  # a device's tests may do without
-        from hypothesis import settings
+        from hypothesis import HealthCheck, settings
 
-        settings.load_profile("ci")  # the same examples in every run, and no limit of time on any of them
+        # The same examples in every run, and no limit of time on any of them.
+        settings.register_profile("edgetl", deadline=None, derandomize=True, database=None, print_blob=True,
+                                  suppress_health_check=[HealthCheck.too_slow])
+        settings.load_profile("edgetl")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # `make test &`: what tests start would ignore it too
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
