@@ -110,9 +110,14 @@ def training_words(run: Trained) -> list[str]:
         found.append(f"Each block moves at {decay:g} times the rate of the next one towards the head (--layer-decay).")
     if options.get("l2_sp"):
         found.append(f"The weights are held near the pretrained ones (--l2-sp {options['l2_sp']:g}).")
+    tried = ((run.record.get("choices") or {}).get("lr") or {}).values()
+    found += [f"A trial on training images found the peak rate {one['rate']:.3g} (--lr find)." for one in tried]
     if mixed:
         found.append(f"What is kept lies {100 * mixed['alpha']:g} % of the way from the weights before training to "
                      "those after it, the best on validation (--wise-ft).")
+    views = run.record.get("tta") or {}
+    found += [f"Answers averaged over views ({views['views']}) are right on {percent(views[name]['accuracy'])} % of "
+              f"the {views[name]['n']} {name} images." for name in ("val", "test") if name in views]
     return found
 
 

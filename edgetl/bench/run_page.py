@@ -194,7 +194,8 @@ def _named(run: Trained) -> str:
 
 
 def _machine(run: Trained) -> dict[str, object]:
-    return {**run.record.get("environment", {}), **run.record.get("choices", {})}
+    chosen = {name: value for name, value in run.record.get("choices", {}).items() if name != "lr"}  # told in words
+    return {**run.record.get("environment", {}), **chosen}
 
 
 def markdown_page(run: Trained, *, title: str) -> str:

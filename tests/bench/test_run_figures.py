@@ -118,6 +118,16 @@ def test_a_run_of_an_earlier_version_has_none_of_it(tmp_path):
     assert "Learning rate" in heads and "How right, and how sure" not in heads
 
 
+def test_a_found_rate_and_views_are_told_in_words(tmp_path):
+    tta = {"views": "hflip", "val": {"accuracy": 0.5, "n": 120}, "test": {"accuracy": 0.75, "n": 60}}
+    choices = {"lr": {"finetune": {"rate": 0.00123, "rule": "r", "curve": [[1e-6, 2.0]]}}, "threads": 2}
+    run = write(tmp_path / "run", tta=tta, choices=choices)
+    words = " ".join(run_figures.training_words(run_record.read(run)))
+    assert "found the peak rate 0.00123 (--lr find)" in words
+    assert "(hflip) are right on 75.0 % of the 60 test images" in words
+    assert "1e-06" not in edgetl.report(reports=[run], out=tmp_path / "page.html").path.read_text()
+
+
 @pytest.mark.parametrize("names, told", [(30, "Frozen: " + ", ".join(f"b.{n}" for n in range(24)) + " and 6 more."),
                                          (1, "Frozen: b.0.")])
 def test_many_frozen_parts_are_counted(tmp_path, names, told):
