@@ -18,7 +18,7 @@ from edgetl.recipe_fields import DataFields
 SCHEMA = 1
 METHOD = "stratified-sha256"  # the name of the rule that `_automatic` carries out
 LEFT_OUT = "left_out"  # of a rule: keys of images that cannot be decoded, by split
-SLICE = 1024  # images that are read before the next are queued
+SLICE = 256  # images that are read before the next are queued
 MANY = 5000  # images whose reading may take seconds, so that it is told
 HELD_OUT = ("test", "val")  # in the order in which an automatic split takes them from the training images
 
