@@ -23,6 +23,7 @@ RATES = "At the end of each epoch."
 RELIABILITY = ("Each point is a fifteenth of the scores. On the dotted line answers are as right as they are sure; "
                "below it they are too sure. Underneath: how many images have such scores. Points of few images mean "
                "little.")
+UNSCALED = "These scores are the model's own, before the temperature."
 GONE = "Their photos are not shown: they are not where the training found them."
 GAIN = "Dots are seeds; the bar is the 95 % interval of their mean."
 ONE_SEED = "The interval is paired over the test images (Tango); one seed tells nothing of the spread over seeds."
@@ -144,8 +145,11 @@ def _moved(run: Trained) -> str:
 
 
 def _mistakes(run: Trained, pictures: Mapping[str, bytes]) -> str:
-    gone = f"<p>{GONE}</p>\n" if run.mistakes and not pictures else ""
-    return gone + answers_html.mistakes(run.mistakes, pictures)
+    if not run.mistakes:
+        return ""
+    scaled = (run.metrics.get("temperature") or {}).get("value") is not None
+    words = [*([] if pictures else [GONE]), *([UNSCALED] if scaled else [])]
+    return "\n".join([answers_html.mistakes(run.mistakes, pictures), _paragraphs(words)]).rstrip()
 
 
 def _gain(run: Trained) -> str:

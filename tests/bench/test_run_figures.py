@@ -66,6 +66,7 @@ def test_the_page_has_the_new_parts_and_can_be_read_aloud(written):
     assert described["rates-desc"] == "greatest 0.03, 0.03 after the last epoch; of the slowest layer greatest 3e-05"
     assert "term lr" not in described["losses-desc"]
     assert "Their photos are not shown: they are not where the training found them." in written[0]
+    assert "before the temperature" in written[0]
     assert "$" not in described["rates-desc"] and "mathdefault" not in written[0]
 
 
