@@ -39,14 +39,14 @@ def options(**values: object) -> Finetune:
 
 
 def loader(rows: int = 11, views: int = 0, known: int | None = None, cells: Cells | None = None,
-           seed: int = 3, **values: object) -> TrainLoader:
+           seed: int = 3, device: str = "cpu", **values: object) -> TrainLoader:
     """Batches of four; every image of one colour of its own, unlabelled ones from `known` on."""
     shapes = np.array([(20 + row, 24) for row in range(rows)], np.int64)
     lengths = shapes.prod(axis=1) * 3
     pixels = np.repeat(np.arange(rows, dtype=np.uint8) * 16 + 5, lengths)
     items = [Item(str(row), row % 3 if known is None or row < known else -1) for row in range(rows)]
     store = ImageStore(Path(), shapes, np.cumsum(lengths) - lengths, pixels)
-    return TrainLoader(store, items, 3, PIXELS, options(workers=0, seed=seed, **values), 4, torch.device("cpu"), views,
+    return TrainLoader(store, items, 3, PIXELS, options(workers=0, seed=seed, **values), 4, torch.device(device), views,
                        cells=cells)
 
 
@@ -254,6 +254,18 @@ def test_two_processes_see_the_batch_that_one_sees() -> None:
     seen = {int(row): image for part in parts for row, image in zip(part.index, part.images, strict=True)}
     assert sorted(seen) == sorted(whole.index.tolist())
     assert all(torch.equal(seen[int(row)], image) for row, image in zip(whole.index, whole.images, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no NVIDIA GPU here")
+@pytest.mark.parametrize("views", [0, 2])
+def test_a_gpu_is_shown_the_same_views(views: int) -> None:
+    more = {**STRONG, "cutmix": 1.0, "mixup": 0.3, "color_jitter": 0.4}
+    for one, other in zip(loader(9, views, **more).epoch(0), loader(9, views, device="cuda", **more).epoch(0),
+                          strict=True):  # fmt: skip
+        torch.testing.assert_close(other.images.cpu(), one.images, rtol=1e-4, atol=1e-2)
+        torch.testing.assert_close(other.targets.cpu(), one.targets)
+        assert torch.equal(other.index, one.index) and torch.equal(other.labels.cpu(), one.labels)
 
 
 @pytest.mark.usefixtures("written_once")

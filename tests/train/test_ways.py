@@ -259,6 +259,18 @@ def test_compile_on_trains_the_compiled_network_and_evaluates_the_plain_one(
     assert names[0] == names[1]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no NVIDIA GPU here")
+def test_a_trial_on_a_gpu_times_every_way(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ways, "TRIED_FROM", 1)
+    monkeypatch.setattr(ways, "WORTH", 1e9)
+    told = run_of(photos, tmp_path / "run", device="cuda")["choices"]["way"]["finetune"]
+    labels = set(told["seconds_a_batch"])
+    assert {"channels-last bf16", "contiguous bf16"} <= labels and len(labels) == 4
+    assert any("fp32" in label for label in labels) and any("compiled" in label for label in labels)
+    assert told["compile_s"] > 0 and told["why_not_compiled"].startswith("it would save")
+
+
 @pytest.mark.slow
 def test_a_network_is_really_compiled(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
