@@ -19,7 +19,7 @@ import subsets
 import edgetl
 from edgetl import rundir, weights
 
-ROWS = ("probe", "full", "lp-ft", "full;l2-sp=0.01", "full;l2-sp=0.1", "full;wise-ft", "joint")
+ROWS = ("probe", "full", "lp-ft", "full;l2-sp=0.1", "full;l2-sp=1", "full;wise-ft", "joint")
 
 
 def main() -> None:

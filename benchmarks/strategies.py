@@ -25,7 +25,7 @@ TEACHER = "efficientnet-lite/efficientnet_lite0"
 ROWS = (
     "scratch", "probe", "partial;freeze=stages:3", "full", "lp-ft", "gradual",
     "feature-copy;features-from=efficientnet-lite/efficientnet_lite2",
-    "full;layer-decay=0.8", "full;l2-sp=0.01", "full;wise-ft",
+    "full;layer-decay=0.8", "full;l2-sp=0.1", "full;wise-ft",
 )  # fmt: skip
 KEPT = ("repeats", "epochs", "data", "rows", "pairs", "verdict", "test", "test_sentence", "notes", "environment")
 PLACES = ("data", "out", "weights", "teacher", "source", "features_from")  # which may say where things lie
