@@ -188,15 +188,15 @@ def find(pattern: str) -> list[Place]:
 def _local(name: str) -> Sequence[Place]:
     path = Path(name).expanduser().absolute()
     if path.is_dir():
-        raise DataError(f"{path} is a folder, expected shards.", hint=f"Write shards:{name.rstrip('/')}/*.tar")
+        raise DataError(f"{path} is a folder, expected a file.", hint=f"Write shards:{name.rstrip('/')}/*.tar")
     if path.exists() or not any(sign in name for sign in "*?["):
         if not path.exists():
-            raise DataError(f"The shard {path} does not exist.",
+            raise DataError(f"The file {path} does not exist.",
                             hint=f"Check the path after shards:; relative paths count from {Path.cwd()}.")
         return [LocalFile(path)]
     found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
     if not found:
-        raise DataError(f"No shard matches {path}.", hint="Check the pattern after shards:.")
+        raise DataError(f"No file matches {path}.", hint="Check the pattern after shards:.")
     return [LocalFile(one) for one in found]
 
 
@@ -207,7 +207,7 @@ def _remote(url: str, blocks: Blocks) -> Sequence[Place]:
         with explained(url):
             paths = sorted(str(one) for one in system.glob(path))
         if not paths:
-            raise DataError(f"No shard matches {url}.", hint="Check the pattern after shards:.")
+            raise DataError(f"No file matches {url}.", hint="Check the pattern after shards:.")
         return [RemoteFile(begin + one.lstrip("/"), system, one, blocks) for one in paths]
     return [RemoteFile(url, system, path, blocks)]
 
@@ -236,7 +236,7 @@ def explained(where: str, error: type[EdgetlError] = DataError) -> Iterator[None
         yield
     except FileNotFoundError as problem:
         reason = f"cannot be reached: {problem.__cause__}" if problem.__cause__ else "does not exist"  # of https
-        raise error(f"The shard {where} {reason}.", hint="Check the name after shards:.") from problem
+        raise error(f"The file {where} {reason}.", hint="Check the name after shards:.") from problem
     except _refusals() as problem:
         words = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
         raise error(f"{where} cannot be read: {words}.",

@@ -212,8 +212,7 @@ def _class_names(classes: str | None, first: Place) -> tuple[str, ...] | None:
         data = first.beside(CLASSES)
         where = f"{CLASSES} beside {_plain(first.where)}"
     else:
-        (file,) = find(classes)
-        data, where = file.beside(posixpath.basename(_plain(file.where))), _plain(file.where)
+        data, where = _listed(classes)
     if data is None:
         return None
     try:
@@ -225,6 +224,21 @@ def _class_names(classes: str | None, first: Place) -> tuple[str, ...] | None:
         raise DataError(f"{where} lists the class '{twice}' twice.", hint="List every class once.")
     require_classes(names, where)
     return names
+
+
+def _listed(classes: str) -> tuple[bytes, str]:
+    """The bytes of the file that `classes=` names, and where it is."""
+    try:
+        files = find(classes)
+    except DataError as problem:
+        raise DataError(f"classes={classes}: {problem.message}",
+                        hint="Name the one file that lists the classes.") from problem
+    where = _plain(files[0].where)
+    data = files[0].beside(posixpath.basename(where)) if len(files) == 1 else None
+    if data is None:
+        found = "no file" if len(files) == 1 else f"{len(files)} files"
+        raise DataError(f"classes={classes} names {found}.", hint="Name the one file that lists the classes.")
+    return data, where
 
 
 def _numbered(texts: Sequence[str], names: tuple[str, ...] | None, where: str) -> tuple[tuple[str, ...], list[int]]:

@@ -148,6 +148,8 @@ def test_numbers_sort_as_numbers_and_classes_txt_names_them(tmp_path: Path) -> N
     other = tmp_path / "other.txt"
     other.write_text("\n".join(reversed(names)))
     assert open_data(f"shards:{shard};classes={other}").labels[0] == "class 11"
+    assert "does not exist" in sentence(f"shards:{shard};classes={tmp_path}/none.txt")
+    assert "names 2 files" in sentence(f"shards:{shard};classes={tmp_path}/*.txt")
 
 
 def test_names_beside_classes_txt(tmp_path: Path) -> None:
@@ -319,7 +321,7 @@ def test_a_changed_byte_is_a_sentence_or_another_shard(tmp_path_factory: pytest.
     ("", "is empty"), ("trian=x.tar", "'trian=x.tar' is not known"), ("a.tar;", "is empty"),
     ("val=a.tar", "needs one SPEC"), ("a.tar;val=b.tar", "needs one SPEC"), ("label=x", "needs one SPEC"),
     ("train=a.tar;train=b.tar", "is there twice"), ("a.tar;label=x;label=y", "is there twice"),
-    ("nowhere.tar", "nowhere.tar does not exist"), ("nowhere-*.tar", "No shard matches"),
+    ("nowhere.tar", "nowhere.tar does not exist"), ("nowhere-*.tar", "No file matches"),
     ("{a.tar", "braces in '{a.tar' do not match"), ("{1..999999}.tar", "more than 100000 names"),
 ])
 def test_what_the_argument_may_not_say(argument: str, message: str) -> None:
@@ -441,9 +443,11 @@ def test_a_range_is_asked_for_again(memory: Any, monkeypatch: pytest.MonkeyPatch
 
 def test_urls_that_cannot_be_read(memory: Any) -> None:
     assert "memory://nothing.tar does not exist" in sentence("shards:memory://nothing.tar")
-    assert "No shard matches memory://none-*.tar" in sentence("shards:memory://none-*.tar")
+    assert "No file matches memory://none-*.tar" in sentence("shards:memory://none-*.tar")
     assert "Protocol not known: gopher" in sentence("shards:gopher://x/a.tar")
     memory.pipe_file("/empty.tar", b"")
+    memory.pipe_file("/a.tar", tar(samples(2)))
+    assert "names no file" in sentence("shards:memory://a.tar;classes=memory://names.txt")
     assert "is empty (0 bytes)" in sentence("shards:memory://empty.tar")
 
 
