@@ -426,7 +426,7 @@ def room(size_bytes: int) -> None:
 
 
 def test_no_room_for_the_decoded_photos(edgetl: Call, kitchen: Path, own_home: Path) -> None:
-    room(1000)
+    room(6000)  # enough for the recipe and the split
     finetune(edgetl, kitchen / "photos").refused(
         "cache/edgetl/images",
         " could not be written: File too large. EDGETL_CACHE=FOLDER names another place for prepared images.",
