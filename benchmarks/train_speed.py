@@ -43,6 +43,7 @@ from edgetl.events import Event
 from edgetl.models import Network
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.runtime.session import usable_threads
+from edgetl.train.starting import quiet_head
 
 # Model -> whether it starts from published weights, which must be at hand.
 MODELS = {"timm/mobilenetv4_conv_small_050": False, "efficientnet-lite/efficientnet_lite0": True}
@@ -158,9 +159,11 @@ class Loop:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: rate(step, total, warmup))
 
     def network(self) -> Network:
-        """The same network from the same weights as edgetl's."""
+        """The same network from the same weights as edgetl's, with a new head like its."""
         classes = sum(one.is_dir() for one in (self.options.data / "train").iterdir())
-        return models.create(self.model, classes=classes, pretrained=self.pretrained, image_size=SIZE)
+        network = models.create(self.model, classes=classes, pretrained=self.pretrained, image_size=SIZE)
+        quiet_head(network)
+        return network
 
     def loader(self, images: datasets.ImageFolder, shuffle: bool) -> DataLoader[Any]:
         """Two workers, which stay."""
@@ -217,7 +220,7 @@ def views(wants: Preprocess) -> transforms.Compose:
         transforms.RandomHorizontalFlip(),
         transforms.ColorJitter(JITTER, JITTER, JITTER),
         transforms.ToTensor(),
-        transforms.Normalize(wants.mean, wants.std),
+        normalized(wants),
     ])  # fmt: skip
 
 
@@ -227,8 +230,13 @@ def plain(wants: Preprocess) -> transforms.Compose:
         transforms.Resize(round(SIZE / wants.crop_fraction), interpolation=smooth(wants)),
         transforms.CenterCrop(SIZE),
         transforms.ToTensor(),
-        transforms.Normalize(wants.mean, wants.std),
+        normalized(wants),
     ])  # fmt: skip
+
+
+def normalized(wants: Preprocess) -> transforms.Normalize:
+    """What the network does to pixels in 0..255, for ToTensor's in 0..1."""
+    return transforms.Normalize(*([one / (255 * wants.scale) for one in values] for values in (wants.mean, wants.std)))
 
 
 def smooth(wants: Preprocess) -> InterpolationMode:
