@@ -209,7 +209,7 @@ class Loop:
 def rate(step: int, total: int, warmup: int) -> float:
     """Share of the peak rate: linear warm-up, then a cosine, as edgetl's."""
     if step < warmup:
-        return (step + 1) / warmup
+        return (step + 1) / (warmup + 1)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
 
 
