@@ -711,15 +711,19 @@ def pressing(lines, event):
 progress._Lines.__call__ = pressing
 """
 AT_LARGE_PHOTO_3 = """
+from edgetl.cli import progress
 from edgetl.runtime import preprocess
-decode, large = preprocess.decode, []
+draw, decode, begun, large = progress._Lines.__call__, preprocess.decode, [], []
+def noting(lines, event):
+    draw(lines, event)
+    begun.append(event.values.get("what"))
 def pressing(photo, *how, **more):
-    large.append(1) if len(photo) > 20_000 else None
-    if len(large) == 3:
-        large.extend([1] * 99)
-        os.kill(os.getpid(), signal.SIGINT)
+    if "decode" in begun and len(photo) > 20_000:
+        large.append(1)
+        if len(large) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
     return decode(photo, *how, **more)
-preprocess.decode = pressing
+progress._Lines.__call__, preprocess.decode = noting, pressing
 """
 
 
