@@ -16,6 +16,7 @@ import pytest
 import edgetl
 from edgetl import errors, plugins, recipe
 from edgetl.recipe_compare import Compare
+from edgetl.recipe_compare_strategies import CompareStrategies
 from edgetl.recipe_gate import RegressionGate
 from edgetl.recipe_quantize import Quantize
 from edgetl.recipe_tune import Tune
@@ -55,14 +56,15 @@ def test_the_readme_names_every_data_set() -> None:
 
 
 def test_the_readme_uses_flags_that_exist() -> None:
-    known = {name.replace("_", "-") for stage in (*recipe.STAGES.values(), Tune, RegressionGate, Compare, Quantize)
+    known = {name.replace("_", "-") for stage in (*recipe.STAGES.values(), Tune, RegressionGate, Compare, Quantize,
+                                                              CompareStrategies)
              for name in recipe.fields_of(stage)}
     known |= {"out"}
     blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", README, re.S | re.M))
     lines = [shlex.split(line, comments=True) for line in blocks.splitlines() if line.startswith("edgetl ")]
     assert len(lines) >= 6
     used = {word[2:] for line in lines for word in line if word.startswith("--")}
-    used |= set(re.findall(r"`--([a-z-]+)", README))
+    used |= set(re.findall(r"`--([a-z0-9-]+)", README))
     assert used - {"data", "help"} <= known | {"json", "csv"}
 
 
