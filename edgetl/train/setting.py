@@ -229,7 +229,7 @@ def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, 
     )  # fmt: skip
     with salvaging(setting.options, folder), shared_norm.shared(network.module, world), way.over(task, network):
         score = training.run()
-    setting.told.clear()
+    setting.told.pop("softlabels", None)  # of a training before this one
     if task.told():
         setting.told["softlabels"] = softlabels.summed(task.told())
         setting.note(softlabels.sentence(setting.told["softlabels"]))

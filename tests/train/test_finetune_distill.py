@@ -105,6 +105,7 @@ def test_lp_ft_starts_from_the_probe_and_moves_all(photos: Path, tmp_path: Path)
     before, after = (weights.load(path).network.module.state_dict() for path in (start, run))
     first = next(iter(before))
     assert not torch.equal(before[first], after[first])
+    assert set(weights.read_record(run)["readouts"]) == {"linear", "neighbours"}
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(photos: Path, tmp_path: Path) -> None:
