@@ -30,6 +30,7 @@ STRATEGIES = {
     "feature-copy": Strategy("features of one or several frozen networks, concatenated into a new small head",
                              ("features_from", "head_width")),
 }
+TASKS = ("classify", "multilabel", "regress")  # those of `edgetl.heads`, which brings numpy
 OWN_OPTIONS = tuple(dict.fromkeys(name for one in STRATEGIES.values() for name in one.reads))
 
 
@@ -80,6 +81,12 @@ class Finetune(FinetuneFields):
     strategy: str = opt(
         "full", "What moves, and in which order; `edgetl list strategies` says what each does.",
         choices=tuple(STRATEGIES))
+    task: str = opt(
+        "classify", "What an image has: one class, labels of which it may have several or none, or values; the last "
+        "two need --data csv:FILE, see docs/tasks.md.", choices=TASKS)
+    label_columns: tuple[str, ...] = opt(
+        (), "Columns of csv:FILE that are learned: with --task classify a head each (default: the column label), else "
+        "labels or values (default: all that are there).", split=True)
 
 
 def unread(options: Finetune) -> list[str]:

@@ -10,6 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+
+from edgetl import heads, stratify
 from edgetl.datasets import SPLITS, DataSet, Item
 from edgetl.errors import DataError
 from edgetl.events import Event, Listener, ignore
@@ -17,6 +20,7 @@ from edgetl.recipe_fields import DataFields
 
 SCHEMA = 1
 METHOD = "stratified-sha256"  # the name of the rule that `_automatic` carries out
+ITERATIVE = "iterative-sha256"  # and that of `_iterative`, where an image has not one class
 LEFT_OUT = "left_out"  # of a rule: keys of images that cannot be decoded, by split
 SLICE = 256  # images that are read before the next are queued
 MANY = 5000  # images whose reading may take seconds, so that it is told
@@ -58,6 +62,8 @@ def resolve(data: DataSet, options: DataFields, *, recorded: Mapping[str, Any] |
     Splits that the data has stay as they are. Missing ones are held out of the training images, stratified by class:
     first `test_fraction` of all images of a class, then `val_fraction` of the training images that remain. Within a
     class, images are ranked by SHA-256 of seed and key, so that this depends on keys, labels, seed and fractions only.
+    Where an image has no class, or several, labels and quarters of values take the place of the classes, and
+    `edgetl.stratify` deals the images out in the order of that SHA-256.
     At last every image that has an exact copy in another split goes from its automatic split to train. Images that an
     earlier stage could not decode are in none of them, see `without`.
 
@@ -72,9 +78,11 @@ def resolve(data: DataSet, options: DataFields, *, recorded: Mapping[str, Any] |
             `strict_splits` an image lies in two of the data's own splits.
     """
     own = {item.split for item in data.items} - {None}
-    rule = _rule(own, options) if recorded is None else _recorded_rule(own, recorded, options, listener)
+    asked = _rule(own, options, ITERATIVE if data.heads else METHOD)
+    rule = asked if recorded is None else _recorded_rule(own, recorded, asked, listener)
     digests = content_digests(data, listener)
-    placed = _automatic(sorted(data.items, key=lambda item: item.key), rule)
+    ordered = sorted(data.items, key=lambda item: item.key)
+    placed = _iterative(data, ordered, rule) if data.heads else _automatic(ordered, rule)
     placed, duplicates = _separate_copies(placed, digests, rule["automatic"])
     parts = {split: tuple(item for item in placed if item.split == split) for split in SPLITS}
     _require_images(parts, rule)
@@ -106,20 +114,20 @@ def without(splits: Splits, left_out: Mapping[str, Sequence[str]]) -> Splits:
     return replace(splits, train=train, val=val, test=test, rule={**splits.rule, LEFT_OUT: gone})
 
 
-def _rule(own: set[str | None], options: DataFields) -> dict[str, Any]:
+def _rule(own: set[str | None], options: DataFields, method: str) -> dict[str, Any]:
     fractions = {"test": options.test_fraction, "val": options.val_fraction}
     automatic = [split for split in HELD_OUT if split not in own and fractions[split] > 0]
-    return {"schema": SCHEMA, "method": METHOD, "seed": options.split_seed, "test_fraction": options.test_fraction,
+    return {"schema": SCHEMA, "method": method, "seed": options.split_seed, "test_fraction": options.test_fraction,
             "val_fraction": options.val_fraction, "automatic": automatic}
 
 
-def _recorded_rule(own: set[str | None], recorded: Mapping[str, Any], options: DataFields,
+def _recorded_rule(own: set[str | None], recorded: Mapping[str, Any], asked: Mapping[str, Any],
                    listener: Listener) -> dict[str, Any]:
-    asked = _rule(own, options)
     rule: dict[str, Any] = {key: recorded.get(key) for key in asked}
-    if (rule["schema"], rule["method"]) != (SCHEMA, METHOD):
+    if (rule["schema"], rule["method"]) != (SCHEMA, asked["method"]):
         raise DataError(f"The recorded split was made by the rule {rule['method']!r} (schema {rule['schema']!r}), "
-                        f"expected {METHOD!r} (schema {SCHEMA}).", hint="Train again with this version of edgetl.")
+                        f"expected {asked['method']!r} (schema {SCHEMA}).",
+                        hint="Train again with this version of edgetl.")
     clash = [split for split in rule["automatic"] if split in own]
     if clash:
         raise DataError(f"The earlier stage held out '{clash[0]}' automatically, but the data now has its own.",
@@ -166,9 +174,10 @@ def content_digests(data: DataSet, listener: Listener = ignore) -> dict[str, str
 
 def fingerprint_of(data: DataSet, digests: Mapping[str, str]) -> str:
     """SHA-256 over key, class name, own split, weight and content of every image, sorted by key."""
-    whole = hashlib.sha256()
+    whole = hashlib.sha256(repr(data.heads).encode() if data.heads else b"")
     for item in sorted(data.items, key=lambda one: one.key):
-        fields = (item.key, data.labels[item.label], item.split or "", repr(item.weight), digests[item.key])
+        said = repr(item.answers) if data.heads else data.labels[item.label]
+        fields = (item.key, said, item.split or "", repr(item.weight), digests[item.key])
         whole.update("\0".join(fields).encode("utf-8", "surrogateescape") + b"\n")
     return whole.hexdigest()
 
@@ -187,6 +196,17 @@ def _automatic(items: Sequence[Item], rule: Mapping[str, Any]) -> list[Item]:
             taken, keys = keys[:counts[split]], keys[counts[split]:]
             held_out.update(dict.fromkeys(taken, split))
     return [replace(item, split=held_out.get(item.key, item.split or "train")) for item in items]
+
+
+def _iterative(data: DataSet, items: Sequence[Item], rule: Mapping[str, Any]) -> list[Item]:
+    """As `_automatic`, of images that have several classes or none."""
+    free = [item for item in items if item.split in (None, "train")]
+    free.sort(key=lambda item: _rank(rule["seed"], item.key))
+    counts = _counts(len(items), len(free), rule) if free else {}
+    sizes = {**counts, "train": len(free) - sum(counts.values())}
+    found = stratify.dealt(heads.strata(data.heads, [item.answers for item in free]), sizes) if free else []
+    split_of = {item.key: split for item, split in zip(free, found, strict=True)}
+    return [replace(item, split=split_of.get(item.key, item.split)) for item in items]
 
 
 def _rank(seed: int, key: str) -> bytes:
@@ -224,7 +244,7 @@ def _separate_copies(items: Sequence[Item], digests: Mapping[str, str],
     settled = [[settle(item) for item in group] for group in groups]
     leaks = [group for group in settled if _spreads(group)]
     shown = leaks + [group for group in settled if not _spreads(group)]
-    conflicts = sum(len({item.label for item in group}) > 1 for group in groups)
+    conflicts = sum(len({(item.label, repr(item.answers)) for item in group}) > 1 for group in groups)
     examples = tuple(tuple(item.key for item in group) for group in shown[:5])
     images = sum(len(group) for group in groups)
     placed = [settle(item) for item in items]
@@ -257,10 +277,19 @@ def _tell(data: DataSet, parts: Mapping[str, Sequence[Item]], duplicates: Duplic
     if duplicates.conflicts:
         _warn(listener, f"{duplicates.conflicts} image(s) occur with different labels.")
     for split in SPLITS:
-        present = Counter(item.label for item in parts[split])
-        absent = [name for index, name in enumerate(data.labels) if not present[index]]
+        present = _present(data, parts[split])
+        absent = [name for index, name in enumerate(data.labels) if index not in present]
         if absent and parts[split]:
             _warn(listener, f"No image of {', '.join(absent[:5])} is in the {split} split.")
+
+
+def _present(data: DataSet, items: Sequence[Item]) -> set[int]:
+    """Numbers of the outputs that an image of a split has: its classes and labels, or any value."""
+    if not data.heads or not items:
+        return {item.label for item in items}
+    known = heads.truth(data.heads, [item.answers for item in items])
+    seen = np.isfinite(known) if data.heads[0].kind == heads.REGRESS else known > 0
+    return set(np.flatnonzero(seen.any(axis=0)).tolist())
 
 
 def _warn(listener: Listener, text: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgetl import rundir
+from edgetl import heads, rundir
 from edgetl.errors import EdgetlError, TrainingError
 from edgetl.models import Network, WeightsReport, create
 from edgetl.runtime import preprocess
@@ -114,13 +114,19 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def load(folder: Path) -> Run:
+def load(folder: Path, *, any_task: bool = False) -> Run:
     """The model of a RUN folder, on the CPU and in eval mode.
 
+    Args:
+        folder: the RUN.
+        any_task: also one that does not say one class an image.
+
     Raises:
-        EdgetlError: no RUN there, or its files do not fit together.
+        EdgetlError: no RUN there, or its files do not fit together, or it is one of another task.
     """
     record = read_record(folder)
+    if not any_task:
+        heads.require_one_class(record, str(folder))
     try:
         tensors = (folder / rundir.MODEL).read_bytes()
     except FileNotFoundError as problem:

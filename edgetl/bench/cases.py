@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgetl import extras, plugins, recipe, rundir, weights
+from edgetl import extras, heads, plugins, recipe, rundir, weights
 from edgetl.bench.report import BACK_TO_BACK
 from edgetl.bench.tables import legible
 from edgetl.errors import EdgetlError, UnknownName
@@ -174,6 +174,7 @@ def _of_run(path: Path, title: str, options: recipe.Bench) -> Iterator[Subject]:
     if RUN_BACKEND not in options.backend:
         return
     record = weights.read_record(path)
+    heads.require_one_class(record, str(path))
     wants = preprocess.from_dict(record["preprocess"], where=str(path / rundir.RUN))
     spec = GraphSpec(
         inputs=(TensorSpec("image", "image", "float32", ("N", *wants.input_shape), wants.layout),),

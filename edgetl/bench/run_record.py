@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from edgetl import dataspec, predictions, rundir, weights
+from edgetl import dataspec, heads, predictions, rundir, weights
 from edgetl.bench.report import Mistake
 from edgetl.errors import EdgetlError
 from edgetl.predictions import Predictions
@@ -60,6 +60,7 @@ def read(folder: Path) -> Trained:
         EdgetlError: it is none, or one of its files is damaged.
     """
     record = weights.read_record(folder)
+    heads.require_one_class(record, str(folder))
     recipe = folder / rundir.RECIPE
     return Trained(folder.absolute().name, record, record.get("metrics", {}), _curve(folder), _curve(folder / CONTROL),
                    _without_places(recipe.read_text(errors="surrogateescape") if recipe.is_file() else ""),

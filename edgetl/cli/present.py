@@ -75,6 +75,8 @@ def percent(share: float | None) -> str:
 
 def accuracy(found: Mapping[str, Any] | None) -> str | None:
     """`88.2 % of 372 images, 95 % interval 84.5 to 91.1`, or None where nothing was measured."""
+    if found and "sentence" in found:  # of another task than one class an image
+        return str(found["sentence"])
     if not found or found.get("accuracy") is None:
         return None
     bounds = ""
@@ -100,7 +102,8 @@ def run_pairs(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         "parameters": f"{record['parameters']:,}" if "parameters" in record else None,
         "kept": percent(record["kept"]) + " of the teacher's parameters" if "kept" in record else None,
         "input": " x ".join(map(str, record["preprocess"]["size_hw"])) + " px",
-        "classes": _classes(record["labels"]),
+        "task": record.get("task"),
+        "labels" if record.get("heads") else "classes": _classes(record["labels"]),
         "data": record.get("data", {}).get("source"),
         "validation": accuracy(metrics.get("val")),
         "test": accuracy(metrics.get("test")),

@@ -12,10 +12,12 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 from edgetl import plugins
 from edgetl.errors import DataError, UnknownName
 from edgetl.events import Listener, ignore
+from edgetl.heads import ONE_CLASS, Asked, Head
 
 SPLITS = ("train", "val", "test")
 SPLIT_ALIASES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -27,9 +29,10 @@ class Item:
     """One labelled image."""
 
     key: str  # stable and unique within the data set, e.g. the path relative to its folder
-    label: int  # index into DataSet.labels
+    label: int  # index into DataSet.labels; 0 where the data set has heads
     split: str | None = None  # one of SPLITS where the data set itself says so, else None
     weight: float = 1.0  # confidence in the label, where the data set states one
+    answers: tuple[float, ...] = ()  # to the data set's heads, see `edgetl.heads.truth`; NaN where there is none
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,10 @@ class DataSet:
     notes: tuple[str, ...] = ()  # licence, label mapping: shown wherever the data set is used
     source: str = ""  # what --data said
     digest: Callable[[Item], str] | None = None  # SHA-256 of what `read` gives, where that is known without reading
+    heads: tuple[Head, ...] = ()  # what is asked of an image; none: one class
 
 
-def open_data(spec: str, *, foreign: bool = True, listener: Listener = ignore) -> DataSet:
+def open_data(spec: str, *, foreign: bool = True, listener: Listener = ignore, asked: Asked = ONE_CLASS) -> DataSet:
     """The data set that `--data` names: an existing folder, `csv:FILE`, `shards:SPEC` or a data set's name.
 
     An existing path wins over a data set of the same name.
@@ -55,18 +59,20 @@ def open_data(spec: str, *, foreign: bool = True, listener: Listener = ignore) -
             a `load`.
         foreign: whether the user wrote `spec`; False for one that a RUN recorded, see `plugins.load`.
         listener: told of what takes long, by data sets whose `load` has a parameter of this name.
+        asked: what shall be known of an image besides one class.
 
     Raises:
-        DataError: nothing of that name; the nearest data set is suggested. Also whatever the data set finds wrong.
+        DataError: nothing of that name; the nearest data set is suggested. The data set knows one class an image only,
+            and more is asked. Also whatever the data set finds wrong.
         MissingDependency: the data set comes with a package that is not installed.
     """
     if not spec.strip():
         raise DataError("--data is empty.",
                         hint="Give a folder, csv:FILE, shards:SPEC or a data set's name (`edgetl list datasets`).")
     if _exists(spec):
-        found: DataSet = plugins.load("datasets", "folder").load(spec)
+        found: DataSet = _loaded(plugins.load("datasets", "folder"), spec, spec, listener, asked)
     else:
-        found = _load_named(spec, foreign, listener)
+        found = _load_named(spec, foreign, listener, asked)
     return replace(found, source=spec)
 
 
@@ -78,7 +84,7 @@ def _exists(spec: str) -> bool:
                         hint="Check the path given as --data.") from problem
 
 
-def _load_named(spec: str, foreign: bool, listener: Listener) -> DataSet:
+def _load_named(spec: str, foreign: bool, listener: Listener, asked: Asked) -> DataSet:
     name, colon, argument = spec.partition(":")
     if "/" in name or name.startswith(("~", ".")):
         raise DataError(f"The folder {spec} does not exist.",
@@ -89,8 +95,18 @@ def _load_named(spec: str, foreign: bool, listener: Listener) -> DataSet:
         choices = ", ".join(plugins.names("datasets"))
         raise DataError(f"'{spec}' is neither an existing folder nor the name of a data set.{_suggestion(name)}",
                         hint=f"Give a folder, csv:FILE, shards:SPEC, or one of: {choices}.") from problem
-    hears = {"listener": listener} if "listener" in inspect.signature(module.load).parameters else {}
-    found: DataSet = module.load(argument if colon else None, **hears)
+    return _loaded(module, argument if colon else None, spec, listener, asked)
+
+
+def _loaded(module: ModuleType, argument: str | None, spec: str, listener: Listener, asked: Asked) -> DataSet:
+    """What a data set's `load` returns, given those of the parameters that it has."""
+    offered = {"listener": listener, "asked": asked}
+    given = {name: value for name, value in offered.items() if name in inspect.signature(module.load).parameters}
+    if not asked.plain and "asked" not in given:
+        more = f"--task {asked.task}" if not asked.columns else f"--label-columns {','.join(asked.columns)}"
+        raise DataError(f"{more} needs a table, and {spec} knows one class an image.",
+                        hint="Give --data csv:FILE with the columns path and those to be learned.")
+    found: DataSet = module.load(argument, **given)
     return found
 
 

@@ -173,7 +173,7 @@ class JointTask(ClassifierTask):
             options: the share and the weight of the source.
             moves: which parameters of the network move when.
         """
-        super().__init__(network, terms, moves=moves)
+        super().__init__(network, terms, moves=moves, aim=place.aim)
         self._place, self._joining, self._ratio = place, source, options.source_ratio
         self._weight, self._head = options.source_weight, network.head
         with torch.no_grad():

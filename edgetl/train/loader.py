@@ -62,7 +62,8 @@ class Batch:
 
     images: torch.Tensor  # float32 [N, 3, H, W] in 0..255, RGB; each network normalises for itself
     labels: torch.Tensor  # int64 [N]; -1 where there is none
-    targets: torch.Tensor  # float32 [N, K] probabilities: smoothed and mixed labels; 0 where there is none
+    # float32 [N, K] probabilities (or values, see `edgetl.train.aim`): smoothed and mixed labels; 0 where there is none
+    targets: torch.Tensor
     index: torch.Tensor  # int64 [N] rows of the store
     view: int = 0  # which view of the images; of no meaning where views are not drawn once
     unlabelled: int = 0  # images without a label; they come last
@@ -95,6 +96,7 @@ class TrainLoader:
         refresh: int = 0,
         cells: Cells | None = None,
         drawn: Rows | None = None,
+        truth: torch.Tensor | None = None,
     ) -> None:
         """See the module.
 
@@ -110,6 +112,7 @@ class TrainLoader:
             refresh: epochs after which the views are drawn anew; 0 is never.
             cells: how a step's images are dealt out; a batch is a cell. None: a batch is a step.
             drawn: rows of an epoch, as many as there are images; None shows each once.
+            truth: float32 [N, K] targets of the images, smoothed already; None: their class is theirs.
 
         Raises:
             DataError: fewer than two images.
@@ -124,6 +127,7 @@ class TrainLoader:
             device,
         )
         self.views, self.refresh, self.cells, self.drawn = views, refresh, cells or Cells(), drawn
+        self.truth = truth
         self.labels = np.array([item.label for item in items], np.int64)
         self.labelled = int((self.labels >= 0).sum())
         if (self.labels[: self.labelled] < 0).any():
@@ -227,7 +231,8 @@ class TrainLoader:
         if self.options.random_erasing > 0:
             augment.erase(images, rendered.erased, self.preprocess)
         labels = torch.from_numpy(self.labels)[index].to(self.device)
-        targets = smoothed(labels.clamp(min=0), self.classes, self.options.label_smoothing)
+        targets = (smoothed(labels.clamp(min=0), self.classes, self.options.label_smoothing) if self.truth is None
+                   else self.truth[index].to(self.device))
         if rendered.blends is not None:
             images = blends.with_partners(images[:own], images[own:], rendered.blends)
             shares = blends.shares_of(rendered.blends).to(self.device)

@@ -45,6 +45,10 @@ class Task(Protocol):
         """At least "loss" (scalar) and "logits" [N, K]; further scalars are named parts that are logged."""
         ...
 
+    def right(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The score of the labelled images, whose logits are given, added up: where it is accuracy, the right ones."""
+        ...
+
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters that move, by name; a method's own projections among them."""
         ...
@@ -98,15 +102,8 @@ class Fit:
 
     def __init__(
         self,
-        task: Task,
-        loader: TrainLoader,
-        validate: Callable[[nn.Module], Score],
-        options: TrainFields,
-        folder: Path,
-        precision: Precision,
-        listener: Listener,
-        stage: str,
-        identity: Mapping[str, Any],
+        task: Task, loader: TrainLoader, validate: Callable[[nn.Module], Score], options: TrainFields,
+        folder: Path, precision: Precision, listener: Listener, stage: str, identity: Mapping[str, Any],
         course: Course | None = None,
     ) -> None:
         self.task, self.loader, self.validate, self.options = task, loader, validate, options
@@ -227,7 +224,7 @@ class Fit:
     def _count(self, batch: Batch, result: Mapping[str, torch.Tensor]) -> None:
         """Adds up what all processes found; of "loss", which is this batch's part of the step's, all its images."""
         images, known = len(batch.labels), batch.labelled
-        right = (result["logits"].detach()[:known].argmax(1) == batch.labels[:known]).sum()
+        right = self.task.right(result["logits"].detach()[:known], batch)
         found = {
             name: float(value.detach()) * self._counted(name, images, known)
             for name, value in result.items()

@@ -8,6 +8,7 @@ read-out by logistic regression; beside it, `edgetl.train.readouts` tells how ri
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -19,11 +20,14 @@ from edgetl.errors import EdgetlError
 from edgetl.events import Event
 from edgetl.models import Network
 from edgetl.train import balance, checkpoint, readouts, store
+from edgetl.train.aim import total
 from edgetl.train.loop import Score
-from edgetl.train.objective import asked
+from edgetl.train.objective import asked, judge, terms
 from edgetl.train.setting import FEATURES, Setting, answers
 
 HEADROOM = 1.25  # other images may go somewhat below the lowest value of the training images
+Fit = Callable[[torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]]
+Judge = Callable[[torch.Tensor], Score]
 PENALTIES = tuple(10.0**power for power in range(-6, 1))  # on standardised features
 
 
@@ -35,15 +39,12 @@ def probe(setting: Setting, network: Network) -> Score:
     """
     head = fitting_head(network)
     train, val = cached_features(setting, network)
-    labels = [torch.tensor([item.label for item in items]) for items in (setting.parts.train, setting.parts.val)]
     mean, scale = train.mean(0), train.std(0).clamp_min(1e-6)
-    classes = len(setting.data.labels)
-    balanced = balance.of_probe(asked(setting.options).balance, balance.counts_of(setting.parts.train, classes))
+    fit, scored = _subject(setting)
     best: tuple[Score, torch.Tensor, torch.Tensor] | None = None
     for penalty in PENALTIES:
-        weight, bias = logistic_regression((train - mean) / scale, labels[0], classes, penalty, **balanced)
-        logits = ((val - mean) / scale) @ weight.T + bias
-        score = Score(float((logits.argmax(1) == labels[1]).float().mean()), float(F.cross_entropy(logits, labels[1])))
+        weight, bias = fit((train - mean) / scale, penalty)
+        score = scored(((val - mean) / scale) @ weight.T + bias)
         if score.better_than(best[0] if best else None):
             best = score, weight, bias
     assert best is not None and head.bias is not None
@@ -53,13 +54,36 @@ def probe(setting: Setting, network: Network) -> Score:
         head.bias.copy_(bias - (weight / scale) @ mean)
     if isinstance(head, nn.Conv2d):
         lift(setting, network, head)
-    setting.listener(
-        Event(setting.stage, "note", {"text": f"linear probe: validation accuracy {100 * score.accuracy:.1f} %"})
-    )
-    beside = readouts.nearest_neighbours(train, labels[0], val, labels[1], classes)
-    setting.told["readouts"] = {"linear": dataclasses.asdict(score), "neighbours": beside.to_json()}
-    setting.note(f"beside it, {beside.sentence()}")
+    setting.note(f"linear probe: {setting.scored(score)}")
+    if setting.aim is None:
+        of_train, of_val = _labels(setting)
+        beside = readouts.nearest_neighbours(train, of_train, val, of_val, len(setting.data.labels))
+        setting.told["readouts"] = {"linear": dataclasses.asdict(score), "neighbours": beside.to_json()}
+        setting.note(f"beside it, {beside.sentence()}")
     return score
+
+
+def _subject(setting: Setting) -> tuple[Fit, Judge]:
+    """What fits a head to standardised features [N, F] under a penalty, and what scores its validation logits."""
+    outputs, labels = len(setting.data.labels), _labels(setting)
+    if setting.aim is not None:
+        losses, targets = terms(setting), setting.aim.targets(setting.parts.train)
+        judged = judge(setting, setting.parts.val)
+        assert judged is not None
+        return lambda features, penalty: minimised(
+            features, outputs, penalty, lambda logits: total(losses, logits, targets)), judged  # fmt: skip
+    balanced = balance.of_probe(asked(setting.options).balance, balance.counts_of(setting.parts.train, outputs))
+
+    def score(logits: torch.Tensor) -> Score:
+        return Score(float((logits.argmax(1) == labels[1]).float().mean()), float(F.cross_entropy(logits, labels[1])))
+
+    return lambda features, penalty: logistic_regression(features, labels[0], outputs, penalty, **balanced), score
+
+
+def _labels(setting: Setting) -> tuple[torch.Tensor, torch.Tensor]:
+    """Classes of the training and of the validation images."""
+    train, val = (torch.tensor([item.label for item in items]) for items in (setting.parts.train, setting.parts.val))
+    return train, val
 
 
 def fitting_head(network: Network) -> nn.Linear | nn.Conv2d:
@@ -96,14 +120,29 @@ def logistic_regression(
         weights: [K], how much an image of each class counts; None: all alike.
         prior: [K], what the loss adds to the logits; None: nothing.
     """
-    weight = torch.zeros((classes, features.shape[1]), requires_grad=True)
-    bias = torch.zeros(classes, requires_grad=True)
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits if prior is None else logits + prior, labels, weight=weights)
+
+    return minimised(features, classes, penalty, loss)
+
+
+def minimised(features: torch.Tensor, outputs: int, penalty: float, loss_of: Callable[[torch.Tensor], torch.Tensor]
+              ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight [K, F] and bias [K] that minimise a convex loss of the logits + penalty / 2 * |weight|^2.
+
+    Args:
+        features: [N, F], standardised.
+        outputs: K.
+        penalty: of L2; the bias has none.
+        loss_of: of logits [N, K], scalar.
+    """
+    weight = torch.zeros((outputs, features.shape[1]), requires_grad=True)
+    bias = torch.zeros(outputs, requires_grad=True)
     solver = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         solver.zero_grad()
-        logits = features @ weight.T + (bias if prior is None else bias + prior)
-        loss = F.cross_entropy(logits, labels, weight=weights) + penalty / 2 * weight.square().sum()
+        loss = loss_of(features @ weight.T + bias) + penalty / 2 * weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

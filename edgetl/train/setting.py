@@ -5,20 +5,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
-from torch import nn
 
-from edgetl import datasets, evaluate, predictions, rundir, scorecard, splits, weights
+from edgetl import datasets, evaluate, heads, predictions, rundir, scorecard, splits, weights
 from edgetl.allocator import set_allocator
 from edgetl.compress import cost
 from edgetl.datasets import DataSet, Item
@@ -28,10 +23,11 @@ from edgetl.events import Event, Listener, ignore
 from edgetl.models import Network
 from edgetl.recipe import Distill, decisive, to_toml
 from edgetl.recipe_fields import TrainFields
-from edgetl.runtime.preprocess import Preprocess, normalize
+from edgetl.runtime.preprocess import Preprocess
 from edgetl.runtime.session import usable_threads
 from edgetl.splits import Splits
-from edgetl.train import choosing, damaged, distributed, shared_norm, softlabels, store, teachers, ways
+from edgetl.train import aimed, choosing, damaged, distributed, shared_norm, softlabels, store, teachers, ways
+from edgetl.train.aim import SCORES, Aim
 from edgetl.train.balance import rows_of
 from edgetl.train.cells import Cells
 from edgetl.train.choosing import CPU_BATCH as CPU_BATCH
@@ -41,11 +37,13 @@ from edgetl.train.loader import TrainLoader
 from edgetl.train.loop import BEST, Fit, Precision, Score, require_same
 from edgetl.train.lr_range import settled
 from edgetl.train.reading import inputs
-from edgetl.train.resident import Resident
 from edgetl.train.salvage import salvaging
 from edgetl.train.schedules import require_rates
 from edgetl.train.task import ClassifierTask
 from edgetl.train.unlabelled import NONE, Unlabelled, gather
+from edgetl.train.validation import Validation as Validation
+from edgetl.train.validation import answers as answers
+from edgetl.train.validation import torch_predict as torch_predict
 
 CHOICES = "choices.json"
 FEATURES = "features.safetensors"
@@ -53,7 +51,6 @@ CUT = "cut.safetensors"  # the student as it was cut out of its teacher, before 
 STEPS = "steps"  # folder of the students that are cut again
 NAMING = ("teacher", "student", "weights", "inherit")  # options that may name a file or a RUN
 LEFTOVERS = (rundir.CHECKPOINT, rundir.PREVIOUS, BEST, CHOICES, FEATURES, CUT)  # of a finished run
-EVALUATION_BATCH = 64
 Arranged = Callable[[Splits], Splits]
 
 
@@ -72,6 +69,7 @@ class Setting:
     listener: Listener
     stage: str
     unlabelled: Unlabelled = NONE  # images that join the training without a label
+    aim: Aim | None = None  # None: one class an image
     told: dict[str, Any] = field(default_factory=dict)  # what the record says of the training that was last
 
     @property
@@ -99,6 +97,12 @@ class Setting:
         if isinstance(options, Distill):
             options = dataclasses.replace(options, slim_epochs=round(options.slim_epochs * longer))
         return dataclasses.replace(self, options=options, unlabelled=NONE, told={})
+
+    def scored(self, score: Score) -> str:
+        """A validation score in words."""
+        if self.aim is None:
+            return f"validation accuracy {100 * score.accuracy:.1f} %"
+        return f"validation {SCORES[self.aim.kind]} {score.accuracy:.3f}"
 
     def note(self, text: str) -> None:
         """Tells the listener something worth knowing."""
@@ -135,7 +139,7 @@ def prepare(
     require_rates(options)
     allocator, world = set_allocator(), distributed.current()
     with world.by_node():  # which may fetch the data
-        data = datasets.open_data(options.data, listener=listener)
+        data = datasets.open_data(options.data, listener=listener, asked=heads.asked(options))
     parts = splits.resolve(data, options, recorded=recorded, listener=listener)
     extra = gather(getattr(options, "unlabeled", None), data, parts, stage, listener)
     with world.by_node():  # the others find in the cache what cannot be decoded
@@ -172,7 +176,8 @@ def prepare(
     precision = Precision(device, dtype)
     same = {**identity(options, parts.fingerprint), **extra.identity}
     return Setting(
-        options, extra.beside(data), parts, folder, device, precision, choices, same, listener, stage, extra
+        options, extra.beside(data), parts, folder, device, precision, choices, same, listener, stage, extra,
+        Aim.of(data, parts),
     )
 
 
@@ -215,6 +220,7 @@ def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, 
         getattr(setting.options, "refresh_views", 0),
         cells,
         rows_of(getattr(setting.options, "balance", "none"), setting.shown),
+        setting.aim.targets(setting.shown, setting.options.label_smoothing) if setting.aim is not None else None,
     )
     loader = task.loading(loader)
     choosing.require_pairs(loader, network, setting)
@@ -249,65 +255,13 @@ def _other_processes(
         listener(Event(stage, "note", {"text": text}))
 
 
-class Validation:
-    """Scores a network on the validation split; its pixels are decoded once and kept in the cache."""
-
-    def __init__(self, setting: Setting, network: Network) -> None:
-        self.setting, self.preprocess = setting, network.preprocess
-        self.labels = torch.tensor([item.label for item in setting.parts.val])
-        self.pixels = store.evaluation_pixels(
-            setting.data, setting.parts.val, setting.parts.fingerprint, network.preprocess
-        )
-
-    def __call__(self, module: nn.Module) -> Score:
-        """Accuracy and mean cross-entropy."""
-        logits = self._logits(module)
-        accuracy = (logits.argmax(1) == self.labels).float().mean()
-        return Score(float(accuracy), float(F.cross_entropy(logits, self.labels)))
-
-    def _logits(self, module: nn.Module) -> torch.Tensor:
-        """[N, K]; each of several processes looks at some of the batches, which are those of one process."""
-        world = distributed.current()
-        batches = math.ceil(len(self.pixels) / EVALUATION_BATCH)
-        begin, end = (EVALUATION_BATCH * (batches * rank // world.size) for rank in (world.rank, world.rank + 1))
-        mine = self.pixels[begin:end]
-        if world.size == 1:
-            return torch.from_numpy(answers(module, mine, self.preprocess, self.setting))
-        kept = answers(module, mine, self.preprocess, self.setting) if len(mine) else None
-        found = torch.zeros(0, len(self.setting.data.labels)) if kept is None else torch.from_numpy(kept)
-        return world.gathered(found)[0]
-
-
-def answers(
-    module: nn.Module, pixels: NDArray[np.uint8], preprocess: Preprocess, setting: Setting
-) -> NDArray[np.float32]:
-    """float32 [N, ...]: what a module in evaluation mode says to pixels [N, H, W, C]."""
-    predict = torch_predict(module, setting, setting.precision)
-    resident, found = Resident(pixels), []
-    for start in range(0, len(pixels), EVALUATION_BATCH):
-        part = pixels[start : start + EVALUATION_BATCH]
-        found.append(predict(normalize(part, preprocess)))
-        resident.read(part.nbytes)
-    resident.give_back()
-    return np.concatenate(found)
-
-
-def torch_predict(module: nn.Module, setting: Setting, precision: Precision) -> evaluate.Predict:
-    """A function from normalised images [n, C, H, W] to float32 logits [n, K] on the device of the training."""
-
-    def predict(batch: NDArray[np.float32]) -> NDArray[Any]:
-        images = torch.from_numpy(batch).to(setting.device, memory_format=torch.channels_last)
-        with torch.no_grad(), precision.autocast():
-            return module(images).float().cpu().numpy()  # type: ignore[no-any-return]
-
-    return predict
-
-
 def measured(setting: Setting, network: Network, folder: Path) -> dict[str, dict[str, Any]]:
     """The `scorecard` of validation and test, from the encoded files on, in fp32 as export wants it.
 
     What was said to each image is written into `folder`.
     """
+    if setting.aim is not None:
+        return aimed.measured(setting, setting.aim, network, folder)
     network.module.eval()
     predict = torch_predict(network.module, setting, Precision(setting.device, None))
     named = {"val": setting.parts.val, "test": setting.parts.test}
@@ -340,6 +294,7 @@ def save(setting: Setting, network: Network, folder: Path, **more: Any) -> None:
         "choices": setting.choices,
         "environment": rundir.environment(),
         **setting.told,
+        **(aimed.described(setting, setting.aim) if setting.aim is not None else {}),
         "macs": cost.image_macs(copy.deepcopy(network.module).cpu(), network.preprocess.size_hw),
         **more,
     }
@@ -359,7 +314,7 @@ def finished(options: TrainFields, listener: Listener, stage: str) -> bool:
     if not options.resume or not weights.is_run(out) or rundir.resumable(rundir.partial(out)):
         return False
     record = weights.read_record(out)
-    data = datasets.open_data(options.data)
+    data = datasets.open_data(options.data, asked=heads.asked(options))
     parts = splits.resolve(data, options, recorded=record["data"]["rule"])
     extra = gather(getattr(options, "unlabeled", None), data, parts, stage, ignore)
     same = {**identity(options, parts.fingerprint), **extra.identity}

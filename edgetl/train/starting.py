@@ -7,8 +7,9 @@ from pathlib import Path
 
 from torch import nn
 
-from edgetl import models, weights
+from edgetl import heads, models, weights
 from edgetl.errors import EdgetlError
+from edgetl.heads import Head
 from edgetl.models import Network
 from edgetl.recipe import Finetune
 from edgetl.train.setting import Setting
@@ -24,7 +25,10 @@ def start(options: Finetune, place: Setting) -> Network:
     labels = place.data.labels
     folder = Path(options.teacher)
     if weights.is_run(folder):
-        return network_of_run(folder, labels, options.image_size)
+        found = network_of_run(folder, labels, options.image_size, place.data.heads)
+        if place.aim is not None and f"{found.head}.weight" in found.weights.matched:
+            place.aim.begin(found)
+        return found
     if folder.is_dir():
         weights.read_record(folder)  # says that it is no RUN
     network = models.create(
@@ -61,15 +65,18 @@ def described_misfits(network: Network) -> str:
     return "".join(f"; {one}" for one in (*counted, *(r for r in report.reasons if not r.startswith(network.head))))
 
 
-def network_of_run(folder: Path, labels: tuple[str, ...], image_size: int | None) -> Network:
-    """The model of an earlier RUN; with the same classes it keeps its head, with others it gets a new one.
+def network_of_run(
+    folder: Path, labels: tuple[str, ...], image_size: int | None, asked: tuple[Head, ...] = ()
+) -> Network:
+    """The model of an earlier RUN; with the same classes and heads it keeps its last layer, else it gets a new one.
 
     Raises:
         EdgetlError: no RUN there, or its architecture does not take images of that size.
     """
-    run = weights.load(folder)
+    run = weights.load(folder, any_task=True)
     network = models.resized(run.network, image_size or run.network.preprocess.size_hw[0])
-    return network if run.labels == labels else with_new_head(network, len(labels))
+    same = (run.labels, heads.of_record(run.record)) == (labels, asked)
+    return network if same else with_new_head(network, len(labels))
 
 
 def with_new_head(network: Network, classes: int) -> Network:

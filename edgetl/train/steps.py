@@ -26,7 +26,7 @@ def trained(
         head_fitted: whether the head, which did not come with the weights, has learned these classes before.
         task: what is done in a step, if it is more than the losses of the recipe; knows of `moves` already.
     """
-    task = task or ClassifierTask(network, terms(place), moves=moves)
+    task = task or ClassifierTask(network, terms(place), moves=moves, aim=place.aim)
     told = described(place, network, [name for name, one in network.module.named_parameters() if one.requires_grad])
     ended = wise.begun(place, network, head_fitted=head_fitted)
     setting.fit(place, task, network, place.folder, place.stage)

@@ -19,6 +19,7 @@ from edgetl.train.features import Layer, Layers, Tap, chosen, shapes
 from edgetl.train.moving import Moves
 
 if TYPE_CHECKING:
+    from edgetl.train.aim import Aim
     from edgetl.train.loader import Batch, TrainLoader
     from edgetl.train.softlabels import Source
 
@@ -61,6 +62,7 @@ class ClassifierTask(nn.Module):
         corpus: what losses may know of the training images.
         source: where the teacher's logits come from, in place of `teacher` where both are given.
         moves: which parameters of the network move when; None leaves it to what computes gradients already.
+        aim: what the network shall say of an image; None is one class.
     """
 
     def __init__(
@@ -71,9 +73,10 @@ class ClassifierTask(nn.Module):
         corpus: Corpus | None = None,
         source: Source | None = None,
         moves: Moves | None = None,
+        aim: Aim | None = None,
     ) -> None:
         super().__init__()
-        self._moves = moves
+        self._moves, self._aim = moves, aim
         self.settled = moves.settled if moves is not None else 0
         self._still: tuple[nn.Parameter, ...] = ()
         if moves is not None:
@@ -133,6 +136,13 @@ class ClassifierTask(nn.Module):
             return logits[:0].float().sum()
         part: torch.Tensor = term.loss(student, teacher, given)
         return part
+
+    def right(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """How many of the labelled images are answered rightly; of another aim, its score added up over them."""
+        known = len(logits)
+        if self._aim is not None:
+            return self._aim.right(logits.float(), batch.targets[:known])
+        return (logits.argmax(1) == batch.labels[:known]).sum()
 
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The network's parameters and those that belong to the losses; never the teacher's."""

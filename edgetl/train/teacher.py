@@ -48,9 +48,13 @@ def train(options: Finetune, place: Setting) -> None:
     seed.seed_everything(options.seed)
     strategy = strategies.load(options.strategy)
     network = setting.adjusted(strategy.start(options, place), options)
+    if place.aim is not None:
+        place.aim.require(network)
     network.module.to(place.device)
     place.require_test_images(network.preprocess)
     told = strategy.fit(options, place, network)
+    if place.aim is not None:
+        place.aim.settle(network)
     setting.save(
         place,
         network,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from edgetl import extras, foreign, models, plugins, recipe_teacher, rundir, weights
+from edgetl import extras, foreign, heads, models, plugins, recipe_teacher, rundir, weights
 from edgetl.errors import EdgetlError, UnknownName
 from edgetl.events import Event
 from edgetl.models import Network
@@ -92,7 +92,7 @@ def named(options: Distill) -> tuple[Named, ...]:
 def _require(one: Named) -> None:
     """Returns when what the name names is there."""
     if isinstance(one.said, RunTeacher):
-        weights.read_record(Path(one.name))
+        heads.require_one_class(weights.read_record(Path(one.name)), one.name)
     elif isinstance(one.said, GraphTeacher):
         extras.require("onnx", extra="train", purpose=f"The teacher {one.name}")
         extras.require("onnxruntime", extra="cpu", purpose=f"The teacher {one.name}")

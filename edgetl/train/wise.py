@@ -107,7 +107,7 @@ def choose(place: Setting, network: Network, before: Weights, *, head_fitted: bo
             if curve[-1].score.better_than(best.score):
                 best, weights = curve[-1], _copied(module)
     module.load_state_dict(weights)
-    place.note(f"WiSE-FT: alpha {best.alpha:g}, validation accuracy {100 * best.score.accuracy:.1f} %")
+    place.note(f"WiSE-FT: alpha {best.alpha:g}, {place.scored(best.score)}")
     return {
         "alpha": best.alpha,
         "statistics": best.statistics,

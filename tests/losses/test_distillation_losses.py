@@ -310,7 +310,7 @@ def test_crd_says_what_it_cannot_use(labels: list[int], student: list[int], says
 # ------------------------------------------------------------------------------------------------------ all of them
 
 
-LOGITS = ("dist", "dkd", "focal", "kd", "labels", "logit-standardization")
+LOGITS = ("bce", "dist", "dkd", "focal", "kd", "labels", "logit-standardization", "mse", "smooth-l1")
 
 
 @pytest.mark.parametrize("name", plugins.names("losses"))
@@ -351,6 +351,7 @@ def test_gradients_by_finite_differences_and_none_for_the_teacher(name: str) -> 
         ("crd;negatives=0.5", "whole numbers above 0"),
         ("crd;temperature=0", "above 0"),
         ("focal;gamma=-1", "finite number of at least 0"),
+        ("smooth-l1;beta=0", "a number above 0"),
         ("labels;args=1", "no option|no loss in it has an option 'args'"),
     ],
 )

@@ -1,0 +1,162 @@
+"""What a network's outputs are to say where an image has more, or something else, than one class.
+
+A `Head` is a run of outputs next to each other. `classify` with several label columns has a head for each, of an output
+a class; `multilabel` has one head, of an output a label; `regress` one, of an output a column. What an image is known
+to be is a row of `truth`, as wide as there are outputs, with NaN for what nobody has said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetl.errors import EdgetlError
+
+CLASSIFY, MULTILABEL, REGRESS = "classify", "multilabel", "regress"
+BINS = 4  # of a column's values, for splits that hold as many small ones as large ones
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Head:
+    """One question about an image."""
+
+    name: str  # of the column; of several columns that are one head, what they are together
+    kind: str  # classify, multilabel or regress
+    labels: tuple[str, ...]  # of the outputs: classes, labels, or columns of values
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the recipe asks of a table: the task, and the columns that say it."""
+
+    task: str = CLASSIFY
+    columns: tuple[str, ...] = ()  # empty: those of the task's own, see docs/tasks.md
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is one class an image, which every data set knows."""
+        return self == Asked()
+
+
+ONE_CLASS = Asked()
+
+
+def asked(options: object) -> Asked:
+    """What options ask for; those of other commands than finetune ask for one class an image."""
+    return Asked(getattr(options, "task", CLASSIFY), tuple(getattr(options, "label_columns", ())))
+
+
+def outputs(heads: Sequence[Head]) -> tuple[str, ...]:
+    """The names of all outputs in their order; of several heads with the column before the class."""
+    if len(heads) == 1:
+        return heads[0].labels
+    return tuple(f"{head.name}: {label}" for head in heads for label in head.labels)
+
+
+def places(heads: Sequence[Head]) -> Iterator[tuple[Head, slice]]:
+    """Each head with where its outputs are."""
+    begin = 0
+    for head in heads:
+        yield head, slice(begin, begin + len(head.labels))
+        begin += len(head.labels)
+
+
+def truth(heads: Sequence[Head], answers: Sequence[Sequence[float]]) -> Floats:
+    """What is known of images, [N, outputs]: one-hot classes, 0 or 1 a label, or values; NaN where nothing is.
+
+    Args:
+        heads: what is asked.
+        answers: of each image as `Item.answers` has them: the class's number a head, or a number an output.
+    """
+    given = np.array(answers, np.float64).reshape(len(answers), -1)
+    if heads[0].kind != CLASSIFY:
+        return given
+    parts = [_one_hot(given[:, place], len(head.labels)) for place, head in enumerate(heads)]
+    return np.concatenate(parts, axis=1)
+
+
+def _one_hot(classes: Floats, count: int) -> Floats:
+    known = np.isfinite(classes)
+    rows = np.full((len(classes), count), math.nan)
+    rows[known] = np.eye(count)[classes[known].astype(np.int64)]
+    return rows
+
+
+def missing(heads: Sequence[Head], answers: Sequence[Sequence[float]]) -> dict[str, int]:
+    """How many images say nothing, by head; by label or column where there is one head."""
+    names = [head.name for head in heads] if heads[0].kind == CLASSIFY else list(heads[0].labels)
+    unknown = np.isnan(np.array(answers, np.float64).reshape(len(answers), -1)).sum(axis=0)
+    return {name: int(count) for name, count in zip(names, unknown, strict=True)}
+
+
+def strata(heads: Sequence[Head], answers: Sequence[Sequence[float]]) -> list[tuple[int, ...]]:
+    """What splits shall hold alike: the numbers of each image's classes, of its labels, or of the bins of its values.
+
+    A label that an image does not have is no stratum of it, as K. Sechidis et al. count them. An image of which nothing
+    is known has none.
+    """
+    given = np.array(answers, np.float64).reshape(len(answers), -1)
+    kind = heads[0].kind
+    if kind == MULTILABEL:
+        return [tuple(np.flatnonzero(row == 1).tolist()) for row in given]
+    binned = given if kind == CLASSIFY else np.stack([_bins(column) for column in given.T], axis=1)
+    offsets = np.cumsum([0, *(len(head.labels) if kind == CLASSIFY else BINS for head in heads[:-1])])
+    if kind == REGRESS:
+        offsets = BINS * np.arange(given.shape[1])
+    return [tuple((offsets + row)[np.isfinite(row)].astype(int).tolist()) for row in binned]
+
+
+def _bins(column: Floats) -> Floats:
+    """The quarter of the column's known values that each lies in; NaN where there is none."""
+    known = np.isfinite(column)
+    found = np.full(len(column), math.nan)
+    if known.any():
+        edges = np.quantile(column[known], np.arange(1, BINS) / BINS)
+        found[known] = np.searchsorted(edges, column[known], side="right")
+    return found
+
+
+def to_json(heads: Sequence[Head]) -> list[dict[str, Any]]:
+    """Plain values for a record."""
+    return [{**asdict(head), "labels": list(head.labels)} for head in heads]
+
+
+def from_json(values: Sequence[Mapping[str, Any]]) -> tuple[Head, ...]:
+    """The heads of a record."""
+    return tuple(Head(one["name"], one["kind"], tuple(one["labels"])) for one in values)
+
+
+def of_record(record: Mapping[str, Any]) -> tuple[Head, ...]:
+    """The heads of a RUN; none where an image has one class."""
+    return from_json(record.get("heads", ()))
+
+
+def words(heads: Sequence[Head]) -> str:
+    """What is asked, for sentences."""
+    if not heads:
+        return "one class an image"
+    if heads[0].kind == MULTILABEL:
+        return f"{len(heads[0].labels)} labels an image"
+    if heads[0].kind == REGRESS:
+        return f"{len(heads[0].labels)} value(s) an image"
+    return f"{len(heads)} classes an image ({', '.join(head.name for head in heads)})"
+
+
+def require_one_class(record: Mapping[str, Any], where: str) -> None:
+    """Returns when a RUN says one class an image, which is all that its reader knows.
+
+    Raises:
+        EdgetlError: it says something else.
+    """
+    heads = of_record(record)
+    if heads:
+        raise EdgetlError(f"{where} was trained on {words(heads)}; what you ask for knows classification with one "
+                          "class an image only.", hint="`edgetl finetune` can start from it, and its run.json and "
+                          "answers.npz hold its figures and answers; see docs/tasks.md.")
