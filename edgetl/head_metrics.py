@@ -100,11 +100,10 @@ def value_errors(values: Floats, truth: Floats, weights: Floats) -> dict[str, Fl
         weights: [D, N].
     """
     n = np.where(weights.sum(axis=1) > 0, weights.sum(axis=1), math.nan)
-    error = values - truth
-    mean = weights @ truth / n
-    spread = weights @ truth**2 - n * mean**2
+    error, centred = values - truth, truth - truth.mean()  # digits are lost where the mean is far from 0
+    spread = weights @ centred**2 - (weights @ centred) ** 2 / n
     squares = weights @ error**2
-    floor = 1e-12 * (weights @ truth**2 + 1e-300)  # rounding, where all values are one
+    floor = 1e-24 * (weights @ truth**2) + 1e-300  # rounding, where all values are one
     r2 = np.divide(squares, spread, out=np.full(len(n), math.nan), where=spread > floor)
     return {"mae": weights @ np.abs(error) / n, "rmse": np.sqrt(squares / n), "r2": 1 - r2}
 
