@@ -74,8 +74,8 @@ def _build_all(values: Mapping[str, Mapping[str, Any]], where: str) -> dict[str,
 def _task_problems(finetune: Finetune) -> list[str]:
     """A task that the stages after the first do not know."""
     name = "task" if finetune.task != "classify" else "label_columns" if finetune.label_columns else None
-    return [f"'finetune.{name}': found {getattr(finetune, name)!r}, and `edgetl run` goes on to distill and export, which "
-            "know one class an image only; use `edgetl finetune` alone"] if name else []
+    return [f"'finetune.{name}': found {getattr(finetune, name)!r}, and `edgetl run` goes on to distill and export, "
+            "which know one class an image only; use `edgetl finetune` alone"] if name else []
 
 
 def _gate_problems(gate: Gate, bench: Bench) -> list[str]:

@@ -123,7 +123,7 @@ def test_the_fingerprint_sees_answers_and_what_they_are_to() -> None:
 def test_a_rule_of_another_method_is_not_followed() -> None:
     data = data_of([(float(i % 2), 1.0) for i in range(20)], (LABELS,))
     rule = {**splits.resolve(data, DataFields(data="d")).rule, "method": "stratified-sha256"}
-    with pytest.raises(EdgetlError, match="'stratified-sha256'.*expected 'iterative-sha256'"):
+    with pytest.raises(EdgetlError, match=r"'stratified-sha256'.*expected 'iterative-sha256'"):
         splits.resolve(data, DataFields(data="d"), recorded=rule)
 
 

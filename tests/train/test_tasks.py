@@ -202,7 +202,7 @@ def test_data_that_cannot_be_learned_or_scored_are_refused() -> None:
     asked = (Head("l", MULTILABEL, ("x",)),)
     train, val = Item("a", 0, answers=(1.0,)), Item("b", 0, answers=(0.0,))
     data = DataSet("d", ("x",), (train, val), lambda item: b"", heads=asked)
-    with pytest.raises(DataError, match="The 1 validation images do not tell .* mAP is not defined"):
+    with pytest.raises(DataError, match=r"The 1 validation images do not tell .* mAP is not defined"):
         Aim.of(data, Splits((train,), (val,), (), "", {}, Duplicates()))
 
 

@@ -194,7 +194,8 @@ def test_every_loss_says_whether_it_needs_labels() -> None:
     from edgetl import plugins
 
     said = {name: plugins.load("losses", name).Loss.needs_labels for name in plugins.names("losses")}
-    assert {name for name, needs in said.items() if needs} == {"bce", "crd", "dkd", "focal", "labels", "mse", "smooth-l1"}
+    assert {name for name, needs in said.items() if needs} == {
+        "bce", "crd", "dkd", "focal", "labels", "mse", "smooth-l1"}
     given = Given(torch.zeros(4, 3))  # what images without labels have: no loss that takes them may look at it
     answer = losses.Answer(torch.eye(4)[:, :3], [torch.rand(4, 5)])
     for name in ("kd", "dist", "logit-standardization", "rkd"):
