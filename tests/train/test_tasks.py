@@ -141,6 +141,17 @@ def test_a_run_of_the_same_columns_keeps_its_head_and_its_unit(photos: Path) -> 
     assert weights.read_record(other)["labels"] == ["Bright", "Blue"]
 
 
+def test_one_column_with_all_that_holds_the_weights(photos: Path) -> None:
+    first = finetune(options(photos, "values", "first", label_columns=("shifted",)))
+    more = {"teacher": str(first), "l2_sp": 0.01, "wise_ft": True, "layer_decay": 0.8, "loss": ("mse",)}
+    second = options(photos, "values", "second", label_columns=("shifted",), **more)
+    record = weights.read_record(finetune(second))
+    assert record["labels"] == ["shifted"] and record["wise_ft"]["head"] == "interpolated"
+    assert record["data"]["notes"][0].endswith("not used: red.")
+    again = finetune(dataclasses.replace(second, resume=True))  # finished: nothing is done
+    assert weights.read_record(again) == record
+
+
 def test_one_class_is_trained_as_before(photos: Path, photo_folder: Callable[..., Path]) -> None:
     said = {**TINY, "data": str(photo_folder(classes=2, images=12)), "out": str(photos / "plain")}
     record = weights.read_record(finetune(build(Finetune, said, where="test")))
@@ -233,6 +244,18 @@ def test_a_loss_a_head_is_the_mean_over_heads_and_images() -> None:
         assert float(found) == pytest.approx(float((first + second) / 2))
     silent = PerHead(loss, asked)(Answer(logits), None, Given(torch.full((3, 5), NAN)))
     assert float(silent) == 0
+
+
+def test_parts_of_a_step_add_up_whatever_is_not_known() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(7, 4, generator=generator), torch.rand(7, 4, generator=generator).round()
+    targets[torch.rand(7, 4, generator=generator) < 0.4] = NAN
+    asked = (Head("a", CLASSIFY, ("x", "y")), Head("b", CLASSIFY, ("p", "q")))
+    for loss in (*(losses.parse((name,))[0].loss for name in ("bce", "mse", "smooth-l1")),
+                 PerHead(losses.parse(("labels",))[0].loss, asked)):  # fmt: skip
+        whole, first, second = (float(loss(Answer(logits[part]), None, Given(targets[part])))
+                                for part in (slice(0, 7), slice(0, 3), slice(3, 7)))  # fmt: skip
+        assert whole == pytest.approx((3 * first + 4 * second) / 7)
 
 
 def test_the_loss_labels_is_the_tasks_own() -> None:
