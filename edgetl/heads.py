@@ -107,9 +107,8 @@ def strata(heads: Sequence[Head], answers: Sequence[Sequence[float]]) -> list[tu
     if kind == MULTILABEL:
         return [tuple(np.flatnonzero(row == 1).tolist()) for row in given]
     binned = given if kind == CLASSIFY else np.stack([_bins(column) for column in given.T], axis=1)
-    offsets = np.cumsum([0, *(len(head.labels) if kind == CLASSIFY else BINS for head in heads[:-1])])
-    if kind == REGRESS:
-        offsets = BINS * np.arange(given.shape[1])
+    widths = [len(head.labels) for head in heads] if kind == CLASSIFY else [BINS] * given.shape[1]
+    offsets = np.cumsum([0, *widths[:-1]])
     return [tuple((offsets + row)[np.isfinite(row)].astype(int).tolist()) for row in binned]
 
 

@@ -13,7 +13,8 @@ from edgetl.heads import ONE_CLASS, Asked
 
 NEEDED = ("path", "label")
 OPTIONAL = ("split", "weight")
-HEADER = "The first line names the columns: path,label and optionally split,weight."
+HEADER = ("The first line names the columns: path,label and optionally split,weight; `edgetl finetune` learns other "
+          "columns with --label-columns or --task.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,8 +110,9 @@ class Aim:
             return _mean_of_known(((logits >= 0) == (found > 0.5)).float(), known)
         return _mean_of_known(1 - (logits - found).square(), known)
 
-    def score(self, terms: Sequence[Term], targets: torch.Tensor, truth: NDArray[np.float64]) -> Callable[
-            [torch.Tensor], Score]:
+    def score(
+        self, terms: Sequence[Term], targets: torch.Tensor, truth: NDArray[np.float64]
+    ) -> Callable[[torch.Tensor], Score]:
         """What scores the logits [N, outputs] of some images.
 
         Args:

@@ -93,14 +93,12 @@ def require_task(options: Finetune) -> None:
     if heads.asked(options).plain:
         return
     named = f"--task {options.task}" + (" with --label-columns" if options.task == CLASSIFY else "")
-    only_classes = {"balance": "none", "tta": "none", "head_width": 0}
-    given = [name for name, off in only_classes.items() if getattr(options, name) != off]
-    given += ["cutmix"] if options.task == REGRESS and options.cutmix > 0 else []
+    off = {"balance": "none", "tta": "none", "head_width": 0, **({"cutmix": 0} if options.task == REGRESS else {})}
+    given = [name for name, value in off.items() if getattr(options, name) != value]
     if given:
         flag = f"--{given[0].replace('_', '-')}"
-        why = "a part of a picture has no part of its value" if given[0] == "cutmix" else "is for one class an image"
-        raise EdgetlError(f"{flag} cannot be combined with {named}: {'' if given[0] == 'cutmix' else 'it '}{why}.",
-                          hint=f"Leave {flag} out.")
+        why = "a part of a picture has no part of its value" if given[0] == "cutmix" else "it is for one class an image"
+        raise EdgetlError(f"{flag} cannot be combined with {named}: {why}.", hint=f"Leave {flag} out.")
     allowed = (LABELS, *ALLOWED.get(options.task, ("focal",)))
     other = [term.name for term in losses.parse(options.loss) if term.name not in allowed]
     if other and not any(term.loss.needs_teacher for term in losses.parse(options.loss)):

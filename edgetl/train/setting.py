@@ -26,7 +26,7 @@ from edgetl.recipe_fields import TrainFields
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.runtime.session import usable_threads
 from edgetl.splits import Splits
-from edgetl.train import aimed, choosing, damaged, distributed, shared_norm, softlabels, store, teachers, ways
+from edgetl.train import choosing, damaged, distributed, shared_norm, softlabels, store, task_record, teachers, ways
 from edgetl.train.aim import SCORES, Aim
 from edgetl.train.balance import rows_of
 from edgetl.train.cells import Cells
@@ -261,7 +261,7 @@ def measured(setting: Setting, network: Network, folder: Path) -> dict[str, dict
     What was said to each image is written into `folder`.
     """
     if setting.aim is not None:
-        return aimed.measured(setting, setting.aim, network, folder)
+        return task_record.measured(setting, setting.aim, network, folder)
     network.module.eval()
     predict = torch_predict(network.module, setting, Precision(setting.device, None))
     named = {"val": setting.parts.val, "test": setting.parts.test}
@@ -294,7 +294,7 @@ def save(setting: Setting, network: Network, folder: Path, **more: Any) -> None:
         "choices": setting.choices,
         "environment": rundir.environment(),
         **setting.told,
-        **(aimed.described(setting, setting.aim) if setting.aim is not None else {}),
+        **(task_record.described(setting, setting.aim) if setting.aim is not None else {}),
         "macs": cost.image_macs(copy.deepcopy(network.module).cpu(), network.preprocess.size_hw),
         **more,
     }
