@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,11 +54,11 @@ def draw(bundle: Path, run: Path, out: Path, *, seed: int = 0) -> Path:
 def _cell(photo: bytes, truth: str, classifier: Classifier) -> Image.Image:
     from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-    from edgetl.runtime.preprocess import decode
+    from edgetl.runtime import planes
 
     answer = classifier.predict(photo)
     # Decoded as the device decodes: 16-bit, palette, CMYK and rotated images look as the model saw them.
-    pixels = decode(photo, dataclasses.replace(classifier.manifest.preprocess, color="rgb"))
+    pixels = planes.colors_of(photo, classifier.manifest.preprocess)
     small = ImageOps.pad(Image.fromarray(pixels), (CELL, CELL), color="white")
     cell = Image.new("RGB", (CELL, CELL + TEXT), "white")
     cell.paste(small)

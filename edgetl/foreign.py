@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,11 @@ def read(path: Path, said: GraphFields, *, spell: Spell = as_flag, answers: bool
         ports.as_float32(model)
     metadata = {one.key: one.value for one in model.metadata_props}
     image = _image(model, path)
-    layout, size = _layout(image, said, path, spell)
+    written = _written(metadata, path)
+    channels = {*CHANNELS, len(said.mean or written.get("mean", ())) or CHANNELS[0]}
+    layout, size = _layout(image, said, path, spell, channels)
     _fix_size(model, image, layout, size)
-    wanted = _preprocess(said, {**DEFAULTS, **_written(metadata, path), **inside}, layout, size, path, spell)
+    wanted = _preprocess(said, {**DEFAULTS, **written, **inside}, layout, size, path, spell)
     given = model.SerializeToString()
     model = _converted(model, path)
     graph = model.SerializeToString()
@@ -120,10 +122,12 @@ def _image(model: Any, path: Path) -> Any:
     return inputs[0]
 
 
-def _layout(image: Any, said: GraphFields, path: Path, spell: Spell) -> tuple[str, tuple[int, int]]:
+def _layout(
+    image: Any, said: GraphFields, path: Path, spell: Spell, channels: Collection[int]
+) -> tuple[str, tuple[int, int]]:
     """The layout of the input, and its height and width."""
     sizes = [one.dim_value for one in image.type.tensor_type.shape.dim]  # 0 where it is free
-    fits = [layout for layout, place in (("NCHW", 1), ("NHWC", 3)) if sizes[place] in CHANNELS]
+    fits = [layout for layout, place in (("NCHW", 1), ("NHWC", 3)) if sizes[place] in channels]
     layout = said.layout or (fits[0] if len(fits) == 1 else None)
     if layout is None:
         raise EdgetlError(f"The input '{image.name}' of {path} has the shape {_shape(image)}: where its channels are "

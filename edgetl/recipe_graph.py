@@ -21,7 +21,8 @@ class GraphFields:
         form=("[1-9][0-9]{0,3}(x[1-9][0-9]{0,3})?", "a side or HEIGHTxWIDTH: 224 or 48x192"))
     layout: str | None = opt(None, "Layout of the input (default: by where its channels are).",
                              choices=("NCHW", "NHWC"))
-    color: str | None = opt(None, "Order of the channels (default: rgb).", choices=("rgb", "bgr", "gray"))
+    color: str | None = opt(
+        None, "Order of the channels (default: rgb).", choices=("rgb", "bgr", "gray", "rgba", "planes"))
     resize_mode: str | None = opt(
         None, "How an image comes to its size (default: shortest).", choices=("shortest", "squash", "letterbox"))
     crop_fraction: float | None = opt(

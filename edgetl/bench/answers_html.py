@@ -9,18 +9,19 @@ from collections.abc import Mapping, Sequence
 from edgetl.bench.markup import escape, scrolling, table
 from edgetl.bench.report import Mistake
 from edgetl.bench.tables import Table
-from edgetl.runtime.preprocess import Preprocess, decode
+from edgetl.runtime import planes
+from edgetl.runtime.preprocess import Preprocess
 
 THUMBNAIL_PX = 192
 MATRIX_CLASSES = 30  # a larger confusion matrix is told as its most frequent confusions
 
 
 def thumbnail(encoded: bytes) -> bytes:
-    """A JPEG, at most 192 pixels wide and high, of an encoded image."""
+    """A JPEG, at most 192 pixels wide and high, of an encoded image; of more channels than colours, the first three."""
     from PIL import Image
 
     # The runtime's decoder: rotated, transparent and 16-bit images look as the model saw them.
-    picture = Image.fromarray(decode(encoded, Preprocess(size_hw=(THUMBNAIL_PX, THUMBNAIL_PX))))
+    picture = Image.fromarray(planes.colors_of(encoded, Preprocess(size_hw=(THUMBNAIL_PX, THUMBNAIL_PX))))
     picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     target = io.BytesIO()
     picture.save(target, "JPEG", quality=80)

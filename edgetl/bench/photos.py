@@ -11,7 +11,9 @@ import numpy as np
 from edgetl import recipe
 from edgetl.bench.exam import Exam
 from edgetl.errors import EdgetlError
+from edgetl.runtime import planes
 from edgetl.runtime.decode import MAX_MEGAPIXELS
+from edgetl.runtime.preprocess import Preprocess
 
 QUALITY = 90  # of drawn JPEGs
 OCTAVES = range(2, 9)  # details of 2**octave to a side
@@ -25,12 +27,13 @@ class Photos:
     described: str
 
 
-def choose(options: recipe.Bench, paper: Exam | None) -> Photos | None:
+def choose(options: recipe.Bench, paper: Exam | None, preprocess: Preprocess | None = None) -> Photos | None:
     """So many files as `options.photos` says: of the test images at random, or drawn; None for 0.
 
     Args:
         options: photos, photo_size and seed are used.
         paper: the test images, where there are some.
+        preprocess: of what is measured; where it takes neither colour nor grey images, arrays are drawn.
 
     Raises:
         EdgetlError: the size asked for is larger than the runtime reads.
@@ -46,6 +49,10 @@ def choose(options: recipe.Bench, paper: Exam | None) -> Photos | None:
     if width * height > MAX_MEGAPIXELS * 1e6:
         raise EdgetlError(f"--photo-size {options.photo_size} is {width * height / 1e6:.0f} megapixels; the runtime "
                           f"reads up to {MAX_MEGAPIXELS:.0f}.", hint="Give a smaller one, e.g. 4000x3000.")
+    if preprocess is not None and preprocess.color in planes.COLORS:
+        shape = height, width, preprocess.channels
+        arrays = [planes.to_file(generator.integers(0, 256, shape, np.uint8)) for _ in range(options.photos)]
+        return _made(arrays, f"drawn .npy files of {width} x {height} pixels and {preprocess.channels} channels")
     return _made([drawn(width, height, generator) for _ in range(options.photos)],
                  f"drawn JPEG files of {width} x {height} pixels")
 

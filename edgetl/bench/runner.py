@@ -67,7 +67,8 @@ def bench(options: recipe.Bench, *, listener: Listener = ignore) -> Report:
     with remote.host(options, chosen, heard) as host:
         _warn(cases.warnings(chosen, host.missing), heard)
         paper = exam.prepare(options, chosen, heard)
-        files = photos.choose(options, paper if host.name is None else None)  # test images do not leave this machine
+        own = paper if host.name is None else None  # test images do not leave this machine
+        files = photos.choose(options, own, next((one.subject.preprocess for one in chosen), None))
         if options.pin is not None:
             affinity.require(cases.cores(options.pin) or (), host.cores())
         machine = {**host.fingerprint(), **provenance.record()}

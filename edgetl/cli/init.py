@@ -80,14 +80,21 @@ def _short_sides(data: DataSet) -> tuple[list[int], int]:
     extras.require("PIL", extra="cpu", purpose="Looking at images")
     from PIL import Image, UnidentifiedImageError
 
+    from edgetl.errors import InputError
+    from edgetl.runtime.decode import is_array_file, read_array
+
     sides, unreadable = [], 0
     for item in data.items[:: max(1, len(data.items) // LOOKED_AT)]:
+        file = data.read(item)
         try:
+            if is_array_file(file):
+                sides.append(min(read_array(file, item.key).shape[:2]))
+                continue
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # nothing is decoded here
-                with Image.open(io.BytesIO(data.read(item))) as image:
+                with Image.open(io.BytesIO(file)) as image:
                     sides.append(min(image.size))
-        except (UnidentifiedImageError, Image.DecompressionBombError):
+        except (UnidentifiedImageError, Image.DecompressionBombError, InputError):
             unreadable += 1
     return sides, unreadable
 

@@ -16,7 +16,7 @@ from edgetl.datasets._places import Place, explained
 from edgetl.datasets._tar import Contents
 from edgetl.runtime.tuned import cache_root
 
-VERSION = 1  # of the file
+VERSION = 2  # of the file
 ELSEWHERE = "EDGETL_CACHE=FOLDER names another place for what edgetl keeps."
 
 

@@ -17,7 +17,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.datasets import IMAGE_ENDINGS
+from edgetl.datasets import ARRAY_ENDING, IMAGE_ENDINGS
 from edgetl.errors import DataError
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -143,6 +143,8 @@ def _members(file: IO[bytes], where: str) -> Iterator[tarfile.TarInfo]:
 
 def _image(sample: _Sample, where: str) -> tarfile.TarInfo | None:
     found = [member for ending, member in sample.members.items() if f".{ending}" in IMAGE_ENDINGS]
+    # An array beside an image is something that is known of it.
+    found = [member for member in found if not member.name.lower().endswith(ARRAY_ENDING)] or found
     if len(found) > 1:
         raise DataError(f"{where}: the sample '{sample.key}' has two images, '{found[0].name}' and '{found[1].name}'.",
                         hint="Keep one of them.")

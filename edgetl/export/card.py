@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from edgetl.runtime import planes
 from edgetl.runtime.manifest import Manifest, Variant, features_length, golden_words, rejection_words
+from edgetl.runtime.preprocess import Preprocess
 
 RESIZE = {
     "shortest": "the short side is resized to {resized} pixels, then the centre {height} x {width} is cut out",
@@ -76,8 +78,17 @@ def _preprocessing(manifest: Manifest) -> str:
     return (f"## Preprocessing\n\nAn image is {turned}read as {preprocess.color}, and {resize} "
             f"({preprocess.interpolation}{', antialiased' if preprocess.antialias else ''}). A pixel value p becomes "
             f"(p * {preprocess.scale:.6g} - mean) / std with mean {list(preprocess.mean)} and std "
-            f"{list(preprocess.std)}; the layout is {preprocess.layout}. Transparent pixels "
-            f"show {list(preprocess.alpha_background)}. {_pixels(manifest)}The runtime does all of this.\n")
+            f"{list(preprocess.std)}; the layout is {preprocess.layout}. "
+            f"{_transparency(preprocess)}{_pixels(manifest)}The runtime does all of this.\n")
+
+
+def _transparency(preprocess: Preprocess) -> str:
+    if preprocess.color == planes.PLANES:
+        return f"Images are arrays, uint8 [H, W, {preprocess.channels}], also as .npy files. "
+    if preprocess.color == planes.RGBA:
+        return ("The fourth channel is alpha as it is stored, and each channel is resized alone; images without it are "
+                "refused. ")
+    return f"Transparent pixels show {list(preprocess.alpha_background)}. "
 
 
 def _pixels(manifest: Manifest) -> str:

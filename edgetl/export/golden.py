@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgetl import evaluate
 from edgetl.compress.calibrate import choose
 from edgetl.datasets import DataSet, Item
+from edgetl.runtime import planes
 from edgetl.runtime.preprocess import Preprocess, decode, normalize, resize
 
 MODES = ("RGB", "L", "RGBA", "P", "RGB", "CMYK", "LA", "RGB")  # CMYK is written as JPEG, the others as PNG
@@ -56,12 +57,12 @@ def make(kind: str, count: int, seed: int, *, items: Sequence[Item], data: DataS
         DataError: there is no image to choose from, or one cannot be read.
     """
     if kind == "synthetic":
-        drawn = sources = synthetic(count, seed)
+        drawn = sources = synthetic(count, seed, preprocess)
         pixels = [resize(decode(source, preprocess), preprocess) for source in sources]
     else:
         chosen = choose(items, count, seed)
         # Photos may all be grey, opaque or of one size, which would hide swapped channels or a lost background.
-        drawn = synthetic(DRAWN_BESIDE_PHOTOS, seed)
+        drawn = synthetic(DRAWN_BESIDE_PHOTOS, seed, preprocess)
         pixels = [evaluate.pixels_of(item, data.read, preprocess) for item in chosen]
         pixels += [resize(decode(source, preprocess), preprocess) for source in drawn]
         sources = (*map(data.read, chosen), *drawn)
@@ -70,12 +71,15 @@ def make(kind: str, count: int, seed: int, *, items: Sequence[Item], data: DataS
     return Golden(kind, sources, tensor, found["logits"], len(drawn), found.get("features"))
 
 
-def synthetic(count: int, seed: int) -> tuple[bytes, ...]:
+def synthetic(count: int, seed: int, preprocess: Preprocess | None = None) -> tuple[bytes, ...]:
     """Pictures that show nobody anything: blocks of colour in several sizes and modes, the same for the same seed.
 
-    Coloured, not noise, and not symmetric, so that a swapped channel, a mirrored axis or another resize is seen.
+    Coloured, not noise, and not symmetric, so that a swapped channel, a mirrored axis or another resize is seen. Where
+    the preprocessing takes neither colour nor grey images they are arrays, `.npy` files, of its channels.
     """
     chance = np.random.default_rng(seed)
+    if preprocess is not None and preprocess.color in planes.COLORS:
+        return tuple(_array(preprocess.channels, chance) for _ in range(count))
     return tuple(_picture(MODES[place % len(MODES)], chance) for place in range(count))
 
 
@@ -90,6 +94,15 @@ def _picture(mode: str, chance: np.random.Generator) -> bytes:
         picture.putalpha(Image.linear_gradient("L").resize((width, height)))
     picture.convert(mode).save(buffer, "jpeg" if mode == "CMYK" else "png")
     return buffer.getvalue()
+
+
+def _array(channels: int, chance: np.random.Generator) -> bytes:
+    from PIL import Image
+
+    height, width = (int(side) for side in chance.integers(40, 400, size=2))
+    shape = int(chance.integers(2, 7)), int(chance.integers(2, 7)), channels
+    blocks = chance.integers(0, 256, size=shape, dtype=np.uint8)
+    return planes.to_file(planes.by_plane(blocks, lambda one: one.resize((width, height), Image.Resampling.BILINEAR)))
 
 
 def to_npz(golden: Golden) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import os
 import threading
 import warnings
@@ -25,6 +26,7 @@ MAX_MEGAPIXELS = 50.0
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 PIECE_BYTES = 1 << 20
 CHANNELS = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+ARRAY_FILE = b"\x93NUMPY"  # how NumPy's .npy begins
 
 Found = TypeVar("Found")
 _one_at_a_time = threading.Lock()
@@ -146,12 +148,13 @@ def open_image(source: Any, where: str, max_megapixels: float) -> Opened:
         InputError: no image, one of an unknown kind, or a larger one than `max_megapixels`.
         MissingDependency: Pillow is not installed.
     """
+    data = read_bytes(source, max_megapixels)
     if isinstance(source, np.ndarray):
         opened = Opened(_from_array(source, where), where)
-    elif isinstance(source, str | os.PathLike):
-        opened = _from_bytes(_read(source, max_megapixels), where, max_megapixels)
-    elif isinstance(source, bytes | bytearray | memoryview):
-        opened = _from_bytes(bytes(source), where, max_megapixels)
+    elif data is not None and is_array_file(data):
+        opened = Opened(_from_array(read_array(data, where), where), where, data)
+    elif data is not None:
+        opened = _from_bytes(data, where, max_megapixels)
     elif isinstance(source, pillow().Image):
         opened = Opened(source, where)
     else:
@@ -159,6 +162,48 @@ def open_image(source: Any, where: str, max_megapixels: float) -> Opened:
                          "expected a path, bytes, a Pillow image or a uint8 array.")
     check_opened(opened.image, where, max_megapixels)
     return opened
+
+
+def read_bytes(source: Any, max_megapixels: float) -> bytes | None:
+    """The file that a path or bytes are; None for a picture or an array.
+
+    Raises:
+        InputError: it cannot be read, or is longer than an image of so many megapixels.
+    """
+    if isinstance(source, str | os.PathLike):
+        return _read(source, max_megapixels)
+    return bytes(source) if isinstance(source, bytes | bytearray | memoryview) else None
+
+
+def is_array_file(data: bytes) -> bool:
+    """Whether a file is NumPy's .npy."""
+    return data.startswith(ARRAY_FILE)
+
+
+def read_array(data: bytes, where: str) -> NDArray[np.uint8]:
+    """The array of a .npy file, a view of its bytes; nothing is unpickled.
+
+    Raises:
+        InputError: it does not hold uint8 pixels, or is damaged.
+    """
+    from numpy.lib import format as npy
+
+    file = io.BytesIO(data)
+    try:
+        version = npy.read_magic(file)
+        header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
+        shape, by_columns, dtype = header(file) if header is not None else ((), False, np.dtype(object))
+    except ValueError as problem:
+        raise InputError(f"{where} is a damaged .npy file: {problem}.", hint="Write it again with numpy.save().") \
+            from problem
+    if dtype != np.uint8:
+        raise InputError(f"{where} holds {dtype} of shape {list(shape)}; expected uint8 pixels [H, W, C] or [H, W].",
+                         hint="Scale the values to 0..255 first, alike for all images, and save them as uint8.")
+    wanted, found = math.prod(shape), len(data) - file.tell()
+    if wanted != found:
+        raise InputError(f"{where} holds {found} bytes of pixels; its shape {list(shape)} needs {wanted}.",
+                         hint="It is damaged or incomplete; copy it again from its source or remove it.")
+    return np.frombuffer(data, np.uint8, offset=file.tell()).reshape(shape, order="F" if by_columns else "C")
 
 
 def _read(path: str | os.PathLike[str], max_megapixels: float) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import BundleError, InputError
-from edgetl.runtime import fast_decode
+from edgetl.runtime import fast_decode, planes
 from edgetl.runtime.decode import (
     MAX_MEGAPIXELS,
     Opened,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 EXACT = "exact"
 RESIZE_MODES = ("shortest", "squash", "letterbox")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
-COLORS = ("rgb", "bgr", "gray")
+COLORS = ("rgb", "bgr", "gray", *planes.COLORS)
 LAYOUTS = ("NCHW", "NHWC")
 
 
@@ -53,15 +53,15 @@ class Preprocess:
     scale: float = 1 / 255
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    color: str = "rgb"  # "rgb" | "bgr" | "gray"
+    color: str = "rgb"  # "rgb" | "bgr" | "gray" | "rgba": alpha is a channel | "planes": arrays of any channels
     alpha_background: tuple[int, int, int] = (255, 255, 255)  # RGB of what shows through transparent pixels
     exif: bool = True  # rotate as the EXIF orientation says
     layout: str = "NCHW"  # of the graph's input
 
     @property
     def channels(self) -> int:
-        """Channels of the array: 1 for gray, else 3."""
-        return 1 if self.color == "gray" else 3
+        """Channels of the array: 3 for rgb and bgr, 1 for gray, 4 for rgba, for planes as many as `mean` has."""
+        return {"gray": 1, planes.RGBA: 4, planes.PLANES: len(self.mean)}.get(self.color, 3)
 
     @functools.cached_property
     def factors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -90,7 +90,8 @@ def decode(source: Any, preprocess: Preprocess, *, max_megapixels: float = MAX_M
 
     Args:
         source: a path, the bytes of an image file, a Pillow image, or an array [H, W] (gray) or [H, W, C] (gray, gray
-            and alpha, RGB, RGBA).
+            and alpha, RGB, RGBA), which may also be a .npy file. "rgba" takes what has an alpha channel, as data, and
+            "planes" arrays.
         preprocess: `color`, `alpha_background` and `exif` are used.
         max_megapixels: larger images are refused before they are decoded. Above 178 Pillow itself refuses.
         name: what error messages call the image where it has no path.
@@ -102,6 +103,8 @@ def decode(source: Any, preprocess: Preprocess, *, max_megapixels: float = MAX_M
     where = name or name_of(source)
 
     def read() -> NDArray[np.uint8]:
+        if preprocess.color in planes.COLORS:
+            return planes.stack_of(source, preprocess, where, max_megapixels)
         image = read_image(open_image(source, where, max_megapixels), color=preprocess.color,
                            alpha_background=preprocess.alpha_background, exif=preprocess.exif)
         return as_array(image, preprocess.color)
@@ -127,9 +130,9 @@ def resize(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.uint
     into = fit(height, width, preprocess)
     if (height, width) == into.inner_hw:
         return framed(into.cut_of(pixels), into, preprocess)
-    image = from_pixels(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    cut = np.asarray(_scaled(image, into, preprocess))
-    return framed(cut.reshape(*into.cut_hw, pixels.shape[2]), into, preprocess)
+    if pixels.shape[2] == 3:
+        return framed(np.asarray(_scaled(from_pixels(pixels), into, preprocess)), into, preprocess)
+    return framed(planes.by_plane(pixels, lambda one: _scaled(one, into, preprocess)), into, preprocess)
 
 
 def _check_filter(preprocess: Preprocess) -> None:
@@ -175,7 +178,7 @@ def prepare_pixels(source: Any, preprocess: Preprocess, *, name: str | None = No
         name: what error messages call the image where it has no path.
         decode: "exact" gives, to the bit, what training's evaluation gave. "fast" reduces large images by whole
             numbers before the filter, "turbojpeg" and "opencv" have those libraries do so with JPEG files: less than a
-            grey level from exact on average. Smaller images are read exactly all the same.
+            grey level from exact on average. Smaller images, "rgba" and "planes" are read exactly all the same.
         max_megapixels: larger images are refused before they are decoded.
 
     Raises:
@@ -187,6 +190,8 @@ def prepare_pixels(source: Any, preprocess: Preprocess, *, name: str | None = No
     where = name or name_of(source)
 
     def read() -> NDArray[np.uint8]:
+        if preprocess.color in planes.COLORS:
+            return resize(planes.stack_of(source, preprocess, where, max_megapixels), preprocess)
         opened = open_image(source, where, max_megapixels)
         if decode == EXACT:
             return _exact(opened, preprocess)
@@ -250,6 +255,8 @@ def from_dict(values: Any, *, where: str) -> Preprocess:
 
 def _check(made: Preprocess, table: Table) -> None:
     """What no single field can tell."""
+    if made.channels > planes.MOST_CHANNELS:
+        raise table.wrong("mean", f"at most {planes.MOST_CHANNELS} numbers")
     for name, found in (("mean", made.mean), ("std", made.std)):
         if len(found) != made.channels:
             raise table.wrong(name, f"{made.channels} numbers, one a channel of color '{made.color}'")

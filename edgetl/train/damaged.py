@@ -25,6 +25,7 @@ from edgetl.datasets import SPLITS, DataSet, Item
 from edgetl.errors import DataError, InputError
 from edgetl.events import Event, Listener
 from edgetl.runtime import preprocess as pre
+from edgetl.runtime.decode import is_array_file, read_array
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.runtime.tuned import cache_root
 from edgetl.splits import Splits
@@ -142,7 +143,11 @@ def _searched(data: DataSet, items: Sequence[Item], listener: Listener, stage: s
 
     def flaw(item: Item) -> str | None:
         try:
-            pre.decode(data.read(item), plain, name=item.key)
+            file = data.read(item)
+            if is_array_file(file):  # of any channels; whether the network takes so many is asked later
+                read_array(file, item.key)
+            else:
+                pre.decode(file, plain, name=item.key)
         except (InputError, DataError) as problem:
             return str(problem)
         return None

@@ -162,6 +162,14 @@ def test_names_beside_classes_txt(tmp_path: Path) -> None:
     assert "lists the class 'dog' twice" in sentence(f"shards:{shard}")
 
 
+def test_an_array_is_an_image_unless_it_stands_beside_one(tmp_path: Path) -> None:
+    both = write(tmp_path / "a.tar", [("1.npy", b"known of it"), ("1.jpg", b"x"), ("1.cls", b"a"),
+                                      ("2.cls", b"b"), ("2.jpg", b"y")])
+    assert sorted(read_all(open_data(f"shards:{both}")).values()) == [("a", b"x"), ("b", b"y")]
+    alone = write(tmp_path / "b.tar", [("1.npy", b"x"), ("1.cls", b"a"), ("2.npy", b"y"), ("2.cls", b"b")])
+    assert sorted(read_all(open_data(f"shards:{alone}")).values()) == [("a", b"x"), ("b", b"y")]
+
+
 def test_what_is_no_sample_is_left_out(tmp_path: Path) -> None:
     odd = [("__meta__/1.jpg", b"1"), ("README", b"x"), ("._1.jpg", b"x"), ("alone.cls", b"7")]
     data = open_data(f"shards:{write(tmp_path / 'a.tar', [*odd, *samples(2)])}")
