@@ -69,6 +69,9 @@ class TrainFields(DataFields):
         form=("[0-9]+|[0-9]+([.][0-9]+)?%|[.][0-9]+%", "a whole number, or a percentage like 0.5%"))
     image_size: int | None = opt(
         None, "Side of the square input in pixels (default: the model's own).", low=8, high=4096)
+    in_channels: int | None = opt(
+        None, "Channels of the images: 1 is grey, 3 RGB, 4 RGBA, others arrays (.npy); the first layer is adapted "
+        "(default: the model's own, a student's its teacher's).", low=1, high=64)
     crop_fraction: float | None = opt(
         None, "Evaluation's centre crop as a share of the short side (default: the model's own; 1 keeps all).",
         low=0.1, high=1)

@@ -144,7 +144,7 @@ def rebuild(record: Mapping[str, Any], tensors: bytes, *, where: str = rundir.MO
     state = parse_safetensors(tensors, where=where)
     wants = preprocess.from_dict(record["preprocess"], where=rundir.RUN)
     network = create(record["model"], classes=len(record["labels"]), pretrained=False, image_size=wants.size_hw[0],
-                     foreign=False)
+                     channels=wants.channels, foreign=False)
     shrink_to(network.module, state, where=where)
     missing, unexpected = network.module.load_state_dict(state, strict=False)
     if missing or unexpected:

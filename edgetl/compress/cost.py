@@ -27,15 +27,16 @@ class Costs:
     per_mac: float
 
     @classmethod
-    def of(cls, module: nn.Module, size_hw: tuple[int, int], kind: str) -> Costs:
+    def of(cls, module: nn.Module, size_hw: tuple[int, int], kind: str, channels: int = 3) -> Costs:
         """The costs of a network whose images are `size_hw` pixels.
 
         Args:
             module: stays as it is.
             size_hw: height and width of its images.
             kind: "params", "macs", or "params+macs": the share of the parameters plus the share of the multiplications.
+            channels: of its images.
         """
-        pixels = output_pixels(module, size_hw)
+        pixels = output_pixels(module, size_hw, channels)
         if kind == "params":
             return cls(pixels, 1.0, 0.0)
         if kind == "macs":
@@ -69,7 +70,7 @@ class Costs:
         return weights * prices[layer]
 
 
-def output_pixels(module: nn.Module, size_hw: tuple[int, int]) -> dict[str, int]:
+def output_pixels(module: nn.Module, size_hw: tuple[int, int], channels: int = 3) -> dict[str, int]:
     """Places that each weight of a layer is applied at for one image, by name of the layer.
 
     For a convolution these are the pixels of its output, for a linear layer 1 (or the length of a sequence). A layer
@@ -85,13 +86,13 @@ def output_pixels(module: nn.Module, size_hw: tuple[int, int]) -> dict[str, int]
         if isinstance(layer, Weighted):
             layer.register_forward_hook(lambda layer, _, output, name=name: count(name, layer, output))
     with torch.no_grad():
-        module(torch.zeros(1, 3, *size_hw))
+        module(torch.zeros(1, channels, *size_hw))
     return dict(found)
 
 
-def image_macs(module: nn.Module, size_hw: tuple[int, int]) -> int:
-    """Multiply-accumulates of one image of `size_hw` pixels in convolutions and linear layers."""
-    return _macs(module, output_pixels(module, size_hw))
+def image_macs(module: nn.Module, size_hw: tuple[int, int], channels: int = 3) -> int:
+    """Multiply-accumulates of one image of `size_hw` pixels and so many channels in convolutions and linear layers."""
+    return _macs(module, output_pixels(module, size_hw, channels))
 
 
 def _macs(module: nn.Module, pixels: Mapping[str, int]) -> int:

@@ -59,9 +59,9 @@ def parameters_of(network: Network) -> Size:
 
 def macs_of(network: Network) -> Size:
     """Multiply-accumulates of convolutions and linear layers at the network's own image size, as a share of its."""
-    size_hw = network.preprocess.size_hw
-    total = image_macs(network.module, size_hw)
-    return Size("multiplications", lambda cut: image_macs(cut.module, size_hw) / total)
+    size = network.preprocess.size_hw, network.preprocess.channels
+    total = image_macs(network.module, *size)
+    return Size("multiplications", lambda cut: image_macs(cut.module, *size) / total)
 
 
 # Hears of each trial of the search, from 1.
@@ -220,7 +220,8 @@ def measured_ranking(network: Network, importance: str, gradients: Gradients | N
         parameter.requires_grad_(True)
     gradients(module)
     gradient = {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
-    return Ranking(importance, gradient, Costs.of(network.module, network.preprocess.size_hw, cost))
+    wants = network.preprocess
+    return Ranking(importance, gradient, Costs.of(network.module, wants.size_hw, cost, wants.channels))
 
 
 def require_batch_norm(network: Network) -> None:
@@ -260,11 +261,10 @@ def _pruner(tp: Any, network: Network, module: nn.Module, channel_ratio: float, 
     Raises:
         EdgetlError: it cannot follow the channels (ShuffleNet's, which are dealt out like cards).
     """
-    height, width = network.preprocess.size_hw
     try:
         return tp.pruner.BasePruner(
             module,
-            torch.zeros(1, 3, height, width),
+            torch.zeros(1, *network.preprocess.input_shape),
             forward_fn=lambda copied, images: copied(images),  # torch-pruning's own way swallows Ctrl-C
             importance=ranking.scorer(module),
             global_pruning=ranking.everywhere,

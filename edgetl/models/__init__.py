@@ -6,7 +6,9 @@
   is new unless it fits;
 - `labels(variant)`, only where the published weights have a head of their own: for each of its classes, in its order,
   a tuple of the names that it goes by;
-- `resize(variant, module, size)`, only where an architecture is built for one size of image: changes it in place.
+- `resize(variant, module, size)`, only where an architecture is built for one size of image: changes it in place;
+- `rechannel(module, channels)`, only where more of an architecture than convolutions is made for three channels:
+  changes that in place.
 """
 
 from __future__ import annotations
@@ -54,13 +56,14 @@ def create(
     pretrained: bool = True,
     weights: Path | None = None,
     image_size: int | None = None,
+    channels: int | None = None,
     foreign: bool = True,
 ) -> Network:
-    """A network by its public name, `family/variant`; `foreign` as in `plugins.load`.
+    """A network by its public name, `family/variant`; `channels` as in `rechanneled`, `foreign` as in `plugins.load`.
 
     Raises:
         UnknownName: no such family or variant; the nearest is suggested.
-        EdgetlError: no such form of name, or a dotted family that only a file names.
+        EdgetlError: no such form of name, a dotted family that only a file names, or channels it cannot be adapted to.
     """
     family, slash, variant = model.partition("/")
     if not slash or not variant:
@@ -72,7 +75,21 @@ def create(
     network: Network = module.build(
         variant, classes=classes, pretrained=pretrained, weights=weights, image_size=image_size
     )
-    return network
+    return rechanneled(network, channels, foreign=foreign)
+
+
+def rechanneled(network: Network, channels: int | None, *, foreign: bool = False) -> Network:
+    """The network for images of so many channels, its first layer adapted in place; None leaves it as it is.
+
+    Raises:
+        EdgetlError: it cannot be adapted.
+    """
+    if channels is None or network.preprocess.channels == channels:
+        return network
+    from edgetl.models import _channels  # here: it brings torch
+
+    family = plugins.load("models", network.model.partition("/")[0], foreign=foreign)
+    return _channels.adapted(network, channels, getattr(family, "rechannel", None))
 
 
 def class_names(model: str) -> tuple[tuple[str, ...], ...]:

@@ -143,7 +143,7 @@ def _require_member(network: Network, first: Network) -> None:
             f"{network.model} cannot be joined with others.", hint="Join the networks that it is made of."
         )
     wants, given = network.preprocess, first.preprocess
-    if (wants.color, wants.size_hw) != (given.color, given.size_hw):
+    if (wants.color, wants.channels, wants.size_hw) != (given.color, given.channels, given.size_hw):
         raise EdgetlError(
             f"{network.model} wants {wants.color} images of {wants.size_hw[0]} px and {first.model} {given.color} "
             f"images of {given.size_hw[0]} px; joined networks look at the same image."
@@ -158,12 +158,19 @@ def _beheaded(network: Network) -> int:
     with torch.no_grad():
         module.eval()
         device = next(module.parameters()).device
-        features = pooled(module(torch.zeros((2, 3, *network.preprocess.size_hw), device=device)))
+        features = pooled(module(torch.zeros((2, *network.preprocess.input_shape), device=device)))
     for one in training:
         one.training = True
     if features.ndim != 2:
         raise EdgetlError(f"{network.model} gives features of shape {list(features.shape)}, expected [N, F] or maps.")
     return features.shape[1]
+
+
+def rechannel(module: nn.Module, channels: int) -> None:
+    """Gives what rescales the members' images so many channels, in place; its values are loaded afterwards."""
+    for rescale in cast(Joined, module).rescales:
+        for name, _ in list(rescale.named_buffers()):
+            rescale.register_buffer(name, torch.ones(1, channels, 1, 1))
 
 
 def resize(variant: str, module: nn.Module, size: int) -> None:

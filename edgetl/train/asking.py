@@ -65,6 +65,7 @@ def engine_of(
         "asked": min(looks, options.epochs) * len(place.shown),
         "batch": setting.CPU_BATCH,
         "size_hw": student.preprocess.size_hw,
+        "channels": student.preprocess.channels,
         "threads": place.choices["threads"],
     }
     if teacher.box is not None:
@@ -152,4 +153,5 @@ def _macs(teacher: Teacher) -> int | None:
     """Multiply-accumulates of one image; None of a black box, in which nobody counts layers."""
     if teacher.network is None:
         return None
-    return cost.image_macs(copy.deepcopy(teacher.network.module).cpu(), teacher.preprocess.size_hw)
+    return cost.image_macs(copy.deepcopy(teacher.network.module).cpu(), teacher.preprocess.size_hw,
+                           teacher.preprocess.channels)

@@ -103,7 +103,7 @@ def whole_box(height: int, width: int, preprocess: Preprocess) -> Box:
 
 
 def render(pixels: NDArray[np.uint8], view: View, preprocess: Preprocess) -> torch.Tensor:
-    """uint8 [3, size_h, size_w]: the view's box of pixels [H, W, 3], resized with antialias, flipped and changed."""
+    """uint8 [C, size_h, size_w]: the view's box of pixels [H, W, C], resized with antialias, flipped and changed."""
     smooth = InterpolationMode.BICUBIC if preprocess.interpolation == "bicubic" else InterpolationMode.BILINEAR
     image: torch.Tensor = torch.from_numpy(pixels).permute(2, 0, 1)
     image = tv.resized_crop(
@@ -124,33 +124,39 @@ def render(pixels: NDArray[np.uint8], view: View, preprocess: Preprocess) -> tor
 
 
 def mean_color(preprocess: Preprocess) -> tuple[float, ...]:
-    """RGB in 0..255 of what is 0 to the network: nothing, rather than black, where an image is erased or ends."""
+    """What is 0 to the network, [C] in 0..255 and RGB for bgr: nothing, rather than black, where an image is erased or
+    ends.
+    """
     mean = [one / preprocess.scale for one in preprocess.mean]
-    mean = mean * 3 if len(mean) == 1 else mean
     return tuple(reversed(mean) if preprocess.color == "bgr" else mean)
 
 
 def erase(images: torch.Tensor, boxes: Sequence[Box | None], preprocess: Preprocess) -> None:
-    """Fills a box of each image [N, 3, H, W] in 0..255 with the network's mean color, in place."""
-    color = images.new_tensor(mean_color(preprocess)).view(3, 1, 1)
+    """Fills a box of each image [N, C, H, W] in 0..255 with the network's mean color, in place."""
+    color = images.new_tensor(mean_color(preprocess)).view(-1, 1, 1)
     for image, box in zip(images, boxes, strict=True):
         if box is not None:
             tv.erase(image, *box, v=color, inplace=True)
 
 
 def jitter_colors(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-    """float32 [N, 3, H, W] in 0..255: brightness, then contrast, then saturation, each blended and clipped.
+    """float32 [N, C, H, W] in 0..255: brightness, then contrast, then saturation, each blended and clipped.
+
+    Where there are not three channels, each has a contrast of its own, and there is no saturation.
 
     Args:
-        images: float32 [N, 3, H, W] in 0..255.
+        images: float32 [N, C, H, W] in 0..255.
         factors: [N, 3], columns brightness, contrast, saturation; 1 changes nothing.
     """
     brightness, contrast, saturation = (factors[:, column].view(-1, 1, 1, 1) for column in range(3))
     # Plane after plane, in place: with the channels beside one another the same takes three times as long on a CPU.
     images = (images.contiguous() * brightness).clamp_(max=255)
     # The mean of the luma is the luma of the channels' means, which needs no gray image.
-    mean = gray(images.mean(dim=(2, 3), keepdim=True))
+    mean = images.mean(dim=(2, 3), keepdim=True)
+    mean = gray(mean) if images.shape[1] == len(LUMA) else mean
     images.mul_(contrast).add_(mean.mul_(1 - contrast)).clamp_(0, 255)
+    if images.shape[1] != len(LUMA):
+        return images
     shade = gray(images).mul_(1 - saturation)
     return images.mul_(saturation).add_(shade).clamp_(0, 255)
 

@@ -19,7 +19,6 @@ from edgetl.errors import EdgetlError
 from edgetl.recipe_teacher import GraphTeacher, graph_file, spelled
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.runtime.session import GraphSpec, Session, open_session
-from edgetl.train.augment import LUMA
 from edgetl.train.softlabels import Ask
 from edgetl.train.task import Normalized
 
@@ -164,13 +163,10 @@ def ask(box: BlackBox, session: Session) -> Ask:
 
 
 def preparation(preprocess: Preprocess) -> Ask:
-    """What a graph takes, in its own colours, size, normalisation and layout, of RGB pixels [N, 3, H, W] in 0..255."""
-    gray = preprocess.color == "gray"
-    normal = Normalized(nn.Identity(), dataclasses.replace(preprocess, color="rgb") if gray else preprocess)
+    """What a graph takes, in its own colours, size, normalisation and layout, of pixels [N, C, H, W] in 0..255."""
+    normal = Normalized(nn.Identity(), preprocess)
 
     def prepare(images: torch.Tensor) -> torch.Tensor:
-        if gray:
-            images = (images * torch.tensor(LUMA).view(1, -1, 1, 1)).sum(1, keepdim=True)
         ready = normal.prepared(images)
         return ready.permute(0, 2, 3, 1) if preprocess.layout == "NHWC" else ready
 

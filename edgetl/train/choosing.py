@@ -85,7 +85,7 @@ def choose_batch(setting: Setting, task: ClassifierTask, preprocess: Preprocess)
 def fits(setting: Setting, task: ClassifierTask, preprocess: Preprocess, size: int) -> bool:
     """Whether a forward and backward pass of `size` images fits; leaves batch statistics as they were."""
     state = {name: value.clone() for name, value in task.network.state_dict().items()}
-    images = torch.zeros((size, 3, *preprocess.size_hw), device=setting.device)
+    images = torch.zeros((size, *preprocess.input_shape), device=setting.device)
     task.train_mode()
     try:
         with setting.precision.autocast():

@@ -76,6 +76,7 @@ def choose(
     size_hw: tuple[int, int],
     threads: int,
     graph_of: GraphOf | None,
+    channels: int = 3,
 ) -> Engine:
     """What runs the teacher: as wished, or with "auto" what a trial on this machine finds quickest.
 
@@ -87,6 +88,7 @@ def choose(
         asked: how many images the teacher will be shown.
         batch: images at once.
         size_hw: of the views, in pixels.
+        channels: of the views.
         threads: of an engine.
         graph_of: makes the teacher's ONNX graph; None where nothing can.
 
@@ -110,12 +112,13 @@ def choose(
         opened(name, graph, spec, threads, lambda session: session_ask(normalized, session, spec))
         for name in (usable(SESSIONS) if wish == "auto" else (wish,))
     ]
-    return found[0] if wish != "auto" else quickest([in_torch, *found], batch, size_hw)
+    return found[0] if wish != "auto" else quickest([in_torch, *found], batch, size_hw, channels)
 
 
 def of_black_box(
-    wish: str, box: BlackBox, device: torch.device, *, asked: int, batch: int, size_hw: tuple[int, int], threads: int
-) -> Engine:
+    wish: str, box: BlackBox, device: torch.device, *, asked: int, batch: int, size_hw: tuple[int, int], threads: int,
+    channels: int = 3,
+) -> Engine:  # fmt: skip
     """What runs a teacher in ONNX, which torch cannot; the arguments are those of `choose`.
 
     Raises:
@@ -137,7 +140,7 @@ def of_black_box(
     found = [
         opened(name, box.graph, box.spec, threads, lambda session: blackbox.ask(box, session)) for name in names
     ]
-    return quickest(found, batch, size_hw) if len(found) > 1 else found[0]
+    return quickest(found, batch, size_hw, channels) if len(found) > 1 else found[0]
 
 
 def usable(names: Iterable[str]) -> tuple[str, ...]:
@@ -152,9 +155,9 @@ def opened(name: str, graph: bytes, spec: GraphSpec, threads: int, ask_of: Calla
     return Engine(name, version, ask_of(session), {})
 
 
-def quickest(engines: Sequence[Engine], batch: int, size_hw: tuple[int, int]) -> Engine:
+def quickest(engines: Sequence[Engine], batch: int, size_hw: tuple[int, int], channels: int = 3) -> Engine:
     """The engine with the least median time a batch, interleaved; the first unless another is clearly quicker."""
-    images = torch.rand((batch, 3, *size_hw), generator=torch.Generator().manual_seed(0)) * 255
+    images = torch.rand((batch, channels, *size_hw), generator=torch.Generator().manual_seed(0)) * 255
     seconds: dict[str, list[float]] = {one.name: [] for one in engines}
     for _ in range(TRIAL_BATCHES):
         for one in engines:

@@ -51,7 +51,7 @@ class Layers:
         with _hooked(module, self._hear, network.head, self._hear_head), torch.no_grad():
             module.eval()
             # Two images, since one can hide the batch.
-            module(torch.zeros((2, 3, *network.preprocess.size_hw), device=device))
+            module(torch.zeros((2, *network.preprocess.input_shape), device=device))
         for one, training in modes.items():
             one.training = training
 

@@ -177,9 +177,9 @@ class JointTask(ClassifierTask):
         self._place, self._joining, self._ratio = place, source, options.source_ratio
         self._weight, self._head = options.source_weight, network.head
         with torch.no_grad():
-            side = network.preprocess.size_hw
             device = next(network.module.parameters()).device
-            width = BeforeHead(network).eval()(torch.zeros((2, 3, *side), device=device)).shape[1]
+            images = torch.zeros((2, *network.preprocess.input_shape), device=device)
+            width = BeforeHead(network).eval()(images).shape[1]
         second = nn.Linear(width, len(source.data.labels))
         nn.init.normal_(second.weight, std=0.01)  # quiet, as the target's new head
         nn.init.zeros_(second.bias)

@@ -49,7 +49,7 @@ class Part:
 class Rendered:
     """Views of a batch before they go to the device; where partners are mixed in, they follow the images."""
 
-    images: torch.Tensor  # uint8 [N, 3, H, W], or [2 N, 3, H, W]
+    images: torch.Tensor  # uint8 [N, C, H, W], or [2 N, C, H, W]
     factors: torch.Tensor  # [N or 2 N, 3] of brightness, contrast and saturation
     erased: tuple[Box | None, ...]  # [N or 2 N]
     index: torch.Tensor  # int64 [N or 2 N] rows
@@ -60,7 +60,7 @@ class Rendered:
 class Batch:
     """What a task sees in one step."""
 
-    images: torch.Tensor  # float32 [N, 3, H, W] in 0..255, RGB; each network normalises for itself
+    images: torch.Tensor  # float32 [N, C, H, W] in 0..255, RGB first; each network normalises for itself
     labels: torch.Tensor  # int64 [N]; -1 where there is none
     # float32 [N, K] probabilities (or values, see `edgetl.train.aim`): smoothed and mixed labels; 0 where there is none
     targets: torch.Tensor
@@ -104,7 +104,7 @@ class TrainLoader:
             store: pixels of the images.
             items: the images in the order of the store; those without a label (-1) come last.
             classes: how many there are.
-            preprocess: of the student.
+            preprocess: of the student, or what `channels.shown` makes of it.
             options: what decides the views.
             batch_size: most images in a batch.
             device: where batches go.
@@ -200,8 +200,7 @@ class TrainLoader:
         if self.views and blends.wanted(self.options):
             partners, blended = zip(*(self._partner(view, row) for row in index.tolist()), strict=True)
             index = np.concatenate([index, np.array(partners, np.int64)])
-        height, width = self.preprocess.size_hw
-        images = torch.empty((len(index), 3, height, width), dtype=torch.uint8)
+        images = torch.empty((len(index), *self.preprocess.input_shape), dtype=torch.uint8)
         factors = torch.empty((len(index), 3))
         erased = []
         for place, row in enumerate(index.tolist()):

@@ -73,7 +73,7 @@ class Mixed:
         self.ask: Ask = self._mean
 
     def _mean(self, images: torch.Tensor) -> torch.Tensor:
-        """The teachers' mean, live, of pixels [N, 3, H, W]; nothing is kept."""
+        """The teachers' mean, live, of pixels [N, C, H, W]; nothing is kept."""
         said = torch.stack([source.ask(images) for source in self._sources])
         return pooled(said, self._shares.to(said.device))
 

@@ -19,6 +19,7 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
+COLORS = 3
 LEVELS = 31  # magnitudes between none and the greatest, as in torchvision
 NONE, RANDAUGMENT, TRIVIALAUGMENT = "none", "randaugment", "trivialaugment"
 
@@ -108,18 +109,19 @@ def chosen(
 
 
 def changed(image: torch.Tensor, change: Change, fill: Sequence[float]) -> torch.Tensor:
-    """The image after a change; uint8 [3, H, W].
+    """The image after a change; uint8 [C, H, W].
 
     Args:
-        image: uint8 [3, H, W].
+        image: uint8 [C, H, W]; other than three channels are recoloured one by one, as grey images.
         change: what is done.
         fill: colour of what comes in at the border, in 0..255.
     """
     if change.name in MOVES:
         moved: torch.Tensor = MOVES[change.name](image, change.magnitude, list(fill))
         return moved
-    recolored: torch.Tensor = RECOLORS[change.name](image, change.magnitude)
-    return recolored
+    colors = image if len(image) == COLORS else image[:, None]  # a batch of grey images, each with its own contrast
+    recolored: torch.Tensor = RECOLORS[change.name](colors, change.magnitude)
+    return recolored.reshape(image.shape)
 
 
 def _affine(

@@ -201,18 +201,18 @@ def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, 
     network.module.to(memory_format=torch.channels_last)
     with world.by_node():  # the others find the images prepared
         images = store.open_store(
-            setting.data, setting.shown, setting.shown_fingerprint, network.preprocess, setting.listener, stage
+            setting.data, setting.shown, setting.shown_fingerprint, task.shown, setting.listener, stage
         )
         validate = Validation(setting, network)
     with world.agreeing(setting.choices):
         if "batch_size" not in setting.choices:
-            setting.choices["batch_size"] = choosing.choose_batch(setting, task, network.preprocess)
+            setting.choices["batch_size"] = choosing.choose_batch(setting, task, task.shown)
     cells = Cells(world.size, world.rank, setting.options.accumulate)
     loader = TrainLoader(
         images,
         setting.shown,
         len(setting.data.labels),
-        network.preprocess,
+        task.shown,
         setting.options,
         task.own_images(setting.choices["batch_size"] * setting.options.accumulate),
         setting.device,
@@ -295,7 +295,9 @@ def save(setting: Setting, network: Network, folder: Path, **more: Any) -> None:
         "environment": rundir.environment(),
         **setting.told,
         **(task_record.described(setting, setting.aim) if setting.aim is not None else {}),
-        "macs": cost.image_macs(copy.deepcopy(network.module).cpu(), network.preprocess.size_hw),
+        "macs": cost.image_macs(
+            copy.deepcopy(network.module).cpu(), network.preprocess.size_hw, network.preprocess.channels
+        ),
         **more,
     }
     weights.save(folder, network, record)

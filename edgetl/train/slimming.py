@@ -49,15 +49,18 @@ def starting_student(options: Distill, teacher: Network | None, place: Setting, 
     """
     seed.seed_everything(options.seed)
     if cutter is not None:
+        channels_of(options, teacher)
         return cutter.kept_cut(cutter.teacher, 1, place.folder)
     if weights.is_run(Path(options.student)):
-        return adjusted(network_of_run(Path(options.student), place.data.labels, options.image_size), options)
+        run = network_of_run(Path(options.student), place.data.labels, options.image_size, channels=options.in_channels)
+        return adjusted(run, options)
     network = models.create(
         options.student,
         classes=len(place.data.labels),
         pretrained=options.pretrained and options.inherit is None,
         weights=Path(options.weights) if options.weights else None,
         image_size=options.image_size,
+        channels=channels_of(options, teacher),
     )
     if options.inherit is not None:
         state, with_head = inherit.source_state(options.inherit, teacher, place.data.labels)
@@ -66,6 +69,22 @@ def starting_student(options: Distill, teacher: Network | None, place: Setting, 
         place.choices["inherited"] = report.to_json()
         place.note(report.told())
     return adjusted(network, options)
+
+
+def channels_of(options: Distill, teacher: Network | None) -> int | None:
+    """Channels of a new student's images: as asked for, else as the first teacher's; None where that is a black box.
+
+    Raises:
+        EdgetlError: a student that is cut out of its teacher shall have others.
+    """
+    theirs = None if teacher is None else teacher.preprocess.channels
+    if options.student.startswith("slim:") and options.in_channels not in (None, theirs):
+        raise EdgetlError(
+            f"--in-channels {options.in_channels}: {options.student} is cut out of a teacher of {theirs} channels and "
+            "sees the same images.",
+            hint="Leave --in-channels out, or fine-tune the teacher with it.",
+        )
+    return options.in_channels if options.in_channels is not None else theirs
 
 
 @dataclass(frozen=True)
@@ -156,8 +175,8 @@ class Cutter:
         found = self._searched(network, share, gradients)
         place.listener(Event(place.stage, "end", {"what": "cut the teacher"}))
         ours, theirs = weights.parameter_count(found.network.module), weights.parameter_count(self.teacher.module)
-        size = self.teacher.preprocess.size_hw
-        work = cost.image_macs(found.network.module, size) / cost.image_macs(self.teacher.module, size)
+        size = self.teacher.preprocess.size_hw, self.teacher.preprocess.channels
+        work = cost.image_macs(found.network.module, *size) / cost.image_macs(self.teacher.module, *size)
         latency = f", {found.kept:.1%} of the latency on {options.slim_backend}" if options.slim_by == "latency" else ""
         place.note(
             f"slim: {ours:,} of {theirs:,} parameters kept ({ours / theirs:.1%}) and {work:.1%} of the "
@@ -176,9 +195,9 @@ class Cutter:
         """
         path = folder / CUT
         reached = checkpoint.read(path).scalars["reached"] if path.is_file() else None
-        size = self.teacher.preprocess.size_hw
+        size = self.teacher.preprocess.size_hw, self.teacher.preprocess.channels
         ours, theirs = weights.parameter_count(network.module), weights.parameter_count(self.teacher.module)
-        macs, all_macs = (cost.image_macs(one.module, size) for one in (network, self.teacher))
+        macs, all_macs = (cost.image_macs(one.module, *size) for one in (network, self.teacher))
         return {
             "step": step, "share": self.shares()[step - 1], "of": self.options.slim_by, "reached": reached,
             "parameters": ours, "kept": ours / theirs, "macs": macs, "macs_kept": macs / all_macs,

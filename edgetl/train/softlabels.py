@@ -58,7 +58,7 @@ DRAWN_BY = (
 LIMIT_BYTES = 8 << 30  # of all stores; 1.3 million images with 8 views of 1000 classes take 4 GB
 WRITING = ".writing"  # locked while a file is read, completed and written
 
-Ask = Callable[[torch.Tensor], torch.Tensor]  # pixels [N, 3, H, W] in 0..255 -> logits [N, K]
+Ask = Callable[[torch.Tensor], torch.Tensor]  # pixels [N, C, H, W] in 0..255 -> logits [N, K]
 Stamp = tuple[int, int, int]  # of a file: another one has another
 
 

@@ -126,7 +126,7 @@ def _listened(network: Network, paths: Sequence[str]) -> list[Unit]:
             hooks.callback(hook.remove)
         module.eval()
         device = next(module.parameters()).device
-        module(torch.zeros((2, 3, *network.preprocess.size_hw), device=device))  # two, since one can hide the batch
+        module(torch.zeros((2, *network.preprocess.input_shape), device=device))  # two, since one can hide the batch
     for one, training in modes.items():
         one.training = training
     return list(heard.values())

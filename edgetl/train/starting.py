@@ -25,7 +25,7 @@ def start(options: Finetune, place: Setting) -> Network:
     labels = place.data.labels
     folder = Path(options.teacher)
     if weights.is_run(folder):
-        found = network_of_run(folder, labels, options.image_size, place.data.heads)
+        found = network_of_run(folder, labels, options.image_size, place.data.heads, channels=options.in_channels)
         if place.aim is not None and f"{found.head}.weight" in found.weights.matched:
             place.aim.begin(found)
         return found
@@ -37,6 +37,7 @@ def start(options: Finetune, place: Setting) -> Network:
         pretrained=options.pretrained,
         weights=Path(options.weights) if options.weights else None,
         image_size=options.image_size,
+        channels=options.in_channels,
     )
     if f"{network.head}.weight" not in network.weights.matched:
         quiet_head(network)
@@ -66,15 +67,17 @@ def described_misfits(network: Network) -> str:
 
 
 def network_of_run(
-    folder: Path, labels: tuple[str, ...], image_size: int | None, asked: tuple[Head, ...] = ()
-) -> Network:
+    folder: Path, labels: tuple[str, ...], image_size: int | None, asked: tuple[Head, ...] = (),
+    *, channels: int | None = None,
+) -> Network:  # fmt: skip
     """The model of an earlier RUN; with the same classes and heads it keeps its last layer, else it gets a new one.
 
     Raises:
-        EdgetlError: no RUN there, or its architecture does not take images of that size.
+        EdgetlError: no RUN there, or its architecture does not take images of that size or of so many channels.
     """
     run = weights.load(folder, any_task=True)
     network = models.resized(run.network, image_size or run.network.preprocess.size_hw[0])
+    network = models.rechanneled(network, channels)
     same = (run.labels, heads.of_record(run.record)) == (labels, asked)
     return network if same else with_new_head(network, len(labels))
 

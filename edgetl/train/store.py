@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,11 @@ from edgetl.datasets import DataSet, Item
 from edgetl.errors import DataError, InputError, OutputError
 from edgetl.evaluate import pixels_of
 from edgetl.events import Event, Listener
+from edgetl.runtime import planes
 from edgetl.runtime import preprocess as pre
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.runtime.tuned import cache_root
+from edgetl.train import channels
 from edgetl.train.resident import Resident
 from edgetl.train.room import estimated_bytes, require_room
 
@@ -40,6 +42,7 @@ class ImageStore:
     shapes: NDArray[np.int64]  # [N, 2] height and width
     offsets: NDArray[np.int64]  # [N] first byte
     pixels: NDArray[np.uint8]  # memory-mapped
+    channels: int = 3
     _resident: Resident = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -49,10 +52,10 @@ class ImageStore:
         return len(self.offsets)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        """uint8 [H, W, 3] of one image; a copy, so that torch may own it."""
+        """uint8 [H, W, C] of one image; a copy, so that torch may own it."""
         height, width = self.shapes[index].tolist()
         start = int(self.offsets[index])
-        copy = np.array(self.pixels[start : start + height * width * 3]).reshape(height, width, 3)
+        copy = np.array(self.pixels[start : start + height * width * self.channels]).reshape(height, width, -1)
         self._resident.read(copy.nbytes)
         return copy
 
@@ -76,6 +79,8 @@ def open_store(
     """
     side = HEADROOM * max(preprocess.size_hw)
     decoding = [preprocess.alpha_background, preprocess.exif, preprocess.interpolation]
+    kept = channels.kept(preprocess)
+    decoding += [] if kept.color == "rgb" else [kept.color, kept.channels]
     key = rundir.sha256(json.dumps([VERSION, fingerprint, side, decoding, [item.key for item in items]]).encode())[:24]
     folder = cache_root() / "images" / key
     was_there = folder.exists()  # asked first: what another process puts there meanwhile is whole
@@ -85,7 +90,7 @@ def open_store(
             text = f"{folder} is damaged; the images are prepared again."
             listener(Event(stage, "note", {"text": text}))
             shutil.rmtree(folder, ignore_errors=True)
-        _build(folder, data, items, side, preprocess, listener, stage)
+        _build(folder, data, items, side, kept, listener, stage)
         found = _opened(folder)
     if found is None:
         raise OutputError(f"{folder} cannot be read back.", hint=ELSEWHERE)
@@ -97,10 +102,12 @@ def _opened(folder: Path) -> ImageStore | None:
     try:
         with np.load(folder / "index.npz", allow_pickle=False) as index:
             shapes, offsets = index["shapes"], index["offsets"]
+            count = int(index["channels"]) if "channels" in index else 3  # older ones do not say
         pixels = np.memmap(folder / "pixels.bin", np.uint8, "r")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return ImageStore(folder, shapes, offsets, pixels) if len(pixels) == shapes.prod(axis=1).sum() * 3 else None
+    whole = len(pixels) == shapes.prod(axis=1).sum() * count
+    return ImageStore(folder, shapes, offsets, pixels, count) if whole else None
 
 
 def _build(
@@ -120,7 +127,7 @@ def _build(
             decoded = _shrinker(data, side, preprocess)
             require_room(temporary, estimated_bytes(items, decoded), "prepared training images")
             listener(Event(stage, "begin", {"what": "decode", "total": len(items), "unit": "images"}))
-            _write_pixels(temporary, data, items, decoded, listener, stage)
+            _write_pixels(temporary, data, items, decoded, preprocess.channels, listener, stage)
             listener(Event(stage, "end", {"what": "decode"}))
             _put(temporary, folder)
         finally:
@@ -141,18 +148,20 @@ def _shrinker(data: DataSet, side: int, preprocess: Preprocess) -> Callable[[Ite
     from PIL import Image
 
     how = getattr(Image.Resampling, preprocess.interpolation.upper())
-    rgb = replace(preprocess, color="rgb")  # views are drawn in RGB; a network that wants BGR swaps for itself
 
     def decoded(item: Item) -> NDArray[np.uint8] | str:
         try:
-            pixels = pre.decode(data.read(item), rgb, name=item.key)
+            pixels = pre.decode(data.read(item), preprocess, name=item.key)
         except (InputError, DataError) as problem:
             return str(problem)
         height, width = pixels.shape[:2]
         if min(height, width) <= side:
             return pixels
         ratio = side / min(height, width)
-        return np.asarray(Image.fromarray(pixels).resize((round(width * ratio), round(height * ratio)), how))
+        size = round(width * ratio), round(height * ratio)
+        if pixels.shape[2] == 3:
+            return np.asarray(Image.fromarray(pixels).resize(size, how))
+        return planes.by_plane(pixels, lambda one: one.resize(size, how))
 
     return decoded
 
@@ -162,6 +171,7 @@ def _write_pixels(
     data: DataSet,
     items: Sequence[Item],
     decoded: Callable[[Item], NDArray[np.uint8] | str],
+    count: int,
     listener: Listener,
     stage: str,
 ) -> None:
@@ -178,15 +188,15 @@ def _write_pixels(
             listener(Event(stage, "advance", {"done": min(start + 256, len(items))}))
     _require_none(bad, len(items), "training", data)
     sizes = np.array(shapes, np.int64).reshape(-1, 2)
-    lengths = sizes.prod(axis=1) * 3
-    np.savez(folder / "index.npz", shapes=sizes, offsets=np.cumsum(lengths) - lengths)
+    lengths = sizes.prod(axis=1) * count
+    np.savez(folder / "index.npz", shapes=sizes, offsets=np.cumsum(lengths) - lengths, channels=count)
 
 
 def _require_none(bad: Sequence[str], images: int, split: str, data: DataSet) -> None:
     if bad:
         raise DataError(
             f"{len(bad)} of {images} {split} images in {data.name} cannot be decoded: " + "; ".join(bad[:3]),
-            hint="Remove or repair those files, or leave some out with --max-bad.",
+            hint="Remove or repair those files, leave some out with --max-bad, or give the --in-channels they have.",
         )
 
 
@@ -233,7 +243,7 @@ def evaluation_pixels(
         DataError: an image cannot be decoded; names it.
         OutputError: the cache cannot be written, or is full.
     """
-    shape = (len(items), *preprocess.size_hw, 1 if preprocess.color == "gray" else 3)
+    shape = (len(items), *preprocess.size_hw, preprocess.channels)
     wanted = [VERSION, "evaluation", fingerprint, pre.to_dict(preprocess), [item.key for item in items]]
     path = cache_root() / "images" / f"{rundir.sha256(json.dumps(wanted).encode())[:24]}.bin"
     if not path.is_file() or path.stat().st_size != math.prod(shape):

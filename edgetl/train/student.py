@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from edgetl.recipe import Distill
 from edgetl.recipe_teacher import GraphTeacher, Named
 from edgetl.train import (
     asking,
+    channels,
     choosing,
     control,
     distributed,
@@ -125,12 +127,13 @@ def taught_task(
         BackendUnavailable: the engine that shall run the teacher cannot run here.
     """
     corpus = losses.Corpus([item.label for item in place.parts.train])
+    shown = channels.shown(student.preprocess, [teacher.preprocess for teacher in school])
     looked_at = school[0].require_network() if looks_at_features(terms) else None
     if looked_at is not None and len(school) == 1:
-        return ClassifierTask(student, terms, looked_at, corpus)
+        return ClassifierTask(student, terms, looked_at, corpus, shown=shown)
     with distributed.current().agreeing(place.choices):
-        source = asking.source(options, place, student, school, graph_of)
-    return ClassifierTask(student, terms, looked_at, corpus, source)
+        source = asking.source(options, place, dataclasses.replace(student, preprocess=shown), school, graph_of)
+    return ClassifierTask(student, terms, looked_at, corpus, source, shown=shown)
 
 
 def require_lookable(options: Distill, named: Sequence[Named], terms: tuple[losses.Term, ...]) -> None:

@@ -14,7 +14,7 @@ from edgetl.errors import EdgetlError
 from edgetl.losses import Answer, Corpus, Given, OnFeatures, Term
 from edgetl.models import Network
 from edgetl.runtime.preprocess import Preprocess
-from edgetl.train import distributed
+from edgetl.train import channels, distributed
 from edgetl.train.features import Layer, Layers, Tap, chosen, shapes
 from edgetl.train.moving import Moves
 
@@ -25,12 +25,10 @@ if TYPE_CHECKING:
 
 
 class Normalized(nn.Module):
-    """A network fed with pixels: resizes them to its own size and normalises them in its own way."""
+    """A network fed with pixels: brings them to its own size and channels and normalises them in its own way."""
 
     def __init__(self, module: nn.Module, preprocess: Preprocess) -> None:
         super().__init__()
-        if preprocess.color not in ("rgb", "bgr"):
-            raise EdgetlError(f"The preprocessing wants color '{preprocess.color}'; training knows rgb and bgr.")
         self.module, self.preprocess = module, preprocess
         self.register_buffer("mean", torch.tensor(preprocess.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocess.std).view(1, -1, 1, 1), persistent=False)
@@ -38,17 +36,16 @@ class Normalized(nn.Module):
         self.std: torch.Tensor
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits [N, K] of float RGB pixels [N, 3, H, W] in 0..255."""
+        """Logits [N, K] of float pixels [N, C, H, W] in 0..255, as `channels.converted` takes them."""
         logits: torch.Tensor = self.module(self.prepared(images))
         return logits
 
     def prepared(self, images: torch.Tensor) -> torch.Tensor:
-        """What the network itself takes, of float RGB pixels [N, 3, H, W] in 0..255."""
+        """What the network itself takes, of the pixels that `forward` takes."""
         size = self.preprocess.size_hw
         if tuple(images.shape[2:]) != tuple(size):
             images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
-        if self.preprocess.color == "bgr":
-            images = images.flip(1)
+        images = channels.converted(images, self.preprocess)
         return (images * self.preprocess.scale - self.mean) / self.std
 
 
@@ -63,6 +60,8 @@ class ClassifierTask(nn.Module):
         source: where the teacher's logits come from, in place of `teacher` where both are given.
         moves: which parameters of the network move when; None leaves it to what computes gradients already.
         aim: what the network shall say of an image; None is one class.
+        shown: how the views are drawn that student and teachers look at, see `channels.shown`; None: as the network
+            and `teacher` want them.
     """
 
     def __init__(
@@ -74,8 +73,11 @@ class ClassifierTask(nn.Module):
         source: Source | None = None,
         moves: Moves | None = None,
         aim: Aim | None = None,
+        shown: Preprocess | None = None,
     ) -> None:
         super().__init__()
+        beside = () if teacher is None else (teacher.preprocess,)
+        self.shown = channels.shown(network.preprocess, beside) if shown is None else shown
         self._moves, self._aim = moves, aim
         self.settled = moves.settled if moves is not None else 0
         self._still: tuple[nn.Parameter, ...] = ()
@@ -116,7 +118,7 @@ class ClassifierTask(nn.Module):
         return own if said is None else said
 
     def rehearse(self, images: torch.Tensor) -> None:
-        """Has the teacher look at pixels [N, 3, H, W] as in a step, and keeps nothing: what fits is found out so."""
+        """Has the teacher look at pixels [N, C, H, W] as in a step, and keeps nothing: what fits is found out so."""
         if self._source is not None:
             self._source.ask(images)
         if self.teacher is not None:

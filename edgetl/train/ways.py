@@ -122,7 +122,7 @@ class Trial:
     def _timed(self, way: Way, batches: int = 3) -> list[float]:
         """Seconds of each batch; leaves the network and torch's generators as they were."""
         size = math.ceil(self.setting.choices["batch_size"] / distributed.current().size)
-        pixels = np.random.default_rng(0).uniform(0, 255, (size, 3, *self.network.preprocess.size_hw))
+        pixels = np.random.default_rng(0).uniform(0, 255, (size, *self.task.shown.input_shape))
         images = torch.from_numpy(pixels.astype(np.float32)).to(self.setting.device, memory_format=torch.channels_last)
         kept = {name: value.clone() for name, value in self.network.module.state_dict().items()}
         random, found = seed.random_states(), []

@@ -45,9 +45,10 @@ def start(options: Finetune, place: Setting) -> Network:
 def _member(name: str, options: Finetune, place: Setting, first: Network) -> Network:
     side = first.preprocess.size_hw[0]
     if weights.is_run(Path(name)):
-        return network_of_run(Path(name), place.data.labels, side)
+        return network_of_run(Path(name), place.data.labels, side, channels=first.preprocess.channels)
     network = models.create(
-        name, classes=len(place.data.labels), pretrained=options.pretrained, image_size=side
+        name, classes=len(place.data.labels), pretrained=options.pretrained, image_size=side,
+        channels=first.preprocess.channels,
     )
     place.note(f"{network.model}: weights from {network.weights.source}")
     return network

@@ -39,8 +39,9 @@ def start(options: Finetune, place: Setting) -> Network:
         UnknownName: no such model.
     """
     network = models.create(
-        options.teacher, classes=len(place.data.labels), pretrained=False, image_size=options.image_size
-    )
+        options.teacher, classes=len(place.data.labels), pretrained=False, image_size=options.image_size,
+        channels=options.in_channels,
+    )  # fmt: skip
     place.note(f"{network.model}: no pretrained weights, all are drawn with seed {options.seed}")
     return network
 
