@@ -13,7 +13,9 @@ import mmap
 import numpy as np
 from numpy.typing import NDArray
 
-LIMIT = 32 * 2**20  # bytes that may be read before the pages are given back
+LIMIT = 32 * 2**20  # bytes that may be mapped before the pages are given back
+AROUND = 64 * 2**10  # Linux maps what it has around a page that is touched, too (fault_around_bytes): for small images
+#                      in random order that is most of what is mapped
 
 
 class Resident:
@@ -23,8 +25,8 @@ class Resident:
         self._map, self._touched = _map_of(mapped), 0
 
     def read(self, size: int) -> None:
-        """So many bytes were read; threads that count at once may at worst give back later, or twice."""
-        self._touched += size
+        """So many bytes in a row were read; threads that count at once may at worst give back later, or twice."""
+        self._touched += size + AROUND
         if self._touched >= LIMIT:
             self.give_back()
 

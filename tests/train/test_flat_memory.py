@@ -56,12 +56,22 @@ def resident_kilobytes(path: str) -> int:
 
 def test_pages_are_given_back_every_so_many_bytes(mapped: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resident, "LIMIT", 1000)
+    monkeypatch.setattr(resident, "AROUND", 0)
     counted = Resident(mapped[256:].reshape(-1, 256))  # a view of a view is still of the same file
     assert counted._map is mapped.base
     counted._map = recorder = Recorder()
     for size, calls in ((999, 0), (1, 1), (999, 1), (5000, 2)):
         counted.read(size)
         assert recorder.advice == [mmap.MADV_DONTNEED] * calls
+
+
+def test_what_is_mapped_around_a_small_image_counts(mapped: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resident, "LIMIT", 10 * (resident.AROUND + 3072))
+    counted = Resident(mapped)
+    counted._map = recorder = Recorder()
+    for number in range(1, 21):
+        counted.read(3072)
+        assert len(recorder.advice) == number // 10
 
 
 def test_what_was_given_back_is_no_memory_of_this_process(mapped: np.ndarray) -> None:
