@@ -1,9 +1,7 @@
 """The ladder to an INT8 variant: each rung is tried only where those before it lost too much on the validation split.
 
-1. The target's calibration methods, in their order, see `compress.ranges`.
-2. The layers that lose most go back to float, as few of them as will do, see `compress.mixed`.
-
-A rung is passed where both the loss of accuracy and the disagreement with float32 are within the limits.
+The rungs are files, see `export.rungs`. A rung is passed where both the loss of accuracy and the disagreement with
+float32 are within the limits.
 """
 
 from __future__ import annotations
@@ -17,20 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl import evaluate
-from edgetl.compress import calibrate, mixed, quantize
+from edgetl.compress import calibrate, quantize
 from edgetl.datasets import Item
 from edgetl.errors import DataError, GateFailed
 from edgetl.evaluate import Comparison, Evaluation
-from edgetl.export import half, twin, variants
+from edgetl.export import half, rungs, twin, variants
 from edgetl.export.variants import BACKEND, Built, Stock
 from edgetl.runtime import processor
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.runtime.session import GraphSpec, open_session
 from edgetl.targets import Target
 
-MIXED = "mixed"
 RANKED_IMAGES = 32  # calibration images that tell the layers apart
-MOST_FLOAT = 0.5  # share of the layers that may stay in float: with more, little is left to gain
 
 
 @dataclass(frozen=True)
@@ -78,13 +74,37 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class Plan:
+    """How an INT8 graph is made."""
+
+    source: quantize.Source
+    method: str  # of calibration, see `compress.ranges`
+    told: str  # what the table of rungs calls it
+    floats: tuple[str, ...] = ()  # nodes left in float
+    known: Mapping[str, tuple[float, int]] | None = None  # rounding of activations; None is the subject's
+    rounding: str | None = None  # of weights; None is the scheme's
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What the table of rungs keeps of an attempt: all but the graph."""
+
+    plan: Plan
+    found: Comparison
+    row: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is within the limits."""
+        return bool(self.row["passed"])
+
+
+@dataclass(frozen=True)
+class Attempt(Tried):
     """An INT8 graph with its answers on the validation images."""
 
     made: quantize.Quantized
     val: Evaluation
-    found: Comparison
-    floats: tuple[str, ...]  # layers left in float
 
 
 @dataclass(frozen=True)
@@ -97,7 +117,7 @@ class Rejected:
 
 
 class Ladder:
-    """A ladder for a target; `rungs` tells of all that were tried.
+    """A ladder for a target; `rungs` is the table of all attempts.
 
     Args:
         name: of the variant.
@@ -118,34 +138,56 @@ class Ladder:
         self.reader = calibrate.Reader(self.items, subject.read, subject.preprocess, name=self.spec.inputs[0].name,
                                        batch=subject.batch)
         self.source = quantize.study(subject.graph, self.reader, opset=self.scheme.get("opset", 0))
-        self.rungs: list[dict[str, Any]] = []
+        self.tried: list[Tried] = []
+
+    @property
+    def rungs(self) -> list[dict[str, Any]]:
+        """The table: a row for each attempt, in the order they were made."""
+        return [one.row for one in self.tried]
 
     def climbed(self) -> Attempt | None:
         """The first attempt that passed; None where none did."""
-        for method in self.methods:
-            attempt = self._attempt(method)
-            if self.rungs[-1]["passed"]:
-                return attempt
-        return self._mixture(self._best()["method"])
+        return next(filter(None, (rung.climb(self) for rung in rungs.in_order())), None)
 
-    def _attempt(self, method: str, floats: Sequence[str] = ()) -> Attempt:
-        """The graph by a method, with some layers left in float; adds a rung."""
-        subject = self.subject
-        made = self._written(method, floats)
+    def attempt(self, plan: Plan) -> Attempt:
+        """The graph of a plan, judged; adds a row to the table."""
+        known = self.subject.known if plan.known is None else plan.known
+        scheme = self.scheme if plan.rounding is None else {**self.scheme, "rounding": plan.rounding}
+        return self.judge(plan, quantize.write(plan.source, scheme, method=plan.method, known=known,
+                                               floats=plan.floats))
+
+    def judge(self, plan: Plan, made: quantize.Quantized) -> Attempt:
+        """A graph that was made by a plan, judged on the validation images; adds a row to the table."""
+        subject, made = self.subject, self._finished(made)
         answered = judged(made.graph, self.spec, subject.val, subject.read, subject.preprocess, subject.threads)
         val = evaluate.with_reference(answered, subject.reference)
         found = evaluate.compare(val, subject.reference)
         passed = subject.limits.hold(found)
-        told = f"{MIXED} ({method}, {len(floats)} layers in float)" if floats else method
-        self.rungs.append({"method": told, "passed": passed, "float_layers": list(floats), **dataclasses.asdict(found)})
-        subject.note(f"{self.name}, {told}: {self._sentence(found)}; {'passed' if passed else 'outside the limits'}.")
-        return Attempt(made, val, found, tuple(floats))
+        row = {"method": plan.told, "passed": passed, "float_layers": list(plan.floats), **dataclasses.asdict(found)}
+        subject.note(f"{self.name}, {plan.told}: {self._sentence(found)}; "
+                     f"{'passed' if passed else 'outside the limits'}.")
+        self.tried.append(Tried(plan, found, row))
+        return Attempt(plan, found, row, made, val)
 
-    def _written(self, method: str, floats: Sequence[str]) -> quantize.Quantized:
+    def _finished(self, made: quantize.Quantized) -> quantize.Quantized:
         """What is judged is what is shipped: the rest in half where the target wants it so."""
-        made = quantize.write(self.source, self.scheme, method=method, known=self.subject.known, floats=floats)
         remainder = self.scheme.get("remainder")
         return dataclasses.replace(made, graph=half.to_half(made.graph, remainder).graph) if remainder else made
+
+    def answers(self, graph: bytes) -> NDArray[Any]:
+        """Logits [n, K] of a graph on the first calibration images, by which layers are told apart."""
+        self.reader.set_range(0, -(-RANKED_IMAGES // self.subject.batch))
+        session = open_session(BACKEND, graph, self.spec, threads=self.subject.threads)
+        try:
+            return np.concatenate([session.run(batch)[self.spec.outputs[0].name]
+                                   for batch in iter(self.reader.get_next, None)])
+        finally:
+            session.close()
+
+    def best(self) -> Tried:
+        """The attempt nearest to the limits: of those that hold the one of accuracy, the one that agrees most."""
+        most = self.subject.limits.max_drop
+        return max(self.tried, key=lambda one: (most is None or one.found.drop_points <= most, one.found.agreement))
 
     def _sentence(self, found: Comparison) -> str:
         if self.subject.limits.max_drop is not None:
@@ -153,61 +195,21 @@ class Ladder:
         return (f"agreement {100 * found.agreement:.2f} % of {found.n} images; one image is {found.image_points:.2f} "
                 "points")
 
-    def _mixture(self, method: str) -> Attempt | None:
-        """The attempt with the fewest layers in float that passes; None where even `MOST_FLOAT` of them do not."""
-        names = self._ranked(method)
-        most = int(MOST_FLOAT * len(names))
-        failed, count, passed = 0, 1, None
-        while count <= most and passed is None:
-            attempt = self._attempt(method, names[:count])
-            if self.rungs[-1]["passed"]:
-                passed = attempt
-            else:
-                failed, count = count, max(count + 1, min(2 * count, most))
-        while passed is not None and len(passed.floats) - failed > 1:
-            middle = (failed + len(passed.floats)) // 2
-            attempt = self._attempt(method, names[:middle])
-            if self.rungs[-1]["passed"]:
-                passed = attempt
-            else:
-                failed = middle
-        return passed
-
-    def _ranked(self, method: str) -> list[str]:
-        """The layers, the most sensitive first."""
-        self.reader.set_range(0, -(-RANKED_IMAGES // self.subject.batch))
-        batches = list(iter(self.reader.get_next, None))
-
-        def answers(graph: bytes) -> NDArray[Any]:
-            session = open_session(BACKEND, graph, self.spec, threads=self.subject.threads)
-            try:
-                return np.concatenate([session.run(batch)[self.spec.outputs[0].name] for batch in batches])
-            finally:
-                session.close()
-
-        ranking = mixed.ranked(self.source, self.scheme, method, answers, known=self.subject.known)
-        return [one.node for one in ranking]
-
-    def _best(self) -> Mapping[str, Any]:
-        most = self.subject.limits.max_drop
-        return max(self.rungs, key=lambda rung: (most is None or rung["drop_points"] <= most, rung["agreement"]))
-
     def calibration(self, accepted: Attempt) -> dict[str, Any]:
         """How the INT8 graph was made, for the manifest: {method, images, split, seed, rounding, rungs, ...}.
 
         `fused` says what ONNX Runtime makes of it, on a processor of the target's kind; None on another.
         """
-        last = next(rung for rung in reversed(self.rungs) if rung["passed"])
         # Another processor's engine fuses other kernels.
         ours = not self.judged_only and not processor.missing(self.requires)
-        return {"method": last["method"], "images": len(self.items), "split": "train", "seed": self.subject.seed,
+        return {"method": accepted.plan.told, "images": len(self.items), "split": "train", "seed": self.subject.seed,
                 "rounding": dict(accepted.made.rounding), "remainder": self.scheme.get("remainder", "fp32"),
-                "float_layers": list(accepted.floats), "rungs": self.rungs,
+                "float_layers": list(accepted.plan.floats), "rungs": self.rungs,
                 "fused": quantize.fused(accepted.made.graph) if ours else None}
 
     def refusal(self) -> str:
         """Why nothing was accepted."""
-        best, limits = self._best(), self.subject.limits
+        best, limits = self.best().row, self.subject.limits
         at_best = f"with {100 * best['agreement']:.2f} % agreement at best ({best['method']}, {best['n']} images)"
         if limits.max_drop is None:
             return (f"{self.name} is outside the limits: it agrees with fp32 on {100 * best['agreement']:.2f} % of "

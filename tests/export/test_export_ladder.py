@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from edgetl.compress import mixed, quantize
 from edgetl.evaluate import Comparison
 from edgetl.export import ladder
+from edgetl.export.rungs import mixed as rungs_mixed
 from edgetl.targets.x86_vnni import TARGET
 
 
@@ -58,31 +59,28 @@ def test_a_layer_that_stays_in_float_keeps_its_weights():
     assert np.allclose(logits(everything), logits(cnn()), atol=1e-5)
 
 
-class Steps(ladder.Ladder):
+class Steps:
     """A ladder whose attempts pass from so many layers in float on."""
 
-    def __init__(self, layers: int, needed: int) -> None:
-        self.layers, self.needed, self.rungs, self.counts = layers, needed, [], []
+    def __init__(self, needed: int) -> None:
+        self.needed, self.counts = needed, []
 
-    def _ranked(self, method: str) -> list[str]:
-        return [f"layer {place}" for place in range(self.layers)]
-
-    def _attempt(self, method: str, floats: Any = ()) -> Any:
-        self.counts.append(len(floats))
-        self.rungs.append({"passed": len(floats) >= self.needed})
-        return ladder.Attempt(None, None, None, tuple(floats))
+    def attempt(self, plan: ladder.Plan) -> Any:
+        self.counts.append(len(plan.floats))
+        return ladder.Attempt(plan, None, {"passed": len(plan.floats) >= self.needed}, None, None)
 
 
 @settings(deadline=None, max_examples=80)
 @given(st.integers(0, 60), st.integers(1, 60))
 def test_as_few_layers_as_will_do_stay_in_float(layers, needed):
-    steps = Steps(layers, needed)
-    found = steps._mixture("min-max")
+    steps = Steps(needed)
+    names = [f"layer {place}" for place in range(layers)]
+    found = rungs_mixed.fewest(steps, ladder.Plan(None, "min-max", "min-max"), names)
     if needed > layers // 2:
         assert found is None
         assert steps.counts == sorted(set(steps.counts)) and all(count <= layers // 2 for count in steps.counts)
     else:
-        assert found.floats == tuple(f"layer {place}" for place in range(needed))
+        assert found.plan.floats == tuple(names[:needed])
         assert len(steps.counts) <= 2 * math.ceil(math.log2(layers)) + 2
 
 

@@ -160,7 +160,7 @@ def test_a_trained_network_loses_no_more_than_allowed() -> None:
                              lambda text: None)
     climbed = ladder.Ladder("tensorrt.int8", TARGET, subject)
     found = climbed.climbed()
-    assert found is not None and found.val.accuracy > reference.accuracy - 0.005 and not found.floats
+    assert found is not None and found.val.accuracy > reference.accuracy - 0.005 and not found.plan.floats
     assert found.found.agreement >= 0.98 and climbed.calibration(found)["fused"] is None
     layers = [one for one in onnx.load_from_string(found.made.graph).graph.node if one.op_type == "QuantizeLinear"]
     assert len(layers) == 3 and found.made.rounding == {"method": "compensated", "layers": 3, "layers_left": 0}

@@ -1,0 +1,30 @@
+"""The rungs of the ladder to INT8, one file each, in the order in which they are tried.
+
+A file has `climb(ladder) -> Attempt | None`: it makes attempts with `ladder.attempt` (or, where it writes graphs
+itself, with `ladder.judge`), each of which becomes a row of the table, and returns the one that it would take. A new
+rung is one file and its name in `ORDER`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol, cast
+
+if TYPE_CHECKING:
+    from edgetl.export.ladder import Attempt, Ladder
+
+ORDER = ("calibrated", "mixed")
+
+
+class Rung(Protocol):
+    """What a file here offers."""
+
+    def climb(self, ladder: Ladder) -> Attempt | None:
+        """The attempt that the rung would take; None where none of its attempts is within the limits."""
+
+
+def in_order() -> Iterator[Rung]:
+    """The rungs; each is imported when it is needed."""
+    for name in ORDER:
+        yield cast("Rung", importlib.import_module(f"edgetl.export.rungs.{name}"))
