@@ -12,7 +12,8 @@ class Event:
     """Something that happened in a stage.
 
     Kinds: "note" {text}, "warning" {text}, "begin" {what, total, unit}, "advance" {done, ...figures}, "end" {what},
-    "epoch" {epoch, epochs, loss, val_accuracy, images_per_s, ...}.
+    "epoch" {epoch, epochs, loss, val_accuracy, images_per_s, ...}. Where `val_accuracy` is another score than the share
+    of images that are right, {score} is its name.
     """
 
     stage: str

@@ -12,6 +12,11 @@ from edgetl.errors import EdgetlError
 
 NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 TOGETHER = ("finetune", "distill")  # the verbs that several processes do together
+APART = {  # what others do with several GPUs
+    "compare-strategies": "Start it once for each GPU, with CUDA_VISIBLE_DEVICES, some of the --strategies and an "
+    "--out of its own; or train each under torchrun with `edgetl finetune --strategy`.",
+    "prune": "Leave torchrun out, or give it `edgetl distill --student slim:R`, which is the same with --params.",
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def one_voice(verb: str) -> Iterator[None]:
     if verb not in TOGETHER and not verb.startswith("-"):
         problem = EdgetlError(
             f"torchrun started {found.size} processes, and `edgetl {verb}` is work for one.",
-            hint=f"Leave torchrun out; it is for {' and '.join(TOGETHER)}.",
+            hint=APART.get(verb, f"Leave torchrun out; it is for {' and '.join(TOGETHER)}."),
         )
         problem.told = found.rank > 0
         raise problem

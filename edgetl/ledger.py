@@ -64,6 +64,19 @@ class Ledger:
         """A ledger by which whatever these stages have made may be replaced, also by a later --resume."""
         return cls(out, {stage: _entry({}) for stage in stages})
 
+    def fill(self, stage: str, inputs: Mapping[str, Any], unsaid: Mapping[str, Any]) -> None:
+        """Has the record of an older version say what it did where it does not name an option, which was not there yet.
+
+        Args:
+            stage: whose record.
+            inputs: those of now, which name the options that count.
+            unsaid: see `edgetl.recipe.unsaid`.
+        """
+        entry = self.entries.get(stage)
+        if entry is not None and entry["inputs"]:
+            meant = {name: value for name, value in unsaid.items() if name in inputs}
+            self.entries[stage] = {**entry, "inputs": {**meant, **entry["inputs"]}}
+
     def state(self, stage: str, inputs: Mapping[str, Any], folder: Path) -> str:
         """FINISHED, INTERRUPTED (begun with these very inputs), CHANGED (other inputs or altered files) or NEW."""
         entry = self.entries.get(stage)

@@ -267,6 +267,17 @@ def decisive(stage: Any) -> dict[str, Any]:
     return plain
 
 
+def unsaid(stage: type[Any]) -> dict[str, Any]:
+    """What a record of `decisive` values means by a field that it does not name, as plain JSON.
+
+    An older version wrote it, which had no such field and did what its default does, or what `opt(before=)` says.
+    """
+    said = {name: field.metadata["before"] for name, field in fields_of(stage).items()
+            if field.metadata["before"] is not REQUIRED}
+    plain: dict[str, Any] = json.loads(json.dumps(said))
+    return plain
+
+
 def to_toml(stage: Any) -> str:
     """A stage's resolved values as its table of a recipe, one key a line.
 

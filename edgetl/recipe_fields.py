@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 REQUIRED: Any = dataclasses.MISSING
+AS_BY_DEFAULT: Any = object()
 
 # No part may begin with "-", which ssh takes for an option, or hold what a shell or ssh's own file gives a meaning.
 DEVICE = (r"ssh://(?:(?P<user>[A-Za-z0-9_.][A-Za-z0-9_.+-]*)@)?"
@@ -20,7 +21,8 @@ THREAD_COUNTS = ("0*([0-9]{1,3}|10[01][0-9]|102[0-4])", f"whole numbers up to {M
 
 def opt(default: Any, help: str, *, choices: Sequence[str] = (), low: float | None = None, high: float | None = None,
         positional: bool = False, split: bool = False, given: bool = False, path: bool = False,
-        result: bool = True, form: tuple[str, str] | None = None, words: Sequence[str] = ()) -> Any:
+        result: bool = True, form: tuple[str, str] | None = None, words: Sequence[str] = (),
+        before: Any = AS_BY_DEFAULT) -> Any:
     """A field with its documentation and its limits.
 
     Args:
@@ -36,10 +38,12 @@ def opt(default: Any, help: str, *, choices: Sequence[str] = (), low: float | No
         result: whether the stage's result depends on it, see `decisive`.
         form: regular expression that the text, or each of a list, must match whole, and the same in words.
         words: what may stand in place of a number.
+        before: what versions did that had no such field yet, where it is not what the default does; see
+            `edgetl.recipe.unsaid`.
     """
     metadata = {"help": help, "choices": tuple(choices), "low": low, "high": high, "positional": positional,
                 "split": split, "given": given, "path": path, "result": result,
-                "form": form, "words": tuple(words)}
+                "form": form, "words": tuple(words), "before": default if before is AS_BY_DEFAULT else before}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -127,7 +131,7 @@ class TrainFields(DataFields):
         "of a longer training finds that clearly quicker.", choices=("auto", "off", "bf16", "fp16"))
     compile: str = opt(
         "auto", "Compile the network with torch.compile; 'auto' where a trial finds that the training earns what it "
-        "costs.", choices=("auto", "off", "on"))
+        "costs.", choices=("auto", "off", "on"), before="off")
     workers: int = opt(
         1, "Threads that prepare batches ahead; 0 prepares them in the training thread.", low=0, high=MOST_THREADS,
         result=False)

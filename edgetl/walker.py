@@ -12,7 +12,7 @@ from edgetl.errors import GateFailed
 from edgetl.events import Event, Listener
 from edgetl.ledger import CHANGED, FINISHED, INTERRUPTED, NEW, Ledger, digest
 from edgetl.plan import FOLDERS
-from edgetl.recipe import Bench, Distill, Export, Finetune, decisive, fields_of
+from edgetl.recipe import Bench, Distill, Export, Finetune, decisive, fields_of, unsaid
 from edgetl.recipe_finetune import named_models
 
 Stage = TypeVar("Stage", Finetune, Distill, Export, Bench)
@@ -31,6 +31,7 @@ class Walker:
         """Does one stage's work unless it is done."""
         folder = self.out / FOLDERS[name]
         inputs = self._inputs(options, parents)
+        self.ledger.fill(name, inputs, unsaid(type(options)))
         state = self.ledger.state(name, inputs, folder)
         if state == FINISHED:
             self.kept.append(name)

@@ -23,13 +23,17 @@ def shown(stream: TextIO | None = None) -> Iterator[Listener]:
 
 
 def figures(values: Mapping[str, Any]) -> str:
-    """Loss, validation accuracy and rate, as far as they are known: `loss 0.532  val 88.1 %  91 images/s`."""
+    """Loss, validation score and rate, as far as they are known: `loss 0.532  val 88.1 %  91 images/s`.
+
+    A score that is no accuracy goes by its name: `val R2 0.812`.
+    """
     known = {name: value for name, value in values.items() if value is not None}
     parts = []
     if "loss" in known:
         parts.append(f"loss {known['loss']:.3f}")
     if "val_accuracy" in known:
-        parts.append(f"val {100 * known['val_accuracy']:.1f} %")
+        score = known["val_accuracy"]
+        parts.append(f"val {known['score']} {score:.3f}" if "score" in known else f"val {100 * score:.1f} %")
     if "images_per_s" in known:
         parts.append(f"{known['images_per_s']:.0f} images/s")
     return "  ".join(parts)

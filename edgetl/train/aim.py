@@ -18,6 +18,7 @@ from torch import nn
 from edgetl import head_metrics, heads
 from edgetl.datasets import DataSet, Item
 from edgetl.errors import DataError, EdgetlError
+from edgetl.events import Event, Listener
 from edgetl.heads import CLASSIFY, MULTILABEL, REGRESS, Head
 from edgetl.losses import Answer, Given, Term
 from edgetl.models import Network
@@ -61,6 +62,14 @@ class Aim:
     def kind(self) -> str:
         """The task."""
         return self.heads[0].kind
+
+    def naming(self, listener: Listener) -> Listener:
+        """The listener, told beside each figure of a training which score `val_accuracy` is."""
+        def named(event: Event) -> None:
+            told = {"score": SCORES[self.kind]} if event.kind in ("advance", "epoch") else {}
+            listener(Event(event.stage, event.kind, {**event.values, **told}))
+
+        return named
 
     def require_scores(self, val: Sequence[Item]) -> None:
         """Returns when the best epoch can be chosen on these images.

@@ -22,8 +22,8 @@ from edgetl.recipe_compare_strategies import Arm, CompareStrategies
 from edgetl.recipe_fields import MOST_SEED
 from edgetl.recipe_finetune import Finetune
 from edgetl.splits import Splits
-from edgetl.train import folds, objective, seed, setting, strategies, strategy_table, teacher, tta
-from edgetl.train.loop import require_same
+from edgetl.train import beforehand, folds, objective, seed, setting, strategies, strategy_table, teacher, tta
+from edgetl.train.sameness import require_same
 from edgetl.train.strategy_table import Answers, Row, Verdict
 
 STAGE = "compare-strategies"
@@ -86,13 +86,14 @@ def compare(options: CompareStrategies, *, draw: Draw, listener: Listener = igno
     identity = {**setting.identity(options, parts.fingerprint), "inputs": {arm.name: _inputs(arm) for arm in arms}}
     if options.resume and (out / rundir.STRATEGIES).is_file() and not rundir.resumable(rundir.partial(out)):
         found = rundir.read_json(out / rundir.STRATEGIES, TrainingError)
-        require_same(found["identity"], identity, f"{out} is finished, and")
+        require_same(found["identity"], identity, f"{out} is finished, and", CompareStrategies)
         listener(Event(STAGE, "note", {"text": f"{out} is finished already; nothing was done."}))
         return Compared(out, found)
     with rundir.building(out, resume=options.resume, overwrite=options.overwrite) as folder:
         plan = folder / PLAN
         if plan.is_file():
-            require_same(rundir.read_json(plan, TrainingError), identity, f"The comparison in {folder}")
+            then = rundir.read_json(plan, TrainingError)
+            require_same(then, identity, f"The comparison in {folder}", CompareStrategies)
         rundir.write_json(plan, identity)
         contest = Contest(options, arms, folder, data, parts, listener)
         result = {**contest.result(), "identity": identity}
@@ -354,6 +355,7 @@ def _require(options: Finetune) -> None:
     """Raises EdgetlError where the options of a row contradict one another, as its training would."""
     strategies.require(options)
     objective.require(options)
+    beforehand.require_frozen(options)
 
 
 def _inputs(arm: Arm) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from edgetl.train.course import Course
 from edgetl.train.loader import Batch, TrainLoader
 from edgetl.train.progress import Progress
 from edgetl.train.progress import Score as Score
+from edgetl.train.sameness import require_same
 from edgetl.train.stopping import Stop
 
 BEST = "best.safetensors"
@@ -80,21 +81,6 @@ class Precision:
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context for a forward pass."""
         return torch.autocast(self.device.type, self.dtype) if self.dtype is not None else contextlib.nullcontext()
-
-
-def require_same(then: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
-    """Returns when two trainings have the same options and inputs.
-
-    Raises:
-        TrainingError: they have not; lists what differs.
-    """
-    changed = [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in now if then.get(name) != now[name]]
-    if changed:
-        raise TrainingError(
-            f"{what} had other options: {'; '.join(changed)}.",
-            hint="--resume goes on with the very same training only: give the same options, or --overwrite (or another "
-            "--out) to start again with other ones.",
-        )
 
 
 class Fit:
@@ -369,7 +355,8 @@ class Fit:
         self.saved_s = timing.now_s()
 
     def _restore(self, state: checkpoint.State) -> None:
-        require_same(state.scalars["identity"], self.identity, f"The interrupted run in {self.folder}")
+        what = f"The interrupted run in {self.folder}"
+        require_same(state.scalars["identity"], self.identity, what, type(self.options))
         self.course.require(state.scalars.get("anchor"))
         self.task.network.load_state_dict(state.part("model"))
         for parameter, name in self.names.items():

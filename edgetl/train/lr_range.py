@@ -4,8 +4,9 @@ The network is trained on the first batches of the training images while the rat
 leaves its lowest value far behind. Where the smoothed loss rises for good is the edge: the greatest rate at which it is
 still within 2 % of its lowest. A tenth of that is taken, as fastai's `lr_find` takes a tenth of the rate of the lowest
 loss; the edge is less a matter of chance, and it is there, too, where the loss can hardly fall because a head was
-fitted before. Afterwards weights, statistics, what the losses remember and all random states are what they were. The
-same seed finds the same rate.
+fitted before. Several processes take the test together, each with its cells of every batch, as they train: gradients
+are averaged, the loss is that of the whole step, so all see the same curve. Afterwards weights, statistics, what the
+losses remember and all random states are what they were. The same seed finds the same rate.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel as Parallel
 
-from edgetl.errors import EdgetlError, TrainingError
+from edgetl.errors import TrainingError
 from edgetl.recipe_fields import TrainFields
-from edgetl.train import distributed, seed
+from edgetl.train import distributed, seed, shared_norm
 from edgetl.train.course import Course
 from edgetl.train.loader import Batch, TrainLoader
 from edgetl.train.loop import Precision
@@ -82,14 +84,20 @@ def chosen(curve: tuple[tuple[float, float], ...]) -> float:
 def find(
     task: ClassifierTask, loader: TrainLoader, options: TrainFields, precision: Precision, course: Course
 ) -> Found:
-    """What the range test finds; everything is left as it was.
+    """What the range test finds, the same in all processes; everything is left as it was.
 
     Raises:
-        TrainingError: the loss rises at every rate.
+        TrainingError: the loss rises at every rate, or another process of the training has ended.
     """
     steps = min(STEPS, max(LEAST_STEPS, options.epochs * loader.steps // SHARE))
-    with left_as_it_was(task):
-        curve = tuple(_curve(task, loader, options, precision, course, steps))
+    world = distributed.current()
+    try:
+        with left_as_it_was(task), shared_norm.shared(task.network, world):
+            curve = tuple(_curve(task, loader, options, precision, course, steps))
+    except RuntimeError as problem:
+        if not world.lost(problem):
+            raise
+        raise world.lost_another(" in the trial of --lr find") from problem
     return Found(chosen(curve), curve)
 
 
@@ -101,33 +109,16 @@ def settled(
     It is kept among the choices, so that a resumed training goes on with it.
 
     Raises:
-        TrainingError: the loss rises at every rate.
-        EdgetlError: several processes train.
+        TrainingError: see `find`.
     """
     if setting.options.lr != FIND:
         return setting.options
     known = setting.choices.setdefault("lr", {})
     if stage not in known:
-        require_one_process()
         known[stage] = find(task, loader, setting.options, setting.precision, course).to_json()
         tried = len(known[stage]["curve"])
         setting.note(f"--lr find: {known[stage]['rate']:.3g}, of {tried} rates tried")
     return dataclasses.replace(setting.options, lr=known[stage]["rate"])
-
-
-def require_one_process() -> None:
-    """Returns when a range test can be made.
-
-    Raises:
-        EdgetlError: several processes train.
-    """
-    count = distributed.current().size
-    if count > 1:
-        raise EdgetlError(
-            f"--lr find is a trial of one process, and {count} are training.",
-            hint="Find it once without torchrun (`edgetl finetune --lr find --epochs 1`), and give the number that "
-            "choices in run.json says.",
-        )
 
 
 def _curve(
@@ -143,11 +134,12 @@ def _curve(
     scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.dtype == torch.float16)
     moving = [one for group in optimizer.param_groups for one in group["params"]]
     task.train_mode()
+    pass_back = _Passes(task, options, precision, scaler)
     mean, lowest = 0.0, math.inf
     with contextlib.closing(_steps(loader, options.accumulate)) as batches:
         for step, batch in enumerate(itertools.islice(batches, steps)):
             course.begin_step(optimizer, rate_of(step, steps))
-            loss = sum(_backward(task, part, precision, scaler) for part in batch)
+            loss = pass_back(step, batch)
             if not math.isfinite(loss):
                 return
             mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
@@ -171,12 +163,31 @@ def _steps(loader: TrainLoader, micro: int) -> Generator[tuple[Batch, ...]]:
             yield from zip(*[batches] * micro, strict=True)
 
 
-def _backward(task: ClassifierTask, batch: Batch, precision: Precision, scaler: torch.amp.GradScaler) -> float:
-    """The micro-batch's part of the step's loss; its gradients are added."""
-    with precision.autocast():
-        loss = task.forward(batch)["loss"]
-    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    return float(loss.detach())
+class _Passes:
+    """The passes of a step, forward and back, by all processes together."""
+
+    def __init__(
+        self, task: ClassifierTask, options: TrainFields, precision: Precision, scaler: torch.amp.GradScaler
+    ) -> None:
+        self.options, self.precision, self.scaler = options, precision, scaler
+        self.world = distributed.current()
+        self.answer: Callable[[Batch], dict[str, torch.Tensor]] = self.world.parallel(task)
+
+    def __call__(self, step: int, batch: tuple[Batch, ...]) -> float:
+        """The loss of the whole step; the gradients are there afterwards."""
+        mine = [self._backward(step, place, part, place == len(batch) - 1) for place, part in enumerate(batch)]
+        return self.world.total([sum(mine)])[0] / self.world.size
+
+    def _backward(self, step: int, place: int, batch: Batch, last: bool) -> float:
+        """The micro-batch's part of the step's loss; its gradients are added."""
+        if self.world.size > 1:
+            seed.seed_stream(self.options.seed, 0, step, place, self.world.rank)
+        waiting = self.answer.no_sync() if isinstance(self.answer, Parallel) and not last else contextlib.nullcontext()
+        with waiting:
+            with self.precision.autocast():
+                loss = self.answer(batch)["loss"]
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
 
 
 @contextlib.contextmanager

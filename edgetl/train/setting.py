@@ -34,10 +34,11 @@ from edgetl.train.choosing import CPU_BATCH as CPU_BATCH
 from edgetl.train.course import Course
 from edgetl.train.eventfiles import EventFiles
 from edgetl.train.loader import TrainLoader
-from edgetl.train.loop import BEST, Fit, Precision, Score, require_same
+from edgetl.train.loop import BEST, Fit, Precision, Score
 from edgetl.train.lr_range import settled
 from edgetl.train.reading import inputs
 from edgetl.train.salvage import salvaging
+from edgetl.train.sameness import require_same
 from edgetl.train.schedules import require_rates
 from edgetl.train.task import ClassifierTask
 from edgetl.train.unlabelled import NONE, Unlabelled, gather
@@ -229,7 +230,8 @@ def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, 
     way = ways.settled(setting, task, network, loader, stage)
     rundir.write_json(setting.folder / CHOICES, setting.choices)
     choosing.tell_of_parts(setting, task, network)
-    curves = EventFiles(folder, setting.listener) if world.first else setting.listener
+    hearing = setting.listener if setting.aim is None else setting.aim.naming(setting.listener)
+    curves = EventFiles(folder, hearing) if world.first else hearing
     training = Fit(
         task, loader, validate, options, folder, way.precision(setting.device), curves, stage, setting.identity, course
     )  # fmt: skip
@@ -320,7 +322,7 @@ def finished(options: TrainFields, listener: Listener, stage: str) -> bool:
     parts = splits.resolve(data, options, recorded=record["data"]["rule"])
     extra = gather(getattr(options, "unlabeled", None), data, parts, stage, ignore)
     same = {**identity(options, parts.fingerprint), **extra.identity}
-    require_same(record["identity"], same, f"{out} is finished, and")
+    require_same(record["identity"], same, f"{out} is finished, and", type(options))
     listener(Event(stage, "note", {"text": f"{out} is finished already; nothing was done."}))
     return True
 
@@ -333,7 +335,8 @@ def complete(setting: Setting) -> bool:
     """
     if not weights.is_run(setting.folder):
         return False
-    require_same(weights.read_record(setting.folder)["identity"], setting.identity, f"The run in {setting.folder}")
+    then = weights.read_record(setting.folder)["identity"]
+    require_same(then, setting.identity, f"The run in {setting.folder}", type(setting.options))
     tidy(setting.folder)
     return True
 

@@ -24,7 +24,7 @@ from edgetl.models import Network
 from edgetl.recipe import Distill
 from edgetl.train import distributed, seed, setting
 from edgetl.train.eventfiles import FOLDER as CURVES
-from edgetl.train.loop import require_same
+from edgetl.train.sameness import require_same
 from edgetl.train.setting import STEPS, Setting
 from edgetl.train.slimming import Cutter
 from edgetl.train.task import ClassifierTask
@@ -106,7 +106,8 @@ def _finished(folder: Path, place: Setting) -> Network:
         TrainingError: it was made with other options or from other inputs.
     """
     run = weights.load(folder)
-    require_same(run.record["identity"], place.identity, f"The interrupted run in {place.folder}")
+    what = f"The interrupted run in {place.folder}"
+    require_same(run.record["identity"], place.identity, what, type(place.options))
     return run.network
 
 

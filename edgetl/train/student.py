@@ -17,6 +17,7 @@ from edgetl.recipe import Distill
 from edgetl.recipe_teacher import GraphTeacher, Named
 from edgetl.train import (
     asking,
+    beforehand,
     channels,
     choosing,
     control,
@@ -80,6 +81,7 @@ def _distill(
     loader.require_refresh(options.views, options.refresh_views)
     named = teachers.named(options)
     require_lookable(options, named, terms)
+    beforehand.require_layers(options, named, terms)
     with world.building(Path(options.out), resume=options.resume, overwrite=options.overwrite) as folder:
         rule = teachers.recorded_rule(named, listener, "distill")
         place = setting.prepare(options, folder, "distill", listener, recorded=rule)

@@ -9,7 +9,7 @@ from edgetl import weights
 from edgetl.allocator import set_allocator
 from edgetl.events import Listener, ignore
 from edgetl.recipe import Finetune
-from edgetl.train import choosing, distributed, objective, seed, setting, strategies, tta
+from edgetl.train import beforehand, choosing, distributed, objective, seed, setting, strategies, tta
 from edgetl.train.setting import Setting
 
 
@@ -36,6 +36,7 @@ def finetune(
         listener = world.listening(listener)
         if world.decided(lambda: setting.finished(options, listener, "finetune")):
             return Path(options.out)
+        beforehand.require_frozen(options)
         with world.building(Path(options.out), resume=options.resume, overwrite=options.overwrite) as folder:
             place = setting.prepare(options, folder, "finetune", listener, arranged=arranged)
             if not setting.complete(place):

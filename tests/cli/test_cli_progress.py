@@ -73,3 +73,8 @@ def test_the_bar_carries_loss_rate_accuracy_and_progress() -> None:
 def test_figures_that_are_not_known_are_left_out() -> None:
     assert progress.figures({}) == ""
     assert progress.figures({"loss": None, "val_accuracy": 0.5}) == "val 50.0 %"
+
+
+def test_a_score_that_is_no_accuracy_goes_by_its_name() -> None:
+    values = {"loss": 0.5, "val_accuracy": -0.0625, "score": "R2", "images_per_s": 90.0}
+    assert progress.figures(values) == "loss 0.500  val R2 -0.062  90 images/s"

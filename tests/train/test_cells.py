@@ -202,6 +202,11 @@ def test_work_for_one_is_refused_to_several(
             monkeypatch.setenv(name, value)
         assert app.main(["export", "run", "--out", "bundle"]) == 1
         assert said in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "0")
+    assert app.main(["compare-strategies", "--data", "d", "--teacher", "t/x", "--out", "o"]) == 1
+    told = capsys.readouterr().err
+    assert "`edgetl compare-strategies` is work for one." in told and "CUDA_VISIBLE_DEVICES" in told
+    monkeypatch.setenv("RANK", "1")
     with launch.one_voice("finetune"):
         print("not heard")
     assert capsys.readouterr().out == ""

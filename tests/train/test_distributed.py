@@ -108,8 +108,13 @@ def test_two_processes_train_what_one_does(
     alone = [{"data": str(photos), "out": str(tmp_path / f"alone-{number}"), **values}
              for number, (_, values) in enumerate(work)]  # fmt: skip
     several = [{**values, "out": str(tmp_path / f"two-{number}")} for number, values in enumerate(alone)]
-    told = together(TRAIN, tmp_path, json.dumps([(kind, one) for (kind, _), one in zip(work, several, strict=True)]))
+    finding = {"data": str(photos), **TINY, **FRESH, "lr": "find", "epochs": 1, "accumulate": 2, "batch_size": "5",
+               "loss": ("labels:1", "focal:0.5")}  # fmt: skip
+    jobs = [(kind, one) for (kind, _), one in zip(work, several, strict=True)]
+    jobs += [("finetune", {**finding, "out": str(tmp_path / "two-find")})]
+    told = together(TRAIN, tmp_path, json.dumps(jobs))
     assert told.returncode == 0, told.stderr[-3000:]
+    _compare_range_tests(tmp_path, finding)
     for (kind, _), one, two in zip(work, alone, several, strict=True):
         run = finetune(build(Finetune, one, where="test")) if kind == "finetune" else distill(
             build(Distill, one, where="test"))  # fmt: skip
@@ -118,6 +123,16 @@ def test_two_processes_train_what_one_does(
         assert record["choices"]["processes"] == 2
         assert {path.name for path in Path(two["out"]).iterdir()} == {path.name for path in run.iterdir()}
     assert not list(tmp_path.glob(".*partial"))
+
+
+def _compare_range_tests(folder: Path, finding: dict[str, Any]) -> None:
+    """The range test of two processes is that of one: the same losses while the rate is too low to tear them apart."""
+    finetune(build(Finetune, {**finding, "out": str(folder / "alone-find")}, where="test"))
+    one, two = (weights.read_record(folder / name)["choices"]["lr"]["finetune"]["curve"]
+                for name in ("alone-find", "two-find"))  # fmt: skip
+    quiet = [place for place, (rate, _) in enumerate(one) if rate < 1e-3]
+    assert len(quiet) > 5 and len(two) > 10
+    np.testing.assert_allclose([two[place] for place in quiet], [one[place] for place in quiet], rtol=5e-3)
 
 
 def test_a_killed_process_ends_the_other_with_one_sentence_and_a_checkpoint(photos: Path, tmp_path: Path) -> None:

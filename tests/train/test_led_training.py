@@ -18,7 +18,7 @@ from torch import nn
 
 from edgetl import models, rundir, weights
 from edgetl.cli.app import main
-from edgetl.errors import EdgetlError, RecipeError, TrainingError
+from edgetl.errors import RecipeError, TrainingError
 from edgetl.events import Event
 from edgetl.models import Network
 from edgetl.recipe import Distill, Finetune, build, to_toml
@@ -440,11 +440,3 @@ def test_a_recipe_says_losses_as_tables_and_find_as_a_word() -> None:
     assert 'lr = "find"' in to_toml(made) and tomllib.loads(to_toml(made))["finetune"]["loss"] == list(made.loss)
     with pytest.raises(RecipeError, match="'lr': found 'fast', expected a number or 'find'"):
         options(Path("d"), "t/x", Path("o"), lr="fast")
-
-
-def test_several_processes_are_told_to_find_the_rate_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgetl.train import distributed
-
-    monkeypatch.setattr(distributed, "current", lambda: distributed.World(size=2))
-    with pytest.raises(EdgetlError, match="a trial of one process, and 2 are training"):
-        lr_range.require_one_process()
