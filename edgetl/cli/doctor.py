@@ -45,7 +45,7 @@ def _show(found: dict[str, Any]) -> None:
                    "features": f"{', '.join(found['features']) or 'none known'} (told by {cpu['source']})",
                    "fast": fast or "none known", "NVIDIA": _cards(found["nvidia"]),
                    "Jetson": found["jetson"], "allocator": found["allocator"]["allocator"],
-                   "free disk": f"{found['disk_free_bytes'] / GIB:.1f} GiB"})
+                   "free disk": f"{found['disk_free_bytes'] / GIB:.1f} GiB", "cache": _cached(found["cache"])})
     print()
     present.table(("package", "version"), sorted(machine["versions"].items()))
     print()
@@ -78,6 +78,15 @@ def _cards(found: dict[str, Any]) -> str:
     return f"{named}: {cards or found['reason']}"
 
 
+def _cached(found: dict[str, Any]) -> str:
+    """Where the cache is, and what is in it, in one line."""
+    if found["folder"] is None:
+        return f"none: {found['reason']}"
+    sizes = [f"{name} {size / 1e9:.2f} GB" + (f" of {found['limits'][name] / 1e9:g}" if name in found["limits"] else "")
+             for name, size in found["bytes"].items()]
+    return f"{found['folder']}: {', '.join(sizes) or 'empty'}"
+
+
 def examine() -> dict[str, Any]:
     """What the machine has and what should be done about it, as plain JSON."""
     import dataclasses
@@ -102,10 +111,26 @@ def examine() -> dict[str, Any]:
     return {"environment": environment, "processor": cpu, "threads": usable_threads(), "features": features,
             "fast": {one: feature for one in FAST if (feature := processor.accelerates(one)) is not None},
             "nvidia": _plain(facts.cards), "jetson": facts.jetson,
-            "allocator": dict(set_allocator()), "disk_free_bytes": free, "backends": backends,
+            "allocator": dict(set_allocator()), "disk_free_bytes": free, "cache": _cache(), "backends": backends,
             "variants": _variants(backends), "tuned": _tuned(backends),
             "findings": [dataclasses.asdict(one) for one in findings],
             "errors": [one.text for one in findings if one.error], "advice": advice}
+
+
+def _cache() -> dict[str, Any]:
+    """The folder of the cache, the bytes of each part of it, and the limits of those that have one."""
+    from edgetl.backends import _tensorrt_store
+    from edgetl.runtime.tuned import cache_root
+    from edgetl.train import image_room, shelf
+
+    try:
+        root = cache_root()
+        limits = {image_room.FOLDER: image_room.limit_bytes(), "softlabels": shelf.SOFT_LABELS_BYTES,
+                  _tensorrt_store.FOLDER: _tensorrt_store.LIMIT_BYTES}
+    except EdgetlError as problem:
+        return {"folder": None, "reason": problem.message}
+    parts = sorted(one for one in root.iterdir() if one.is_dir()) if root.is_dir() else []
+    return {"folder": str(root), "bytes": {one.name: shelf.size_below(one) for one in parts}, "limits": limits}
 
 
 def _plain(cards: Found) -> dict[str, Any]:

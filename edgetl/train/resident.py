@@ -22,7 +22,7 @@ class Resident:
     """Counts what is read of a mapped array and gives its pages back now and then."""
 
     def __init__(self, mapped: NDArray[np.uint8]) -> None:
-        self._map, self._touched = _map_of(mapped), 0
+        self._map, self._touched = (map_of(mapped) if hasattr(mmap, "MADV_DONTNEED") else None), 0
 
     def read(self, size: int) -> None:
         """So many bytes in a row were read; threads that count at once may at worst give back later, or twice."""
@@ -37,9 +37,9 @@ class Resident:
             self._map.madvise(mmap.MADV_DONTNEED)
 
 
-def _map_of(array: NDArray[np.uint8]) -> mmap.mmap | None:
-    """The map that an array is a part of; None for one in memory, and where the system cannot give pages back."""
+def map_of(array: NDArray[np.uint8]) -> mmap.mmap | None:
+    """The map that an array is a part of; None for one in memory."""
     base: object = array
     while isinstance(base, np.ndarray):
         base = base.base
-    return base if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED") else None
+    return base if isinstance(base, mmap.mmap) else None

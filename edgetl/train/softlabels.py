@@ -55,7 +55,7 @@ DRAWN_BY = (
     "cutmix",
     "seed",
 )  # options that decide what a view looks like
-LIMIT_BYTES = 8 << 30  # of all stores; 1.3 million images with 8 views of 1000 classes take 4 GB
+LIMIT_BYTES = shelf.SOFT_LABELS_BYTES
 WRITING = ".writing"  # locked while a file is read, completed and written
 
 Ask = Callable[[torch.Tensor], torch.Tensor]  # pixels [N, C, H, W] in 0..255 -> logits [N, K]

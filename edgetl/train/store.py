@@ -6,7 +6,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,9 +23,8 @@ from edgetl.events import Event, Listener
 from edgetl.runtime import planes
 from edgetl.runtime import preprocess as pre
 from edgetl.runtime.preprocess import Preprocess
-from edgetl.runtime.tuned import cache_root
-from edgetl.train import channels
-from edgetl.train.resident import Resident
+from edgetl.train import channels, image_room, shelf
+from edgetl.train.resident import Resident, map_of
 from edgetl.train.room import estimated_bytes, require_room
 
 VERSION = 1  # of the layout and of what was done to the pixels
@@ -82,18 +80,20 @@ def open_store(
     kept = channels.kept(preprocess)
     decoding += [] if kept.color == "rgb" else [kept.color, kept.channels]
     key = rundir.sha256(json.dumps([VERSION, fingerprint, side, decoding, [item.key for item in items]]).encode())[:24]
-    folder = cache_root() / "images" / key
+    folder = image_room.root() / key
     was_there = folder.exists()  # asked first: what another process puts there meanwhile is whole
+    held = shelf.found(folder)
     found = _opened(folder)
     if found is None:
         if was_there:
             text = f"{folder} is damaged; the images are prepared again."
             listener(Event(stage, "note", {"text": text}))
             shutil.rmtree(folder, ignore_errors=True)
-        _build(folder, data, items, side, kept, listener, stage)
+        held = _build(folder, data, items, side, kept, listener, stage)
         found = _opened(folder)
     if found is None:
         raise OutputError(f"{folder} cannot be read back.", hint=ELSEWHERE)
+    shelf.hold_while_mapped(map_of(found.pixels), held)
     return found
 
 
@@ -118,29 +118,32 @@ def _build(
     preprocess: Preprocess,
     listener: Listener,
     stage: str,
-) -> None:
+) -> shelf.Held | None:
     """Writes the store beside its place and renames it; of two processes at once the second finds it there."""
-    with rundir.explained(folder, elsewhere=ELSEWHERE):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            decoded = _shrinker(data, side, preprocess)
-            require_room(temporary, estimated_bytes(items, decoded), "prepared training images")
-            listener(Event(stage, "begin", {"what": "decode", "total": len(items), "unit": "images"}))
-            _write_pixels(temporary, data, items, decoded, preprocess.channels, listener, stage)
-            listener(Event(stage, "end", {"what": "decode"}))
-            _put(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with rundir.explained(folder, elsewhere=ELSEWHERE), shelf.beginning(folder) as (temporary, held):
+        decoded = _shrinker(data, side, preprocess)
+        needed = estimated_bytes(items, decoded)
+        over = image_room.make_room(needed)
+        require_room(temporary, needed, "prepared training images")
+        if over:
+            text = (f"prepared images take {over / 1e9:.1f} GB more than {image_room.NAME} allows, "
+                    f"{image_room.limit_bytes() / 1e9:g} GB, because they are in use")  # fmt: skip
+            listener(Event(stage, "note", {"text": text}))
+        listener(Event(stage, "begin", {"what": "decode", "total": len(items), "unit": "images"}))
+        _write_pixels(temporary, data, items, decoded, preprocess.channels, listener, stage)
+        listener(Event(stage, "end", {"what": "decode"}))
+        return held if _put(temporary, folder) else shelf.found(folder)
 
 
-def _put(temporary: Path, folder: Path) -> None:
-    """Gives a store that is whole its name, unless another process was faster."""
+def _put(temporary: Path, folder: Path) -> bool:
+    """Gives a store that is whole its name; False where another process was faster."""
     try:
         temporary.rename(folder)
     except OSError:
         if not folder.is_dir():
             raise
+        return False
+    return True
 
 
 def _shrinker(data: DataSet, side: int, preprocess: Preprocess) -> Callable[[Item], NDArray[np.uint8] | str]:
@@ -245,19 +248,29 @@ def evaluation_pixels(
     """
     shape = (len(items), *preprocess.size_hw, preprocess.channels)
     wanted = [VERSION, "evaluation", fingerprint, pre.to_dict(preprocess), [item.key for item in items]]
-    path = cache_root() / "images" / f"{rundir.sha256(json.dumps(wanted).encode())[:24]}.bin"
+    folder = image_room.root() / rundir.sha256(json.dumps(wanted).encode())[:24]
+    path = folder / "evaluation.bin"
+    held = shelf.found(folder)
     if not path.is_file() or path.stat().st_size != math.prod(shape):
-        with rundir.explained(path, elsewhere=ELSEWHERE):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            require_room(path.parent, math.prod(shape), "prepared images for evaluation")
-            with (
-                rundir.replacing(path) as temporary,
-                temporary.open("wb") as file,
-                ThreadPoolExecutor(os.cpu_count() or 1) as pool,
-            ):
-                for start in range(0, len(items), 256):
-                    for pixels in pool.map(
-                        lambda item: pixels_of(item, data.read, preprocess), items[start : start + 256]
-                    ):
-                        file.write(pixels.tobytes())
-    return np.memmap(path, np.uint8, "r", shape=shape)
+        with rundir.explained(path, elsewhere=ELSEWHERE), shelf.beginning(folder) as (temporary, new):
+            image_room.make_room(math.prod(shape))
+            require_room(temporary, math.prod(shape), "prepared images for evaluation")
+            _write_evaluation(temporary / path.name, data, items, preprocess)
+            held = new if _put(temporary, folder) else _replaced(temporary / path.name, path)
+    pixels = np.memmap(path, np.uint8, "r", shape=shape)
+    shelf.hold_while_mapped(map_of(pixels), held)
+    return pixels
+
+
+def _replaced(written: Path, path: Path) -> shelf.Held | None:
+    """Puts a file in the place of one that another process has made meanwhile, or that is damaged."""
+    held = shelf.found(path.parent)
+    written.replace(path)
+    return held
+
+
+def _write_evaluation(path: Path, data: DataSet, items: Sequence[Item], preprocess: Preprocess) -> None:
+    with path.open("wb") as file, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for start in range(0, len(items), 256):
+            for pixels in pool.map(lambda item: pixels_of(item, data.read, preprocess), items[start : start + 256]):
+                file.write(pixels.tobytes())
