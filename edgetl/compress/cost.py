@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,25 +103,37 @@ def _macs(module: nn.Module, pixels: Mapping[str, int]) -> int:
     )
 
 
-def graph_macs(graph: bytes) -> int:
+FACTORS = {  # which inputs of a node are multiplied with one another
+    **dict.fromkeys(("Conv", "ConvTranspose", "ConvInteger", "Gemm", "MatMul", "MatMulInteger", "Einsum"), (0, 1)),
+    **dict.fromkeys(("QLinearConv", "QLinearMatMul"), (0, 3)),
+}
+CONVERTING = ("QuantizeLinear", "DequantizeLinear")  # known in the domain of ONNX Runtime, too
+
+
+def graph_macs(graph: bytes, image: Sequence[int | str] = ()) -> int:
     """Multiply-accumulates of one image in an ONNX graph: its convolutions, and the products of matrices.
 
     What is counted is what runs: layers that the export folded are gone, and products of two activations (attention),
     which have no weights, are there. Additions, activations, norms and pooling are not counted, as is usual.
 
     Args:
-        graph: fp32, with one image input whose first dimension may be dynamic.
+        graph: with one image input whose first dimension may be dynamic.
+        image: shape of that input, "N" first; the other sizes need it where the graph leaves them free.
 
     Raises:
-        EdgetlError: the shape of some product cannot be inferred.
+        EdgetlError: the shape of some product cannot be inferred, or the graph has parts whose work nobody knows.
     """
     import onnx
 
     model = onnx.load_from_string(graph)
-    for value in model.graph.input:
-        for place, one in enumerate(value.type.tensor_type.shape.dim):
-            if place == 0 and not one.HasField("dim_value"):
-                one.dim_value = 1
+    _require_counted(model)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    for value in inputs:
+        sizes = value.type.tensor_type.shape.dim
+        for place, one in enumerate(sizes):
+            if not one.HasField("dim_value") and (place == 0 or place < len(image)):
+                one.dim_value = 1 if place == 0 else int(image[place])
     del model.graph.value_info[:]  # the exporter's speak of any number of images
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")
@@ -129,14 +141,27 @@ def graph_macs(graph: bytes) -> int:
     shapes = {tensor.name: tuple(tensor.dims) for tensor in inferred.graph.initializer}
     for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
         shapes[value.name] = tuple(one.dim_value for one in value.type.tensor_type.shape.dim)
-    return sum(_node_macs(node, shapes) for node in inferred.graph.node)
+    images = max(1, inputs[0].type.tensor_type.shape.dim[0].dim_value)  # of a graph whose batch is fixed
+    return sum(_node_macs(node, shapes) for node in inferred.graph.node) // images
+
+
+def _require_counted(model: Any) -> None:
+    """Raises EdgetlError where a graph has operators of another domain, functions or branches."""
+    for node in model.graph.node:
+        foreign = node.domain not in ("", "ai.onnx") and node.op_type not in CONVERTING
+        if foreign or any(one.HasField("g") for one in node.attribute):
+            raise EdgetlError(
+                f"The multiplications of the graph cannot be counted: what '{node.name}' ({node.domain or 'ai.onnx'} "
+                f"{node.op_type}) multiplies is not known.", hint="Count parameters in place of multiplications.",
+            )  # fmt: skip
 
 
 def _node_macs(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Multiply-accumulates of one node; 0 for what multiplies no matrices."""
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"):
+    if node.op_type not in FACTORS:
         return 0
-    taken = [shapes.get(name, (0,)) for name in (*node.input[:2], node.output[0])]
+    factors = [node.input[place] for place in FACTORS[node.op_type]]
+    taken = [shapes.get(name, (0,)) for name in (*factors, node.output[0])]
     if not all(math.prod(shape) for shape in taken):
         raise EdgetlError(
             f"The multiplications of the graph cannot be counted: the shapes around '{node.name}' ({node.op_type}) are "
@@ -147,8 +172,8 @@ def _node_macs(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:
         equation = next(one.s.decode() for one in node.attribute if one.name == "equation").replace(" ", "")
         letters = equation.partition("->")[0].split(",")
         return math.prod(dict(zip("".join(letters), (*first, *second), strict=True)).values())
-    if node.op_type in ("Conv", "ConvTranspose"):
-        places = output if node.op_type == "Conv" else first
+    if "Conv" in node.op_type:
+        places = first if node.op_type == "ConvTranspose" else output
         return math.prod(places) * math.prod(second[1:])
     transposed = any(one.name == "transA" and one.i for one in node.attribute)
     return math.prod(output) * first[-2 if transposed else -1]

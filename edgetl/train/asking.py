@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 from edgetl import evaluate
 from edgetl.compress import cost
 from edgetl.datasets import Item
+from edgetl.errors import EdgetlError
 from edgetl.models import Network
 from edgetl.recipe import Distill
 from edgetl.runtime.session import open_session
@@ -150,7 +152,10 @@ def described(teacher: Teacher) -> dict[str, Any]:
 
 
 def _macs(teacher: Teacher) -> int | None:
-    """Multiply-accumulates of one image; None of a black box, in which nobody counts layers."""
+    """Multiply-accumulates of one image; None of a black box in which they cannot be counted."""
+    if teacher.box is not None:
+        with contextlib.suppress(EdgetlError):  # a column of the report; who cuts by them is told why they are not known
+            return cost.graph_macs(teacher.box.graph, teacher.box.spec.inputs[0].shape)
     if teacher.network is None:
         return None
     return cost.image_macs(copy.deepcopy(teacher.network.module).cpu(), teacher.preprocess.size_hw,

@@ -119,6 +119,9 @@ GRAPHS = {
     "agraph (float[N, 5, 6] x) => (float y) <float[6, 7] w> "
     '{ y = Einsum <equation = "n i j, j k -> n i k"> (x, w) }': 5 * 6 * 7,
     "agraph (float[N, 5] x) => (float y) { z = Add (x, x)  y = Relu (z) }": 0,
+    "agraph (float[4, 7] x) => (float[4, 3] y) <float[3, 7] w> { y = Gemm <transB = 1> (x, w) }": 21,
+    "agraph (uint8[N, 2, 6, 6] x, float s, uint8 z, int8[5, 2, 3, 3] q, float t, int8 o, float r, uint8 p) => "
+    "(uint8[N, 5, 4, 4] y) { y = QLinearConv (x, s, z, q, t, o, r, p) }": 5 * 16 * 18,
 }
 
 
@@ -131,6 +134,19 @@ def test_multiplications_of_a_graph_in_closed_form(text: str, expected: int) -> 
         shape = [one.dim_value for one in value.type.tensor_type.shape.dim]
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(shape, np.float32), value.name))
     assert cost.graph_macs(model.SerializeToString()) == expected
+
+
+def test_sizes_that_the_graph_leaves_free_are_those_of_the_image() -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> agraph (float[N, 3, h, w] x, float[8, 3, 1, 1] k) => (float y) ' \
+           "{ y = Conv (x, k) }"
+    assert cost.graph_macs(onnx.parser.parse_model(text).SerializeToString(), ("N", 3, 5, 4)) == 8 * 20 * 3
+
+
+def test_work_that_nobody_knows_is_not_left_out_silently() -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]> ' \
+           "agraph (float[N, 3, 5, 5] x, float[8, 3, 1, 1] k) => (float y) { y = com.microsoft.FusedConv (x, k) }"
+    with pytest.raises(EdgetlError, match=r"what '' \(com\.microsoft FusedConv\) multiplies is not known"):
+        cost.graph_macs(onnx.parser.parse_model(text).SerializeToString())
 
 
 def test_a_graph_whose_shapes_are_not_known_is_one_sentence() -> None:

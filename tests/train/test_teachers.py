@@ -418,6 +418,7 @@ def test_a_graph_of_other_people_s_making_teaches(
     told = record["teacher"]
     assert told["sha256"] == rundir.sha256((tmp_path / "colors.onnx").read_bytes())
     assert told["metrics"]["test"]["accuracy"] == 1.0 and told["gives"] == "probabilities" and told["parameters"] == 12
+    assert told["macs"] is not None and told["macs"] >= 9  # of one image, where the graph takes four at once
     assert "is right on 100.0 % of the validation images" in heard.texts("note")
     assert record["choices"]["teacher_engine"]["name"] == "cpu" and str(tmp_path) not in json.dumps(told)
     live = distill(options(photos, name, tmp_path / "live", views=2, softlabels="off", **more))
