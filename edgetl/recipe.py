@@ -64,6 +64,9 @@ class Distill(TrainFields):
     slim_steps: int = opt(
         1, "Cuts on the way to slim:R, whose shares fall geometrically, with distillation after each.", low=1, high=32)
     slim_epochs: int = opt(2, "Epochs of distillation after each cut but the last, which gets --epochs.", low=1)
+    sparsity: str = opt(
+        "none", "Hold two of every four weights along the input channels at zero, which sparse tensor cores (NVIDIA "
+        "Ampere and later, by TensorRT) need not multiply; after the cut, where there is one.", choices=("none", "2:4"))
     pretrained: bool = opt(True, "Start a FAMILY/VARIANT student from its published weights.")
     weights: str | None = opt(None, "File of weights for a FAMILY/VARIANT student.", path=True)
     inherit: str | None = opt(

@@ -1,4 +1,5 @@
-"""The options of `edgetl prune`: a RUN that is its own teacher, cut to a share of its parameters, work or time.
+"""The options of `edgetl prune`: a RUN that is its own teacher, cut to a share of its parameters, work or time, or
+made sparse.
 
 They are no table of a recipe: what is pruned is a student that is cut out of its teacher, and `[distill]` says that
 with `student = "slim:R"`.
@@ -14,7 +15,7 @@ from edgetl.errors import RecipeError
 from edgetl.recipe import Distill, fields_of
 from edgetl.recipe_fields import TrainFields, opt
 
-SHARES = ("params", "macs", "latency")  # exactly one is given
+SHARES = ("params", "macs", "latency")  # exactly one is given, or none with --sparsity
 
 
 def same(name: str) -> Any:
@@ -42,6 +43,7 @@ class Prune(TrainFields):
     importance: str = same("importance")
     prune_cost: str = same("prune_cost")
     round_to: int = same("round_to")
+    sparsity: str = same("sparsity")
     loss: tuple[str, ...] = same("loss")
     unlabeled: tuple[str, ...] = same("unlabeled")
     views: int = same("views")
@@ -52,16 +54,20 @@ class Prune(TrainFields):
     seeds: int = same("seeds")
 
     def as_distill(self) -> Distill:
-        """The distillation that this is: a student that is cut out of its teacher.
+        """The distillation that this is: a student that is cut out of its teacher, or the same one made sparse.
 
         Raises:
-            RecipeError: none or several of --params, --macs and --latency are given.
+            RecipeError: none or several of --params, --macs and --latency are given, and no --sparsity in place of
+                them.
         """
         given = [name for name in SHARES if getattr(self, name) is not None]
-        if len(given) != 1:
+        if len(given) > 1 or (not given and self.sparsity == "none"):
             found = " and ".join(f"--{name}" for name in given) or "none"
-            raise RecipeError([f"expected one of --params, --macs and --latency, found {found}"], where="edgetl prune")
+            raise RecipeError([f"expected one of --params, --macs and --latency, or --sparsity alone, found {found}"],
+                              where="edgetl prune")
         shared = {name: getattr(self, name) for name in fields_of(Distill) if name in fields_of(Prune)}
+        if not given:
+            return Distill(**shared, teacher=self.run, student=self.run)
         return Distill(
             **shared,
             teacher=self.run,

@@ -46,12 +46,13 @@ def test_it_is_a_distillation_from_the_run_itself() -> None:
 
 @pytest.mark.parametrize(("values", "found"), [({}, "none"), ({"params": 0.5, "macs": 0.5}, "--params and --macs")])
 def test_exactly_one_share_is_given(values: dict[str, float], found: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(RecipeError, match=f"expected one of --params, --macs and --latency, found {found}"):
+    expected = f"expected one of --params, --macs and --latency, or --sparsity alone, found {found}"
+    with pytest.raises(RecipeError, match=expected):
         options(**values).as_distill()
     words = [f"--{name}={value}" for name, value in values.items()]
     assert app.main(["prune", "r", "--data", "d", "--out", "o", *words]) == 2
     said = capsys.readouterr().err
-    assert said == (f"error: Expected one of --params, --macs and --latency, found {found}.\n"
+    assert said == (f"error: Expected one of --params, --macs and --latency, or --sparsity alone, found {found}.\n"
                     "hint: Give one of them, e.g. --params 0.4.\n")
 
 

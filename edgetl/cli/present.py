@@ -144,9 +144,18 @@ def taught(folder: Path, record: Mapping[str, Any], as_json: bool) -> None:
         "test": _from_to(theirs.get("test"), found.get("test")),
         "parameters": _share(teacher.get("parameters"), record["parameters"]),
         "multiplications": _share(teacher.get("macs"), record.get("macs")),
+        "sparsity": _sparse(record.get("sparsity")),
         "gain": _gain(found),
     })
     hint(f"next: edgetl export {folder} --out BUNDLE, or edgetl report {folder} --out student.html")
+
+
+def _sparse(found: Mapping[str, Any] | None) -> str | None:
+    """`2:4 in 40 layers with 85.0 % of the multiplications, 14 left out`; None where nothing is sparse."""
+    if found is None:
+        return None
+    return (f"{found['pattern']} in {found['layers']} layers with {percent(found['macs_share'])} of the "
+            f"multiplications, {len(found['left_out'])} left out")
 
 
 def _gain(metrics: Mapping[str, Any]) -> str:

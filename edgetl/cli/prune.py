@@ -9,15 +9,17 @@ from edgetl.recipe_prune import Prune
 EXAMPLE = """
 edgetl prune runs/teacher --data photos --params 0.4 --out runs/pruned
 edgetl prune runs/teacher --data photos --macs 0.3 --steps 3 --out runs/light
+edgetl prune runs/teacher --data photos --sparsity 2:4 --out runs/sparse
 edgetl prune runs/teacher --data photos --latency 0.5 --backend openvino --out runs/quick
 """
 
 
 def prune(options: Prune, as_json: bool) -> None:
-    """Cut whole channels out of a trained RUN and train what is left with the RUN as its teacher.
+    """Cut channels out of a trained RUN, or make it sparse, and train what is left with the RUN as its teacher.
 
-    To a share of its parameters, of its multiplications or of its measured latency. Writes a RUN folder, as `edgetl
-    distill --student slim:R` does, which this is another door to. The test images decide nothing.
+    To a share of its parameters, of its multiplications or of its measured latency; with --sparsity, half of the
+    weights become zeros in a pattern that TensorRT computes faster. Writes a RUN folder, as `edgetl distill --student
+    slim:R` does, which this is another door to. The test images decide nothing.
     """
     from edgetl import pipeline, weights
     from edgetl.cli import present, progress

@@ -154,7 +154,7 @@ def described(teacher: Teacher) -> dict[str, Any]:
 def _macs(teacher: Teacher) -> int | None:
     """Multiply-accumulates of one image; None of a black box in which they cannot be counted."""
     if teacher.box is not None:
-        with contextlib.suppress(EdgetlError):  # a column of the report; who cuts by them is told why they are not known
+        with contextlib.suppress(EdgetlError):  # a figure of the report; who cuts by them is told why not
             return cost.graph_macs(teacher.box.graph, teacher.box.spec.inputs[0].shape)
     if teacher.network is None:
         return None

@@ -12,6 +12,7 @@ from edgetl.models import Network
 from edgetl.recipe_fields import TrainFields
 from edgetl.train import layer_decay, optim
 from edgetl.train.anchor import Anchor
+from edgetl.train.sparse import Held
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,16 @@ class Course:
 
     scales: Mapping[nn.Parameter, float] = field(default_factory=dict)  # of the learning rate; 1 where there is none
     anchor: Anchor | None = None
+    sparse: Held | None = None  # weights that stay zero
 
     @classmethod
-    def of(cls, network: Network, options: TrainFields) -> Course:
+    def of(cls, network: Network, options: TrainFields, sparse: Held | None = None) -> Course:
         """What the options ask for, of a network whose training has not begun.
+
+        Args:
+            network: whose training.
+            options: the recipe.
+            sparse: its weights that stay zero.
 
         Raises:
             EdgetlError: something pulls towards pretrained weights, and there are none.
@@ -33,7 +40,7 @@ class Course:
             by_name = layer_decay.scales(network, options.layer_decay)
             scales = {one: by_name[name] for name, one in network.module.named_parameters()}
         strength = getattr(options, "l2_sp", 0.0)
-        return cls(scales, Anchor.of(network, strength) if strength > 0 else None)
+        return cls(scales, Anchor.of(network, strength) if strength > 0 else None, sparse)
 
     def row(self, optimizer: torch.optim.Optimizer) -> dict[str, float]:
         """What each line of metrics.jsonl says besides."""
@@ -57,10 +64,15 @@ class Course:
     def optimizer(self, parameters: Iterable[tuple[str, nn.Parameter]], options: TrainFields) -> torch.optim.Optimizer:
         """The optimizer of named parameters."""
         held = self.anchor.held if self.anchor is not None else {}
-        return optim.build_optimizer(parameters, options, self.scales, held)
+        optimizer = optim.build_optimizer(parameters, options, self.scales, held)
+        if self.sparse is not None:
+            optimizer.register_step_post_hook(self.sparse.after_step)
+        return optimizer
 
     def begin_step(self, optimizer: torch.optim.Optimizer, rate: float) -> None:
-        """Sets the learning rates of a step, and takes the anchor's part of it."""
+        """Sets the learning rates of a step, and takes the anchor's part of it; the gradients are there."""
         optim.set_rate(optimizer, rate)
+        if self.sparse is not None:
+            self.sparse.drop_gradients()
         if self.anchor is not None:
             self.anchor.pull(optimizer)

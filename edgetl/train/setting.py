@@ -26,7 +26,18 @@ from edgetl.recipe_fields import TrainFields
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.runtime.session import usable_threads
 from edgetl.splits import Splits
-from edgetl.train import choosing, damaged, distributed, shared_norm, softlabels, store, task_record, teachers, ways
+from edgetl.train import (
+    choosing,
+    damaged,
+    distributed,
+    shared_norm,
+    softlabels,
+    sparse,
+    store,
+    task_record,
+    teachers,
+    ways,
+)
 from edgetl.train.aim import SCORES, Aim
 from edgetl.train.balance import rows_of
 from edgetl.train.cells import Cells
@@ -225,7 +236,7 @@ def fit(setting: Setting, task: ClassifierTask, network: Network, folder: Path, 
     )
     loader = task.loading(loader)
     choosing.require_pairs(loader, network, setting)
-    course = Course.of(network, setting.options)
+    course = Course.of(network, setting.options, sparse.settled(setting, network))
     options = settled(setting, task, loader, course, stage)
     way = ways.settled(setting, task, network, loader, stage)
     rundir.write_json(setting.folder / CHOICES, setting.choices)
