@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from tiny_bundle import LABELS, SIZE
 
 from edgetl.backends._tensorrt_flavor import Flavor
@@ -38,8 +39,8 @@ class ITensor:
 
 
 class ILayer:
-    def __init__(self, kind: Any, into: list[ITensor], out: list[ITensor]) -> None:
-        self.type, self._into, self._out = kind, into, out
+    def __init__(self, kind: Any, into: list[ITensor], out: list[ITensor], name: str = "layer") -> None:
+        self.type, self._into, self._out, self.name = kind, into, out, name
         self.num_inputs, self.num_outputs = len(into), len(out)
 
     def get_input(self, index: int) -> ITensor:
@@ -47,6 +48,25 @@ class ILayer:
 
     def get_output(self, index: int) -> ITensor:
         return self._out[index]
+
+
+class IConvolutionLayer(ILayer):
+    """A dense one of eight inputs, or a sparse one where the graph says so."""
+
+    num_groups, num_output_maps, kernel_size_nd = 1, 4, (1, 1)
+
+    @property
+    def kernel(self) -> np.ndarray:
+        return np.tile(np.array([1, 0, 0, 1 if "sparse" in self.name else 0.5], np.float32), 8) + (
+            0 if "sparse" in self.name else 1)
+
+
+class IMatrixMultiplyLayer(ILayer):
+    """A product of two tensors that are computed."""
+
+
+class IConstantLayer(ILayer):
+    """There is none in the graph."""
 
 
 class INetworkDefinition:
@@ -179,7 +199,8 @@ class OnnxParser:
         cast = ITensor("cast", kind, image.shape)
         self._network._ports = [image, logits]
         self._network._layers = [ILayer(module.LayerType.CAST, [image], [cast]),
-                                 ILayer(module.LayerType.CONVOLUTION, [cast], [inner]),
+                                 ILayer(module.LayerType.CONVOLUTION, [cast], [inner],
+                                        "sparse conv" if model == b"sparse" else "conv"),
                                  ILayer(module.LayerType.MATRIX_MULTIPLY, [inner, inner], [logits])]
         return True
 
@@ -217,6 +238,9 @@ class Builder:
         if self._module.refuses:
             self._module.say("ERROR", self._module.refuses)
             return None
+        if "SPARSE_WEIGHTS" in config.flags_set:
+            self._module.say("INFO", "(Sparsity) Found 1 layer(s) eligible to use sparse tactics: sparse conv")
+            self._module.say("INFO", f"(Sparsity) {self._module.chose}")
         assert config.timing_cache is not None
         config.timing_cache.data += b"+kernels"
         return IHostMemory(b"a plan of " + self._module.__version__.encode())
@@ -238,6 +262,9 @@ def made_up(version: str, *, refuses: str = "") -> Flavor:
     """
     module: Any = SimpleNamespace(__name__=f"made_up_builder_{next(NUMBERS)}", __version__=version, refuses=refuses,
                                   builders=0, IProgressMonitor=IProgressMonitor,
+                                  IConvolutionLayer=IConvolutionLayer, IMatrixMultiplyLayer=IMatrixMultiplyLayer,
+                                  IConstantLayer=IConstantLayer,
+                                  chose="Chose 1 layer(s) using sparse tactics: sparse conv",
                                   **{one.__name__: one for one in CLASSES})
     module.ILogger = type("ILogger", (), {"module": module})
     for name in ENUMS:

@@ -1,7 +1,8 @@
 """An engine from a graph, with TensorRT 11 or 10 or TensorRT for RTX.
 
 Precision is the graph's: networks are strongly typed, and TF32 is off, which would round the factors of fp32 to ten
-bits. TensorRT for RTX builds for cards that need not be there; the others build for the card of this machine.
+bits. Where its weights are 2:4 sparse, sparse kernels are allowed. TensorRT for RTX builds for cards that need not be
+there; the others build for the card of this machine.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from edgetl.backends import (
     _tensorrt_monitor,
     _tensorrt_parse,
     _tensorrt_precision,
+    _tensorrt_sparsity,
     _tensorrt_timing,
 )
 from edgetl.backends._tensorrt_flavor import Flavor
@@ -101,6 +103,9 @@ def build(graph: bytes, spec: GraphSpec, flavor: Flavor, how: How, *, timing_cac
         _tensorrt_precision.insist(spec.precision, precisions, "the graph, as it was parsed,")
         heard.clear()
         config = _config(builder, flavor, how, cards)
+        sparse = _tensorrt_sparsity.layers(parsed.network, flavor.module)
+        if sparse:
+            config.set_flag(flavor.module.BuilderFlag.SPARSE_WEIGHTS)
         profile = _profile(builder, parsed.network, spec, how)
         if profile is not None:
             config.add_optimization_profile(profile)
@@ -112,6 +117,8 @@ def build(graph: bytes, spec: GraphSpec, flavor: Flavor, how: How, *, timing_cac
         build_s = time.monotonic() - begun_s
         if plan is None:
             _give_up(heard, flavor, how)
+        if sparse:
+            notes = (*notes, _tensorrt_sparsity.note(sparse, heard, flavor.title))
         return Engine(bytes(plan), precisions, build_s, _tensorrt_timing.take(config, flavor), notes)
 
 

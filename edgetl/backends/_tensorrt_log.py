@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 KEPT = 500  # messages of one piece of work; of endless ones the last
 SEVERITIES = ("INTERNAL_ERROR", "ERROR", "WARNING")  # what is collected, the gravest first
+TOLD = "(Sparsity)"  # what informs of the kernels that sparse weights got begins so; it is collected, too
 # `IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([pass.cpp:337: check] Cannot ... In f at /_src/g.cpp:20)`
 WRAPPING = re.compile(r"^(?:\d+: )?(?:\[?[\w:.]+\]?:? )?Error Code \d+: [\w ]+ \(", re.ASCII)
 PLACES = re.compile(r"\s*\bIn [\w:~]+ at \S+:\d+\)?|\[\w+\.cpp:\d+: \w+\] |\[\d+\] (?=Assertion)")
@@ -42,7 +43,7 @@ def logger(module: Any) -> Any:
 
 @contextlib.contextmanager
 def collected(module: Any) -> Iterator[deque[Message]]:
-    """What the module says while the block runs: warnings and errors, whichever thread they come from."""
+    """What the module says while the block runs: warnings, errors and what begins with `TOLD`, from all threads."""
     ears = logger(module).ears
     heard: deque[Message] = deque(maxlen=KEPT)
     with _LOCK:
@@ -62,7 +63,7 @@ def _made(module: Any) -> Any:
             self.ears: list[deque[Message]] = []
 
         def log(self, severity: Any, text: str) -> None:
-            if severity.name in SEVERITIES:
+            if severity.name in SEVERITIES or text.startswith(TOLD):
                 for ear in tuple(self.ears):
                     ear.append(Message(severity.name, text))
 
@@ -71,7 +72,7 @@ def _made(module: Any) -> Any:
 
 def errors(heard: deque[Message]) -> list[str]:
     """The errors among messages as plain clauses, in their order, without those that only say there is no driver."""
-    found = [plain(one.text) for one in heard if one.severity != "WARNING"]
+    found = [plain(one.text) for one in heard if one.severity in SEVERITIES[:2]]
     return [text for text in dict.fromkeys(found) if text and not NO_DRIVER.search(text)]
 
 

@@ -101,6 +101,11 @@ def precisions(engine: Any, tensorrt: Any) -> dict[str, float]:
     return {name: count / found.total() for name, count in found.most_common()}
 
 
+def sparse(engine: Any, tensorrt: Any) -> tuple[str, ...]:
+    """Names of the engine's layers that run a kernel for 2:4 sparse weights, by what the inspector calls kernels."""
+    return tuple(str(one["Name"]) for one in _told(engine, tensorrt) if "sparse" in str(one.get("TacticName")).lower())
+
+
 def _precision(told: str) -> str | None:
     return next((name for part, name in PRECISIONS if part in told.lower()), None)
 
@@ -128,4 +133,4 @@ def _type(layer: Mapping[str, Any], side: str) -> str:
     return " ".join(str(tensors[0][key]) for key in TYPES if key in tensors[0])
 
 
-__all__ = ["Profiled", "about", "kind", "precisions"]
+__all__ = ["Profiled", "about", "kind", "precisions", "sparse"]

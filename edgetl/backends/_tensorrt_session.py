@@ -62,7 +62,9 @@ class TensorrtSession:
         self._handle = Handle("tensorrt", pool)
         self._check = FeedCheck(spec)
         self._flavor = flavor
+        sparse = _tensorrt_profile.sparse(opened.native, flavor.module)
         self._info = {**_told(opened, cuda, spec), "precisions": dict(precisions), "threads": threads,
+                      **({"sparse_layers": list(sparse)} if sparse else {}),
                       "cuda_graph": replayed, "versions": {flavor.package: flavor.version}, **facts}
         weakref.finalize(self, _give_up, pool, os.getpid())
 

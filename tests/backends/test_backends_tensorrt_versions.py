@@ -65,6 +65,31 @@ def test_nothing_is_set_that_was_not_asked_for(flavor: Flavor) -> None:
     assert config.hardware_compatibility_level.name == "SAME_COMPUTE_CAPABILITY"
 
 
+@pytest.mark.parametrize(("said", "told"), [
+    ("Chose 1 layer(s) using sparse tactics: sparse conv", "1 layer has 2:4 sparse weights; 1 got sparse kernels "
+     "(sparse conv)."),
+    ("TRT inference plan picked sparse implementation for layers: ", "1 layer has 2:4 sparse weights; none of them got "
+     "a sparse kernel; the dense ones were faster there."),
+    ("something new", "1 layer has 2:4 sparse weights; sparse kernels were allowed, and TensorRT"),
+])
+def test_sparse_kernels_are_allowed_where_the_weights_are_sparse(flavor: Flavor, said: str, told: str) -> None:
+    flavor.module.chose = said
+    made = build(flavor, b"sparse")
+    assert flavor.module.config.flags_set == ["SPARSE_WEIGHTS"]
+    assert made.notes[-1].startswith(told)
+    assert build(flavor).notes == () and flavor.module.config.flags_set == []
+
+
+def test_what_only_informs_is_no_error(flavor: Flavor) -> None:
+    from edgetl.backends import _tensorrt_log
+
+    with _tensorrt_log.collected(flavor.module) as heard:
+        flavor.module.say("INFO", "(Sparsity) Chose 0 layer(s) using sparse tactics: ")
+        flavor.module.say("INFO", "anything else")
+    assert [one.text for one in heard] == ["(Sparsity) Chose 0 layer(s) using sparse tactics: "]
+    assert _tensorrt_log.errors(heard) == []
+
+
 def test_precision_is_proved_from_the_parsed_network(flavor: Flavor) -> None:
     assert build(flavor, b"fp16", precision="fp16").precisions == {"fp16": 1.0}
     with pytest.raises(GateFailed, match="fp16 was asked for, but the graph, as it was parsed, computes in 100 % fp32"):
