@@ -165,7 +165,8 @@ def runtime_needs_numpy_only(module: Module) -> Iterator[str]:
 
 def heavy_imports_stay_in_functions(module: Module) -> Iterator[str]:
     """Heavy packages are imported in functions, except in files whose subject they are."""
-    torch_is_the_subject = module.name in ("edgetl.backends.torch", "edgetl.compress.cost", "edgetl.compress.prune")
+    torch_is_the_subject = module.name in ("edgetl.backends.torch", "edgetl.compress.cost", "edgetl.compress.prune",
+                                            "edgetl.compress.sparsity")
     if module.room in ("train", "models", "losses", "cli") or torch_is_the_subject:
         return
     for line, name in module.imports(at_import=True):

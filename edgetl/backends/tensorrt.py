@@ -33,8 +33,9 @@ from edgetl.backends import Availability, _cuda, _tensorrt_flavor, _tensorrt_pre
 from edgetl.backends._tensorrt_ahead import build_ahead as build_ahead  # for `edgetl engine`
 from edgetl.backends._tensorrt_build import COMPATIBLE, Engine, How, build, check, known_cards
 from edgetl.backends._tensorrt_flavor import Flavor
+from edgetl.backends._tensorrt_store import FOLDER as FOLDER
+from edgetl.backends._tensorrt_store import LIMIT_BYTES as LIMIT_BYTES
 from edgetl.backends._tensorrt_store import (
-    LIMIT_BYTES,
     EngineStore,
     Place,
     Sidecar,

@@ -119,14 +119,15 @@ def examine() -> dict[str, Any]:
 
 def _cache() -> dict[str, Any]:
     """The folder of the cache, the bytes of each part of it, and the limits of those that have one."""
-    from edgetl.backends import _tensorrt_store
+    from edgetl import plugins
     from edgetl.runtime.tuned import cache_root
     from edgetl.train import image_room, shelf
 
+    engines = plugins.load("backends", "tensorrt")
     try:
         root = cache_root()
         limits = {image_room.FOLDER: image_room.limit_bytes(), "softlabels": shelf.SOFT_LABELS_BYTES,
-                  _tensorrt_store.FOLDER: _tensorrt_store.LIMIT_BYTES}
+                  engines.FOLDER: engines.LIMIT_BYTES}
     except EdgetlError as problem:
         return {"folder": None, "reason": problem.message}
     parts = sorted(one for one in root.iterdir() if one.is_dir()) if root.is_dir() else []

@@ -141,7 +141,7 @@ def graph_macs(graph: bytes, image: Sequence[int | str] = ()) -> int:
     shapes = {tensor.name: tuple(tensor.dims) for tensor in inferred.graph.initializer}
     for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
         shapes[value.name] = tuple(one.dim_value for one in value.type.tensor_type.shape.dim)
-    images = max(1, inputs[0].type.tensor_type.shape.dim[0].dim_value)  # of a graph whose batch is fixed
+    images = max(1, int(inputs[0].type.tensor_type.shape.dim[0].dim_value))  # of a graph whose batch is fixed
     return sum(_node_macs(node, shapes) for node in inferred.graph.node) // images
 
 

@@ -26,7 +26,7 @@ class Held:
     """
 
     def __init__(self, masks: Mapping[nn.Parameter, torch.Tensor]) -> None:
-        self._parameters = list(masks)
+        self._parameters: list[torch.Tensor] = list(masks)
         # As the weights lie in memory, and in their type: one kernel multiplies all of them.
         self._masks = [torch.empty_like(one, requires_grad=False).copy_(mask) for one, mask in masks.items()]
 
