@@ -112,6 +112,9 @@ class Export(DataFields):
     min_agreement: float = opt(
         98.0, "Least share of validation images, in percent, with the same answer as fp32.", low=0, high=100)
     calibration_images: int = opt(256, "Training images that calibrate INT8.", low=1)
+    qat_epochs: int = opt(
+        2, "Epochs in which an INT8 graph is trained to answer as fp32 does, where nothing cheaper keeps the limits; "
+        "0: never.", low=0, high=1000)
     golden: int = opt(8, "Images stored with their logits for `edgetl verify`.", low=1, high=256)
     golden_kind: str = opt(
         "photos", "Store training photos, or synthetic pictures where photos may not leave the house.",

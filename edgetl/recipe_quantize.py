@@ -20,6 +20,9 @@ class Quantize(GraphFields, DataFields):
     min_agreement: float = opt(
         98.0, "Least share of validation images, in percent, with the same answer as fp32.", low=0, high=100)
     calibration_images: int = opt(256, "Training images that calibrate.", low=1)
+    qat_epochs: int = opt(
+        2, "Epochs in which an INT8 graph is trained to answer as fp32 does, where nothing cheaper keeps the limits; "
+        "0: never.", low=0, high=1000)
     labels: str | None = opt(
         None, "File of the graph's class names, a line each, in its order (default: what the graph itself says; "
         "without either, only agreement is judged).", path=True)

@@ -21,6 +21,9 @@ CATALOGUES = tuple(plugins.KINDS)
 STAGES = ("train", "compress", "export", "bench")
 PICKLERS = ("pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal")
 GATHERERS = ("edgetl", "edgetl.__main__", "edgetl.pipeline", "edgetl.verbs")  # the only ones above the stages, with cli
+TORCH_IN_COMPRESS = tuple(
+    f"edgetl.compress.{name}" for name in ("cost", "fakequant", "onnx_ops", "onnx_torch", "prune", "qat", "qat_graph", "sparsity")
+)
 HEAVY = (
     "torch",
     "torchvision",
@@ -165,8 +168,7 @@ def runtime_needs_numpy_only(module: Module) -> Iterator[str]:
 
 def heavy_imports_stay_in_functions(module: Module) -> Iterator[str]:
     """Heavy packages are imported in functions, except in files whose subject they are."""
-    torch_is_the_subject = module.name in ("edgetl.backends.torch", "edgetl.compress.cost", "edgetl.compress.prune",
-                                            "edgetl.compress.sparsity")
+    torch_is_the_subject = module.name == "edgetl.backends.torch" or module.name in TORCH_IN_COMPRESS
     if module.room in ("train", "models", "losses", "cli") or torch_is_the_subject:
         return
     for line, name in module.imports(at_import=True):

@@ -60,6 +60,7 @@ class Subject:
     threads: int
     note: Callable[[str], None]
     known: Mapping[str, tuple[float, int]] = dataclasses.field(default_factory=dict)  # see `quantize.write`
+    qat_epochs: int = 0  # of quantization-aware distillation; 0 leaves that rung out
 
     @property
     def fixed(self) -> bool:
@@ -255,7 +256,7 @@ def build_int8(stock: Stock, target: Target, fp32: Built) -> Built | Rejected:
     subject = Subject(fp32.graph, fp32.spec, stock.network.preprocess, stock.splits.train, stock.splits.val,
                       stock.data.read, fp32.val, Limits(options.max_drop, options.min_agreement),
                       options.calibration_images, options.seed, options.threads, stock.note,
-                      _known_steps(stock, fp32.spec, target))
+                      _known_steps(stock, fp32.spec, target), options.qat_epochs)
     ladder = Ladder(f"{target.name}.int8", target, subject)
     try:
         attempt = ladder.climbed()

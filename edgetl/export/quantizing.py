@@ -115,7 +115,7 @@ def _subject(options: Quantize, classifier: Foreign, data: DataSet, parts: Split
     else:
         note(f"fp32: {100 * reference.accuracy:.2f} % on {reference.n} validation images.")
     return Subject(classifier.graph, classifier.spec, classifier.preprocess, train, val, data.read, reference, limits,
-                   options.calibration_images, options.seed, options.threads, note)
+                   options.calibration_images, options.seed, options.threads, note, qat_epochs=options.qat_epochs)
 
 
 def _relabelled(items: Sequence[Item], data: DataSet, classifier: Foreign, options: Quantize) -> tuple[Item, ...]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 if TYPE_CHECKING:
     from edgetl.export.ladder import Attempt, Ladder
 
-ORDER = ("calibrated", "mixed")
+ORDER = ("calibrated", "mixed", "distilled")
 
 
 class Rung(Protocol):
