@@ -22,7 +22,8 @@ STAGES = ("train", "compress", "export", "bench")
 PICKLERS = ("pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal")
 GATHERERS = ("edgetl", "edgetl.__main__", "edgetl.pipeline", "edgetl.verbs")  # the only ones above the stages, with cli
 TORCH_IN_COMPRESS = tuple(
-    f"edgetl.compress.{name}" for name in ("cost", "fakequant", "onnx_ops", "onnx_torch", "prune", "qat", "qat_graph", "sparsity")
+    f"edgetl.compress.{name}"
+    for name in ("cost", "fakequant", "onnx_ops", "onnx_torch", "prune", "qat", "qat_graph", "sparsity")
 )
 HEAVY = (
     "torch",
