@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from edgetl.bench import layers, layers_plot, markup
+import dataclasses
+
+from edgetl.bench import before_after, before_after_plot, layers, layers_plot, markup
+from edgetl.bench.before_after import Pair
 from edgetl.bench.report import Report, Row
 from edgetl.bench.tables import numbered
 
@@ -11,8 +14,18 @@ CAPTION = ("From above: kinds of arithmetic, their operations, and the layers of
 
 
 def content(made: Report) -> str:
-    """Figure and tables of each case that was profiled; empty where none was."""
-    return "\n".join(_case(number, row) for number, row in numbered(made) if row.layers)
+    """What changed from fp32 to each variant, then each case that was profiled; empty where none was."""
+    compared = [_pair(pair) for pair in before_after.pairs(made)]
+    return "\n".join([*compared, *(_case(number, row) for number, row in numbered(made) if row.layers)])
+
+
+def _pair(pair: Pair) -> str:
+    (first, _), (second, row) = pair.before, pair.after
+    operations = dataclasses.replace(before_after.by_operation(pair), caption="By operation, what changed most first")
+    heading = f"<h3>{markup.escape(f'{second} {row.case} beside fp32 (number {first})')}</h3>"
+    return "\n".join([heading, f"<p>{markup.escape(before_after.sentence(pair))}.</p>",
+                      markup.figure(before_after_plot.bars(pair), before_after_plot.CAPTION),
+                      markup.table(operations), markup.table(before_after.by_layer(pair))])
 
 
 def _case(number: int, row: Row) -> str:

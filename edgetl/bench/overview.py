@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from edgetl.bench import instruments, layers, mlperf_table, tables
+from edgetl.bench import before_after, instruments, layers, mlperf_table, tables
 from edgetl.bench.report import Report
 from edgetl.bench.tables import Table
 
 
 def all_tables(made: Report) -> tuple[Table, ...]:
     """The tables that have rows, the summary first."""
-    return (*tables.tables(made), *mlperf_table.tables(made), *instruments.tables(made), *layers.tables(made))
+    return (*tables.tables(made), *mlperf_table.tables(made), *instruments.tables(made), *before_after.tables(made),
+            *layers.tables(made))
 
 
 def all_remarks(made: Report) -> list[str]:
