@@ -45,6 +45,7 @@ def _variants(manifest: Manifest) -> str:
     machines = sorted({str(found["machine"]) for variant in manifest.variants for found in variant.evaluations})
     needs = [f"`{variant.name}` needs a processor with {', '.join(variant.requires)}." for variant in manifest.variants
              if variant.requires]
+    needs += [_kernels(variant) for variant in manifest.variants if (variant.calibration or {}).get("fused")]
     length = features_length(manifest)
     needs += [] if length is None else [f"Beside the logits there are {length} features an image, which go into the "
                                         "last layer: the output `features`."]
@@ -57,6 +58,16 @@ def _variants(manifest: Manifest) -> str:
         needs.append(f"{', '.join(elsewhere)} had no device here: the processor answered for "
                      "them, rounding as they do.")
     return "\n".join([*rows, "", " ".join([measured, *needs]), ""])
+
+
+def _kernels(variant: Variant) -> str:
+    """How much of an INT8 graph the engine that judged it computes with integers."""
+    fused = (variant.calibration or {})["fused"]
+    nodes = fused["integer_nodes"] + fused["float_nodes"] + fused["converting_nodes"]
+    floats = ", ".join(f"{count} {op}" for op, count in fused["float_kernels"].items())
+    return (f"ONNX Runtime computes {fused['integer_nodes']} of the {nodes} computing nodes of `{variant.name}` with "
+            f"integers, {fused['float_nodes']} in floating point{f' ({floats})' if floats else ''}, and "
+            f"{fused['converting_nodes']} convert; `edgetl bench BUNDLE --profile-layers` tells what each takes.")
 
 
 def _row(variant: Variant, found: Mapping[str, Any]) -> str:
