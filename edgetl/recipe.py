@@ -111,6 +111,9 @@ class Export(DataFields):
         0.5, "Greatest loss of validation accuracy against fp32 in percentage points.", low=0, high=100)
     min_agreement: float = opt(
         98.0, "Least share of validation images, in percent, with the same answer as fp32.", low=0, high=100)
+    quantizer: str = opt(
+        "edgetl", "Who writes INT8: edgetl, or NNCF where it is installed (for processors alone).",
+        choices=("edgetl", "nncf"))
     calibration_images: int = opt(256, "Training images that calibrate INT8.", low=1)
     qat_epochs: int = opt(
         2, "Epochs in which an INT8 graph is trained to answer as fp32 does, where nothing cheaper keeps the limits; "

@@ -140,7 +140,7 @@ def write(source: Source, scheme: Mapping[str, Any], *, method: str,
                                         done=source.rounded)
     import onnx
 
-    return Quantized(_finished(model, onnx.load_from_string(source.graph)), rounded)
+    return Quantized(finished(model, onnx.load_from_string(source.graph)), rounded)
 
 
 def _written(source: Source, scheme: Mapping[str, Any], method: str, known: Mapping[str, tuple[float, int]],
@@ -223,8 +223,8 @@ def _type(name: str) -> Any:
     return {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}[name]
 
 
-def _finished(model: Any, source: Any) -> bytes:
-    """Logits left in float, the metadata of the source graph, no unused operator sets."""
+def finished(model: Any, source: Any) -> bytes:
+    """A rounded graph as a file: logits in float, the metadata of the source graph, no unused operator sets."""
     import onnx
 
     keep_outputs_float(model)

@@ -61,6 +61,7 @@ class Subject:
     note: Callable[[str], None]
     known: Mapping[str, tuple[float, int]] = dataclasses.field(default_factory=dict)  # see `quantize.write`
     qat_epochs: int = 0  # of quantization-aware distillation; 0 leaves that rung out
+    quantizer: str = rungs.OWN
 
     @property
     def fixed(self) -> bool:
@@ -148,7 +149,7 @@ class Ladder:
 
     def climbed(self) -> Attempt | None:
         """The first attempt that passed; None where none did."""
-        return next(filter(None, (rung.climb(self) for rung in rungs.in_order())), None)
+        return next(filter(None, (rung.climb(self) for rung in rungs.in_order(self.subject.quantizer))), None)
 
     def attempt(self, plan: Plan) -> Attempt:
         """The graph of a plan, judged; adds a row to the table."""
@@ -256,7 +257,7 @@ def build_int8(stock: Stock, target: Target, fp32: Built) -> Built | Rejected:
     subject = Subject(fp32.graph, fp32.spec, stock.network.preprocess, stock.splits.train, stock.splits.val,
                       stock.data.read, fp32.val, Limits(options.max_drop, options.min_agreement),
                       options.calibration_images, options.seed, options.threads, stock.note,
-                      _known_steps(stock, fp32.spec, target), options.qat_epochs)
+                      _known_steps(stock, fp32.spec, target), options.qat_epochs, options.quantizer)
     ladder = Ladder(f"{target.name}.int8", target, subject)
     try:
         attempt = ladder.climbed()

@@ -74,6 +74,7 @@ def quantize(options: Quantize, *, listener: Listener = ignore) -> Outcome:
     if "int8" not in target.precisions:
         raise EdgetlError(f"There is no INT8 for the target '{target.name}', only {', '.join(target.precisions)}.",
                           hint="Name another --target; `edgetl list targets` shows them.")
+    variants.require_quantizer(options.quantizer, target)
     classifier = foreign.read(Path(options.model), options)
     data = datasets.open_data(options.data)
     parts = splits.resolve(data, options, listener=listener)
@@ -115,7 +116,8 @@ def _subject(options: Quantize, classifier: Foreign, data: DataSet, parts: Split
     else:
         note(f"fp32: {100 * reference.accuracy:.2f} % on {reference.n} validation images.")
     return Subject(classifier.graph, classifier.spec, classifier.preprocess, train, val, data.read, reference, limits,
-                   options.calibration_images, options.seed, options.threads, note, qat_epochs=options.qat_epochs)
+                   options.calibration_images, options.seed, options.threads, note, qat_epochs=options.qat_epochs,
+                   quantizer=options.quantizer)
 
 
 def _relabelled(items: Sequence[Item], data: DataSet, classifier: Foreign, options: Quantize) -> tuple[Item, ...]:

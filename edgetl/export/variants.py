@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl import evaluate, plugins, rundir
+from edgetl import evaluate, extras, plugins, rundir
 from edgetl.datasets import DataSet
 from edgetl.errors import BackendUnavailable, RecipeError
 from edgetl.evaluate import Comparison, Evaluation
 from edgetl.events import Event, Listener
-from edgetl.export import twin
+from edgetl.export import rungs, twin
 from edgetl.export.golden import Golden
 from edgetl.export.graph import Exported
 from edgetl.export.parity import greatest_difference
@@ -95,7 +95,23 @@ def choose_targets(options: Export) -> tuple[Target, ...]:
     for target in chosen:
         if "int8" in options.precision and "int8" in target.precisions:
             _require_judge(target, "Export on such a machine, or give --precision fp32.")
+            require_quantizer(options.quantizer, target)
     return chosen
+
+
+def require_quantizer(quantizer: str, target: Target) -> None:
+    """Returns where a quantizer is installed, and writes graphs that the target's engine fuses.
+
+    Raises:
+        MissingDependency: it is not.
+        RecipeError: it does not.
+    """
+    if quantizer == rungs.OWN:
+        return
+    extras.require(quantizer, extra=quantizer, purpose=f"--quantizer {quantizer}")
+    if target.quantize.get("placement"):
+        raise RecipeError([f"'quantizer': {quantizer} rounds where processors fuse, expected {rungs.OWN} for the "
+                           f"target {target.name}"], where="the command")
 
 
 def one_target(name: str | None) -> Target:

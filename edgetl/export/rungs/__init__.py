@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edgetl.export.ladder import Attempt, Ladder
 
 ORDER = ("calibrated", "mixed", "distilled")
+OWN = "edgetl"  # what `--quantizer` calls these; another one has a file of its name here, which is the only rung
 
 
 class Rung(Protocol):
@@ -24,7 +25,7 @@ class Rung(Protocol):
         """The attempt that the rung would take; None where none of its attempts is within the limits."""
 
 
-def in_order() -> Iterator[Rung]:
-    """The rungs; each is imported when it is needed."""
-    for name in ORDER:
+def in_order(quantizer: str = OWN) -> Iterator[Rung]:
+    """The rungs of a quantizer; each is imported when it is needed."""
+    for name in ORDER if quantizer == OWN else (quantizer,):
         yield cast("Rung", importlib.import_module(f"edgetl.export.rungs.{name}"))
