@@ -87,6 +87,7 @@ def bundle(options: argparse.Namespace, name: str, size: int, folder: Path) -> P
                 max_drop=options.max_drop,
                 min_agreement=options.min_agreement,
                 calibration_images=options.calibration_images,
+                qat_epochs=options.qat_epochs,
             )
         except GateFailed:  # the bundle is there without what is outside the limits, and its manifest says so
             if not out.exists():
