@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl import evaluate, metrics, scorecard
-from edgetl.heads import MULTILABEL, REGRESS, Head, places
+from edgetl.heads import CLASSIFY, MULTILABEL, REGRESS, Head, places
 from edgetl.scorecard import LEVEL, SEED, Figure, Interval
 
 DRAWS = 400  # of the images; an interval's ends are then those of 10 draws each
+CHOSEN = {CLASSIFY: "mean_accuracy", MULTILABEL: "map", REGRESS: "r2"}  # in the record of a split
 Floats = NDArray[np.float64]
 Drawn = Callable[[Floats], Floats]  # from how often each image counts, [D, N], to a figure for each draw, [D]
 
@@ -108,6 +109,28 @@ def value_errors(values: Floats, truth: Floats, weights: Floats) -> dict[str, Fl
     return {"mae": weights @ np.abs(error) / n, "rmse": np.sqrt(squares / n), "r2": 1 - r2}
 
 
+def score(heads: Sequence[Head], answers: Floats, truth: Floats, weights: Floats | None = None) -> Floats:
+    """The one figure by which two trainings of a task are compared, for each draw [D]: see `CHOSEN`.
+
+    Args:
+        heads: what is asked.
+        answers: [N, outputs], logits, or values in the unit of the table.
+        truth: [N, outputs]; NaN where nothing is known.
+        weights: [D, N], how often each image counts; None: once, D = 1.
+    """
+    if heads[0].kind == MULTILABEL:
+        return mean_average_precision(answers, truth, weights)
+    if heads[0].kind == REGRESS:
+        return mean_r2(answers, truth, weights)
+    return mean_accuracy(heads, answers, truth, weights)
+
+
+def of_card(found: Mapping[str, Any]) -> float | None:
+    """That figure in what a record says of one split; of one class an image it is the accuracy."""
+    value = found.get(CHOSEN[found["task"]] if "task" in found else "accuracy")
+    return None if value is None else float(value)
+
+
 def drawn(n: int, of: Drawn, *, draws: int = DRAWS, seed: int = SEED) -> Figure | None:
     """A figure of `n` images with its interval; None where it cannot be told.
 
@@ -122,7 +145,7 @@ def drawn(n: int, of: Drawn, *, draws: int = DRAWS, seed: int = SEED) -> Figure 
     value = float(of(np.ones((1, n)))[0])
     if not math.isfinite(value):
         return None
-    again = of(_weights(n, draws, seed))
+    again = of(resampled(n, draws, seed))
     again = again[np.isfinite(again)]
     low, high = np.quantile(again, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     if not low < high:  # draws know nothing of errors that were not seen
@@ -130,7 +153,7 @@ def drawn(n: int, of: Drawn, *, draws: int = DRAWS, seed: int = SEED) -> Figure 
     return Interval(value, float(min(low, value)), float(max(high, value)))
 
 
-def _weights(n: int, draws: int, seed: int) -> Floats:
+def resampled(n: int, draws: int = DRAWS, seed: int = SEED) -> Floats:
     """How often each of `n` images is drawn, [draws, n]."""
     picked = np.random.default_rng(seed).integers(0, n, (draws, n)) + n * np.arange(draws)[:, None]
     return np.bincount(picked.ravel(), minlength=draws * n).reshape(draws, n).astype(np.float64)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl.errors import EdgetlError
+from edgetl.errors import DataError, EdgetlError
 
 CLASSIFY, MULTILABEL, REGRESS = "classify", "multilabel", "regress"
 BINS = 4  # of a column's values, for splits that hold as many small ones as large ones
@@ -49,7 +49,7 @@ ONE_CLASS = Asked()
 
 
 def asked(options: object) -> Asked:
-    """What options ask for; those of other commands than finetune ask for one class an image."""
+    """What options say they ask for; those of commands that are not told, as `edgetl distill`, ask for one class."""
     return Asked(getattr(options, "task", CLASSIFY), tuple(getattr(options, "label_columns", ())))
 
 
@@ -135,6 +135,54 @@ def from_json(values: Sequence[Mapping[str, Any]]) -> tuple[Head, ...]:
 def of_record(record: Mapping[str, Any]) -> tuple[Head, ...]:
     """The heads of a RUN; none where an image has one class."""
     return from_json(record.get("heads", ()))
+
+
+def asked_of(record: Mapping[str, Any]) -> Asked:
+    """What the RUN of a record asks of a table; columns that nobody named are named as its heads are called.
+
+    Labels that a table holds in a column `labels`, or in a column each, are the only ones that are not named so.
+    """
+    heads = of_record(record)
+    if not heads:
+        return ONE_CLASS
+    kind = heads[0].kind
+    named = tuple(record.get("label_columns", record.get("options", {}).get("label_columns", ())))
+    if named or kind == MULTILABEL:
+        return Asked(kind, named)
+    return Asked(kind, tuple(head.name for head in heads) if kind == CLASSIFY else heads[0].labels)
+
+
+def require_same(ours: Sequence[Head], theirs: Sequence[Head], who: str) -> None:
+    """Returns when the data ask what a RUN answers: the same heads with the same labels, in whatever order.
+
+    Args:
+        ours: the heads of the data.
+        theirs: those of the RUN.
+        who: what the sentence calls the RUN.
+
+    Raises:
+        DataError: they do not; lists what only one of them has.
+    """
+    if {head.kind for head in ours} != {head.kind for head in theirs}:
+        raise DataError(f"{who} was trained on {words(theirs)}, and the data have {words(ours)}.",
+                        hint="Give the table that it was trained on, or another teacher.")
+    mine, other = set(_named(ours)), set(_named(theirs))
+    if mine != other:
+        lacks = [f"the data have {sorted(mine - other)} that it lacks"] if mine - other else []
+        lacks += [f"it has {sorted(other - mine)} that the data lack"] if other - mine else []
+        raise DataError(f"{who} does not answer what the data ask: {', and '.join(lacks)}.",
+                        hint="Give a table with the same columns, labels and classes, or another teacher.")
+
+
+def _named(heads: Sequence[Head]) -> list[str]:
+    """The outputs' names, of classes always with their column."""
+    return [f"{head.name}: {label}" if head.kind == CLASSIFY else label for head in heads for label in head.labels]
+
+
+def order(ours: Sequence[Head], theirs: Sequence[Head]) -> tuple[int, ...]:
+    """The place among a RUN's outputs of each that the data ask for; both are the same by `require_same`."""
+    found = {name: place for place, name in enumerate(_named(theirs))}
+    return tuple(found[name] for name in _named(ours))
 
 
 def words(heads: Sequence[Head]) -> str:

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgetl import extras, heads, rundir, weights
+from edgetl import extras, rundir, weights
 from edgetl.errors import EdgetlError, GateFailed, OutputError
 from edgetl.events import Listener, ignore
 from edgetl.ledger import Ledger
@@ -161,7 +161,7 @@ def distill_with(options: Distill, listener: Listener = ignore) -> Path:
 
 def prune_with(options: Prune, listener: Listener = ignore) -> Path:
     """RUN folder of the pruned network."""
-    heads.require_one_class(weights.read_record(Path(options.run)), options.run)  # says that it is no RUN
+    weights.read_record(Path(options.run))  # says that it is no RUN
     return distill_with(options.as_distill(), listener)
 
 

@@ -25,7 +25,5 @@ def finetune(options: Finetune, as_json: bool) -> None:
         return
     present.pairs(present.run_pairs(folder, record))
     if record.get("heads"):
-        present.hint(f"the answers to each image are in {folder / 'answers.npz'}; distill and export know one class an "
-                     "image only")
-        return
+        present.hint(f"the answers to each image are in {folder / 'answers.npz'}")
     present.hint(f"next: edgetl distill --data {shlex.quote(options.data)} --teacher {folder} --out STUDENT")

@@ -175,15 +175,18 @@ def _chosen(record: Mapping[str, Any]) -> str:
 
 def _seeds(gain: Mapping[str, Any]) -> None:
     lines = zip(gain["seeds"], gain["student"], gain["control"], gain["differences"], strict=True)
-    table(("seed", "student", "control", "gain, points"),
-          [(str(seed), percent(ours), percent(plain), f"{100 * more:+.1f}") for seed, ours, plain, more in lines],
-          numeric=(True,) * 4)
+    score = gain.get("score")  # of another task than one class an image
+    rows = [(str(seed), percent(ours), percent(plain), f"{100 * more:+.1f}") if score is None else
+            (str(seed), f"{ours:.3f}", f"{plain:.3f}", f"{more:+.3f}") for seed, ours, plain, more in lines]
+    table(("seed", "student", "control", f"gain, {score or 'points'}"), rows, numeric=(True,) * 4)
     print()
 
 
 def _from_to(teacher: Mapping[str, Any] | None, student: Mapping[str, Any] | None) -> str | None:
     """`88.2 % -> 86.5 % of 372 images, 95 % interval 82.6 to 89.7`; the teacher's is left out where it is not known."""
     ours = accuracy(student)
+    if teacher is not None and "sentence" in teacher and ours is not None:  # of another task: `R2 0.81 on 37 images`
+        return f"{str(teacher['sentence']).partition(' on ')[0]} -> {ours}"
     known = teacher is not None and teacher.get("accuracy") is not None
     return f"{percent(teacher['accuracy'])} -> {ours}" if teacher is not None and known and ours is not None else ours
 

@@ -17,7 +17,7 @@ from types import ModuleType
 from edgetl import plugins
 from edgetl.errors import DataError, UnknownName
 from edgetl.events import Listener, ignore
-from edgetl.heads import ONE_CLASS, Asked, Head
+from edgetl.heads import CLASSIFY, ONE_CLASS, Asked, Head
 
 SPLITS = ("train", "val", "test")
 SPLIT_ALIASES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -105,7 +105,7 @@ def _loaded(module: ModuleType, argument: str | None, spec: str, listener: Liste
     offered = {"listener": listener, "asked": asked}
     given = {name: value for name, value in offered.items() if name in inspect.signature(module.load).parameters}
     if not asked.plain and "asked" not in given:
-        more = f"--task {asked.task}" if not asked.columns else f"--label-columns {','.join(asked.columns)}"
+        more = f"--label-columns {','.join(asked.columns)}" if asked.task == CLASSIFY else f"--task {asked.task}"
         raise DataError(f"{more} needs a table, and {spec} knows one class an image.",
                         hint="Give --data csv:FILE with the columns path and those to be learned.")
     found: DataSet = module.load(argument, **given)

@@ -78,7 +78,7 @@ def _columns(table: Table, asked: Asked) -> tuple[str, ...]:
     wrong = next((name for name in asked.columns if name not in table.columns or name in OWN), None)
     if wrong is not None:
         raise DataError(f"{table.file} has no column '{wrong}' to learn; found: {', '.join(table.columns)}.",
-                        hint="Name columns of the table as its first line writes them with --label-columns.")
+                        hint="What --label-columns names, or the teacher answers, stands in its first line as written.")
     if asked.columns:
         return tuple(dict.fromkeys(asked.columns))
     texts = [name for name in TEXTS if name in table.columns]

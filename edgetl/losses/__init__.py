@@ -12,6 +12,10 @@ that does not say is taken to need labels.
 image gives alone. Of several processes that share a batch, each shows such a loss the images of all; in micro-batches
 (--accumulate) it compares those of one micro-batch. A loss that does not say is taken to be such a mean.
 
+`tasks` names the tasks (see `edgetl.heads`) whose outputs a loss can read as they are. A loss on logits that does not
+say knows one class an image; where an image has several, it is taken of each head by itself. Losses on features serve
+every task, unless they need labels.
+
 A loss on features has `features`, one of `KINDS`: what it looks at where its options `student` and `teacher` name no
 layers (by their paths, several joined with `+`). Before the training, `build(student, teacher, corpus)` is called with
 the shapes of those features; there the loss makes its projections. They are trained and checkpointed with the loss, and
@@ -52,7 +56,9 @@ class Answer:
 class Given:
     """What is known of a batch."""
 
-    targets: Tensor  # probabilities [N, K]: one-hot, smoothed or mixed labels; 0 where there is no label
+    # Probabilities [N, K]: one-hot, smoothed or mixed labels; 0 where an image has none. Of other tasks than one class
+    # also standardised values, and NaN where nothing is known of a head, a label or a value.
+    targets: Tensor
     index: Tensor | None = None  # int64 [N], rows of the training images, those with a label before the others
 
 

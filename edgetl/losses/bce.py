@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from edgetl.heads import MULTILABEL
 from edgetl.losses import Answer, Given
 
 
@@ -32,6 +33,7 @@ class Loss(nn.Module):
 
     needs_teacher = False
     needs_labels = True
+    tasks = (MULTILABEL,)
 
     def forward(self, student: Answer, teacher: Answer | None, given: Given) -> torch.Tensor:
         """Scalar; the teacher is not asked."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from edgetl.heads import REGRESS
 from edgetl.losses import Answer, Given
 
 
@@ -31,6 +32,7 @@ class Loss(nn.Module):
 
     needs_teacher = False
     needs_labels = True
+    tasks = (REGRESS,)
 
     def forward(self, student: Answer, teacher: Answer | None, given: Given) -> torch.Tensor:
         """Scalar; the teacher is not asked."""

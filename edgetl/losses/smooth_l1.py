@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgetl.errors import EdgetlError
+from edgetl.heads import REGRESS
 from edgetl.losses import Answer, Given
 
 
@@ -35,6 +36,7 @@ class Loss(nn.Module):
 
     needs_teacher = False
     needs_labels = True
+    tasks = (REGRESS,)
 
     def __init__(self, beta: float = 1.0) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ kept, evaluated and handed on speaks in the unit of the table.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -83,8 +84,10 @@ class Aim:
                             hint="Give more of them (--val-fraction), or a val split with more labels.")
 
     def truth(self, items: Sequence[Item]) -> NDArray[np.float64]:
-        """What is known of images, [N, outputs], in the unit of the table; see `heads.truth`."""
-        return heads.truth(self.heads, [item.answers for item in items])
+        """What is known of images, [N, outputs], in the unit of the table; see `heads.truth`. Of some it is nothing."""
+        width = len(self.heads) if self.kind == CLASSIFY else len(self.mean)
+        nothing = (math.nan,) * width
+        return heads.truth(self.heads, [item.answers or nothing for item in items])
 
     def targets(self, items: Sequence[Item], smoothing: float = 0.0) -> torch.Tensor:
         """float32 [N, outputs] for the losses: standardised values, or probabilities; NaN where nothing is known.
@@ -137,10 +140,7 @@ class Aim:
         return scored
 
     def _score(self, answers: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
-        if self.kind == CLASSIFY:
-            return float(head_metrics.mean_accuracy(self.heads, answers, truth)[0])
-        measure = {MULTILABEL: head_metrics.mean_average_precision, REGRESS: head_metrics.mean_r2}[self.kind]
-        return float(measure(answers, truth)[0])
+        return float(head_metrics.score(self.heads, answers, truth)[0])
 
     def require(self, network: Network) -> None:
         """Returns when the network's answers can be what is asked.
@@ -197,24 +197,29 @@ def total(terms: Sequence[Term], logits: torch.Tensor, targets: torch.Tensor) ->
 class PerHead(nn.Module):
     """A loss on one class an image, taken of each head by itself: the mean over the heads.
 
-    An image counts for the heads that are known of it; what it adds does not depend on the others of its batch.
+    An image counts for the heads that are known of it; what it adds does not depend on the others of its batch. For a
+    loss that asks the teacher alone all images count, whose answer is known of every one.
     """
-
-    needs_teacher = False
-    needs_labels = True
 
     def __init__(self, loss: nn.Module, asked: Sequence[Head]) -> None:
         super().__init__()
         self.loss = loss
         self.parts = tuple(part for _, part in heads.places(asked))
+        self.needs_teacher = bool(loss.needs_teacher)
+        self.needs_labels = bool(getattr(loss, "needs_labels", True))
+        self.compares_images = bool(getattr(loss, "compares_images", False))
 
     def forward(self, student: Answer, teacher: Answer | None, given: Given) -> torch.Tensor:
-        """Scalar; the teacher is not asked."""
-        return torch.stack([self._of(part, student.logits, given.targets) for part in self.parts]).mean()
+        """Scalar."""
+        return torch.stack([self._of(part, student, teacher, given) for part in self.parts]).mean()
 
-    def _of(self, part: slice, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        known = ~targets[:, part].isnan().any(1)
+    def _of(self, part: slice, student: Answer, teacher: Answer | None, given: Given) -> torch.Tensor:
+        targets = given.targets[:, part]
+        known = ~targets.isnan().any(1) if self.needs_labels else torch.ones_like(targets[:, 0], dtype=torch.bool)
         if not known.any():
-            return 0.0 * logits[:, part].sum()
-        found: torch.Tensor = self.loss(Answer(logits[known, part]), None, Given(targets[known, part]))
+            return 0.0 * student.logits[:, part].sum()
+        ours = Answer(student.logits[known, part])
+        theirs = Answer(teacher.logits[known, part]) if teacher is not None else None
+        index = given.index[known.to(given.index.device)] if given.index is not None else None
+        found: torch.Tensor = self.loss(ours, theirs, Given(targets[known], index))
         return found * known.float().mean()

@@ -15,7 +15,7 @@ from edgetl.errors import EdgetlError
 from edgetl.models import Network
 from edgetl.recipe import Distill
 from edgetl.runtime.session import open_session
-from edgetl.train import blackbox, engines, mixing, setting, softlabels
+from edgetl.train import blackbox, engines, mixing, setting, softlabels, task_record
 from edgetl.train.engines import Engine, GraphOf
 from edgetl.train.loop import Precision
 from edgetl.train.setting import Setting
@@ -36,7 +36,9 @@ def source(
     found = tuple(
         _source_of(options, place, student, teacher, graph_of, key) for key, teacher in zip(keys, school, strict=True)
     )
-    return found[0] if len(found) == 1 else mixing.Mixed(found, options.teacher_mix, shares(options))
+    return found[0] if len(found) == 1 else mixing.Mixed(
+        found, options.teacher_mix, shares(options), place.data.heads
+    )
 
 
 def shares(options: Distill) -> tuple[float, ...]:
@@ -97,7 +99,8 @@ def opened_store(options: Distill, place: Setting, student: Network, teacher: Te
     )
     folder = softlabels.folder_of(identity)
     return SoftLabels(
-        folder, len(identity.keys), len(teacher.labels), engine.ask, kept=options.views, note=place.note
+        folder, len(identity.keys), len(teacher.labels), engine.ask, kept=options.views, note=place.note,
+        whole=place.aim is not None,
     )
 
 
@@ -110,6 +113,10 @@ def examined(school: tuple[Teacher, ...], place: Setting) -> tuple[Teacher, ...]
 
 
 def _examined(teacher: Teacher, place: Setting) -> Teacher:
+    if place.aim is not None:
+        figures = task_record.of_teacher(place, place.aim, teacher.require_network())
+        place.note(f"The teacher {teacher.model} on the validation images: {figures['val']['sentence']}.")
+        return dataclasses.replace(teacher, metrics=figures)
     parts = {"val": place.parts.val, "test": place.parts.test}
     found = _measured(teacher, place, {name: items for name, items in parts.items() if items})
     right = 100 * found["val"]["accuracy"]

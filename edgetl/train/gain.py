@@ -1,4 +1,7 @@
-"""The gain: how much better the taught student is than its control, on the same test images, and how sure that is."""
+"""The gain: how much better the taught student is than its control, on the same test images, and how sure that is.
+
+Of one class an image it is taken of accuracy; of other tasks of their own score (mAP, R2, ...), see `task_scores`.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,15 @@ from numpy.typing import NDArray
 
 from edgetl import metrics
 from edgetl.predictions import Predictions
+from edgetl.train import task_scores
+from edgetl.train.task_scores import Said
 
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Gain:
-    """Accuracies and differences are shares in 0..1, one a seed; `low` and `high` bound the mean difference."""
+    """Scores (accuracies as shares in 0..1) and differences, one a seed; `low` and `high` bound the mean difference."""
 
     seeds: tuple[int, ...]
     student: tuple[float, ...]
@@ -28,6 +33,7 @@ class Gain:
     high: float
     level: float
     images: int  # of the test split
+    score: str | None = None  # what is compared; None: accuracy
 
     @property
     def significant(self) -> bool:
@@ -36,8 +42,9 @@ class Gain:
 
     def sentence(self) -> str:
         """The gain in words: how much, over what, and whether it may be chance."""
-        points = (f"gain {100 * self.mean:+.1f} points ({100 * self.level:g} %: {100 * self.low:+.1f} to "
-                  f"{100 * self.high:+.1f})")
+        factor, digits, unit = (100, 1, "points") if self.score is None else (1, 3, f"of {self.score}")
+        points = (f"gain {factor * self.mean:+.{digits}f} {unit} ({100 * self.level:g} %: "
+                  f"{factor * self.low:+.{digits}f} to {factor * self.high:+.{digits}f})")
         if len(self.seeds) == 1:
             return (f"{points}, paired over {self.images} test images: {self._verdict()}. One seed says nothing of "
                     "the spread over seeds; --seeds 3 would.")
@@ -50,7 +57,8 @@ class Gain:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, the verdict and the sentence included."""
-        return {**asdict(self), "significant": self.significant, "sentence": self.sentence()}
+        plain = {name: value for name, value in asdict(self).items() if name != "score" or value is not None}
+        return {**plain, "significant": self.significant, "sentence": self.sentence()}
 
 
 def between(seeds: Sequence[int], students: Sequence[Predictions], controls: Sequence[Predictions]) -> Gain:
@@ -85,6 +93,26 @@ def between(seeds: Sequence[int], students: Sequence[Predictions], controls: Seq
         level=LEVEL,
         images=len(keys),
     )
+
+
+def of_task(seeds: Sequence[int], students: Sequence[Said], controls: Sequence[Said], score: str) -> Gain:
+    """The gain in a task's own score, paired by drawing the same images for both, see `contrasts.by_draws`.
+
+    Args:
+        seeds: which student and control were trained with.
+        students: what they said on the test split.
+        controls: the same of the students that had no teacher.
+        score: what the score is called.
+
+    Raises:
+        ValueError: the answers are not to the same images.
+        DataError: the test images do not tell one training from another.
+    """
+    found = task_scores.over_seeds(students, controls)
+    ours, plain = (tuple(one.value for one in side) for side in (students, controls))
+    differences = tuple(one - other for one, other in zip(ours, plain, strict=True))
+    return Gain(tuple(seeds), ours, plain, differences, found.mean, found.low, found.high, LEVEL,
+                len(students[0].keys), score)
 
 
 def _by_seed(values: NDArray[np.float64]) -> tuple[float, ...]:

@@ -20,10 +20,11 @@ from typing import Any
 
 import torch
 
-from edgetl import models, weights
+from edgetl import heads, models, weights
 from edgetl.errors import EdgetlError
 from edgetl.models import Network
 from edgetl.recipe import Distill
+from edgetl.train.aim import Aim
 
 TEACHER = "teacher"
 LEAST = 0.5  # share of the student's tensors that must be found: else it is no model of the same family
@@ -90,13 +91,16 @@ def require_heir(options: Distill) -> None:
         )
 
 
-def source_state(said: str, teacher: Network | None, labels: tuple[str, ...]) -> tuple[State, bool]:
+def source_state(
+    said: str, teacher: Network | None, labels: tuple[str, ...], aim: Aim | None = None
+) -> tuple[State, bool]:
     """The tensors to inherit from, and whether their head answers with the data's own classes.
 
     Args:
         said: "teacher", a RUN folder, or a file of weights.
         teacher: the first one; None where it is a black box.
         labels: the data's.
+        aim: what the student says of an image; None is one class.
 
     Raises:
         EdgetlError: the teacher is a black box, there is no such file, or it holds more than tensors.
@@ -107,8 +111,12 @@ def source_state(said: str, teacher: Network | None, labels: tuple[str, ...]) ->
                               hint="Give a RUN folder or a file of weights.")  # fmt: skip
         return teacher.module.state_dict(), True
     if weights.is_run(Path(said)):
-        run = weights.load(Path(said))
-        return run.network.module.state_dict(), run.labels == labels
+        run = weights.load(Path(said), any_task=True)
+        asked = aim.heads if aim is not None else ()
+        same = (run.labels, heads.of_record(run.record)) == (labels, asked)
+        if aim is not None and same:
+            aim.begin(run.network)
+        return run.network.module.state_dict(), same
     return models.read_weights(Path(said)), False
 
 

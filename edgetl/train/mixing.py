@@ -19,7 +19,8 @@ mean and the arithmetic one for an ensemble's soft targets; the arithmetic one h
 
   y the training target of the view (smoothed and mixed as the student's). CA-MKD sums the teachers' losses with these
   weights, which is the arithmetic mean at one temperature; here they weigh the pool above. An image without a label has
-  no y: there L_k is the entropy of the teacher's own answer, so that the surer one still counts for more.
+  no y: there L_k is the entropy of the teacher's own answer, so that the surer one still counts for more. With several
+  heads each has weights of its own; so has each label of an image that may have several, as yes or no.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+
+from edgetl.heads import MULTILABEL, Head, places
 
 if TYPE_CHECKING:
     from edgetl.train.loader import Batch
@@ -42,7 +45,8 @@ def pooled(logits: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
 
     Args:
         logits: of each teacher, [M, N, K].
-        shares: of each teacher, [M], or of each teacher for each image, [M, N]; they add up to 1 over the teachers.
+        shares: of each teacher, [M], or of each teacher for each image, [M, N], or each output, [M, N, K]; they add up
+            to 1 over the teachers.
     """
     return (logits * shares.reshape(*shares.shape, *(1,) * (3 - shares.dim()))).sum(0)
 
@@ -63,11 +67,34 @@ def confidences(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (1 - loss.softmax(0)) / (len(logits) - 1)
 
 
+def confidences_of(heads: Sequence[Head], logits: torch.Tensor, targets: torch.Tensor, labelled: int) -> torch.Tensor:
+    """CA-MKD's shares of the teachers for each output [M, N, K], of several heads or labels.
+
+    Args:
+        heads: what is asked.
+        logits: of each teacher, [M, N, K].
+        targets: probabilities [N, K]; NaN where nothing is known.
+        labelled: how many images have any; they come first.
+    """
+    unlabelled = (torch.arange(len(targets), device=targets.device) >= labelled)[:, None]
+    known = targets.masked_fill(unlabelled, torch.nan)
+    if heads[0].kind == MULTILABEL:
+        yes_no = torch.stack([known, 1 - known], -1).flatten(0, 1).nan_to_num(0.0)
+        both = torch.stack([logits, torch.zeros_like(logits)], -1).flatten(1, 2)
+        return confidences(both, yes_no).view_as(logits)
+    known = known.nan_to_num(0.0)
+    shares = [confidences(logits[:, :, part], known[:, part])[..., None].expand(*logits.shape[:2], len(head.labels))
+              for head, part in places(heads)]
+    return torch.cat(shares, dim=2)
+
+
 class Mixed:
     """The source of several teachers' answers, each of which has a source of its own."""
 
-    def __init__(self, sources: Sequence[Source], mix: str, weights: Sequence[float] = ()) -> None:
-        self._sources, self._mix = tuple(sources), mix
+    def __init__(
+        self, sources: Sequence[Source], mix: str, weights: Sequence[float] = (), heads: Sequence[Head] = ()
+    ) -> None:
+        self._sources, self._mix, self._heads = tuple(sources), mix, tuple(heads)
         given = torch.tensor(tuple(weights) if mix == WEIGHTED else (1.0,) * len(self._sources))
         self._shares = given / given.sum()
         self.ask: Ask = self._mean
@@ -80,8 +107,12 @@ class Mixed:
     def answers(self, batch: Batch) -> torch.Tensor:
         """See `edgetl.train.softlabels.Source`."""
         said = torch.stack([source.answers(batch).float() for source in self._sources])
-        shares = confidences(said, batch.targets) if self._mix == CONFIDENCE else self._shares.to(said.device)
-        return pooled(said, shares)
+        return pooled(said, self._confident(said, batch) if self._mix == CONFIDENCE else self._shares.to(said.device))
+
+    def _confident(self, said: torch.Tensor, batch: Batch) -> torch.Tensor:
+        if not self._heads:
+            return confidences(said, batch.targets)
+        return confidences_of(self._heads, said, batch.targets, batch.labelled)
 
     def flush(self) -> None:
         """Writes down what each source would lose."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,21 +10,15 @@ import torch
 from edgetl import heads, losses
 from edgetl.datasets import Item
 from edgetl.errors import EdgetlError
-from edgetl.heads import CLASSIFY, MULTILABEL, REGRESS
+from edgetl.heads import REGRESS
 from edgetl.losses import Term
 from edgetl.recipe_fields import TrainFields
 from edgetl.recipe_finetune import Finetune, FinetuneFields
-from edgetl.train import balance
-from edgetl.train.aim import PerHead
+from edgetl.train import balance, task_losses
 from edgetl.train.progress import Score
 
 if TYPE_CHECKING:
     from edgetl.train.setting import Setting
-
-LABELS = "labels"  # the loss that every task has
-OWN = {MULTILABEL: "bce", REGRESS: "smooth-l1"}  # what that is, where it is not cross-entropy over classes
-ALLOWED = {MULTILABEL: ("bce",), REGRESS: ("smooth-l1", "mse")}
-
 
 def terms(place: Setting) -> tuple[Term, ...]:
     """The losses that the recipe asks for.
@@ -35,26 +28,21 @@ def terms(place: Setting) -> tuple[Term, ...]:
     """
     options = asked(place.options)
     if place.aim is not None:
-        return of_task(options.loss, place.aim.heads)
+        return task_losses.of_task(options.loss, place.aim.heads)
     counts = balance.counts_of(place.parts.train, len(place.data.labels))
     return balance.balanced(losses.parse(options.loss), options.balance, counts)
 
 
-def of_task(texts: Sequence[str], asked_heads: Sequence[heads.Head]) -> tuple[Term, ...]:
-    """The losses of a task; what is called labels is the task's own."""
-    kind = asked_heads[0].kind
-    found = losses.parse(texts)
-    if kind == CLASSIFY:
-        return tuple(dataclasses.replace(term, loss=PerHead(term.loss, asked_heads)) for term in found)
-    own = losses.parse((OWN[kind],))[0].loss
-    return tuple(dataclasses.replace(term, loss=own) if term.name == LABELS else term for term in found)
-
-
 def judge(place: Setting, items: Sequence[Item]) -> Callable[[torch.Tensor], Score] | None:
-    """What scores the logits [N, K] of labelled images; None where they have one class."""
+    """What scores the logits [N, K] of labelled images; None where they have one class.
+
+    Of equal scores the lower loss is better: that of the fine-tuning, of a student that of its task on labels.
+    """
     if place.aim is None:
         return None
-    return place.aim.score(terms(place), place.aim.targets(items), place.aim.truth(items))
+    tuned = isinstance(place.options, FinetuneFields)
+    own = terms(place) if tuned else task_losses.of_task((task_losses.LABELS,), place.aim.heads)
+    return place.aim.score(own, place.aim.targets(items), place.aim.truth(items))
 
 
 def asked(options: TrainFields) -> FinetuneFields:
@@ -92,15 +80,12 @@ def require_task(options: Finetune) -> None:
     """
     if heads.asked(options).plain:
         return
-    named = f"--task {options.task}" + (" with --label-columns" if options.task == CLASSIFY else "")
+    named = task_losses.called(heads.asked(options))
     off = {"balance": "none", "tta": "none", "head_width": 0, **({"cutmix": 0} if options.task == REGRESS else {})}
     given = [name for name, value in off.items() if getattr(options, name) != value]
     if given:
         flag = f"--{given[0].replace('_', '-')}"
         why = "a part of a picture has no part of its value" if given[0] == "cutmix" else "it is for one class an image"
         raise EdgetlError(f"{flag} cannot be combined with {named}: {why}.", hint=f"Leave {flag} out.")
-    allowed = (LABELS, *ALLOWED.get(options.task, ("focal",)))
-    other = [term.name for term in losses.parse(options.loss) if term.name not in allowed]
-    if other and not any(term.loss.needs_teacher for term in losses.parse(options.loss)):
-        raise EdgetlError(f"--loss names '{other[0]}', which is no loss for {named}.",
-                          hint=f"Give one or several of {', '.join(allowed)}.")
+    if not any(term.loss.needs_teacher for term in losses.parse(options.loss)):
+        task_losses.require(options.loss, heads.asked(options), taught=False)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgetl import rundir, splits, weights
+from edgetl import head_metrics, rundir, splits, weights
 from edgetl.errors import TrainingError
 from edgetl.recipe import Distill, to_toml
 from edgetl.recipe_fields import MOST_SEED
@@ -22,7 +23,8 @@ OWN = (rundir.RUN, rundir.RECIPE, rundir.SPLIT, setting.CHOICES)  # what OUT say
 def over_seeds(place: Setting, options: Distill, train: Callable[[Distill, Setting], None]) -> None:
     """Trains with each seed, those that are finished excepted, and makes `place.folder` the RUN of the best.
 
-    Best is the highest validation accuracy, of equals the first seed; the test split decides nothing.
+    Best is the highest validation accuracy, or score of another task than one class, of equals the first seed; the test
+    split decides nothing.
 
     Args:
         place: the training as a whole.
@@ -60,11 +62,11 @@ def _own_setting(place: Setting, options: Distill) -> Setting:
 def _gather(place: Setting, folders: dict[int, Path]) -> None:
     """Copies the best seed's RUN to where the whole is built; its record, which makes it a RUN, comes last."""
     records = {seed: weights.read_record(folder) for seed, folder in folders.items()}
-    best = max(records, key=lambda seed: records[seed]["metrics"]["val"]["accuracy"])
+    best = max(records, key=lambda seed: head_metrics.of_card(records[seed]["metrics"]["val"]) or -math.inf)
     shutil.copytree(folders[best], place.folder, dirs_exist_ok=True, ignore=_own)
     metrics = dict(records[best]["metrics"])
     if metrics.get("gain") is not None:
-        metrics["gain"] = control.gain_of(list(folders), list(folders.values()))
+        metrics["gain"] = control.gain_of(list(folders), list(folders.values()), place.aim)
     said = {"seeds": [_line(seed, record) for seed, record in records.items()], "best_seed": best}
     mine = {"options": dataclasses.asdict(place.options), "identity": dict(place.identity), "metrics": metrics, **said}
     rundir.write_json(place.folder / rundir.RUN, {**records[best], **mine})
@@ -76,9 +78,9 @@ def _own(folder: str, names: Sequence[str]) -> list[str]:
 
 
 def _line(seed: int, record: dict[str, Any]) -> dict[str, Any]:
-    """What the record of the whole says of one seed; accuracies are shares in 0..1."""
-    accuracies = {split: record["metrics"].get(split, {}).get("accuracy") for split in ("val", "test")}
-    return {"seed": seed, **accuracies}
+    """What the record of the whole says of one seed: accuracies as shares in 0..1, or the scores of its task."""
+    scores = {split: head_metrics.of_card(record["metrics"].get(split, {})) for split in ("val", "test")}
+    return {"seed": seed, **scores}
 
 
 def sweep(folder: Path) -> None:

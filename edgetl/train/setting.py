@@ -20,6 +20,7 @@ from edgetl.datasets import DataSet, Item
 from edgetl.dataspec import absolute as absolute
 from edgetl.errors import DataError, TrainingError
 from edgetl.events import Event, Listener, ignore
+from edgetl.heads import Asked
 from edgetl.models import Network
 from edgetl.recipe import Distill, decisive, to_toml
 from edgetl.recipe_fields import TrainFields
@@ -151,7 +152,7 @@ def prepare(
     require_rates(options)
     allocator, world = set_allocator(), distributed.current()
     with world.by_node():  # which may fetch the data
-        data = datasets.open_data(options.data, listener=listener, asked=heads.asked(options))
+        data = datasets.open_data(options.data, listener=listener, asked=asked_of(options))
     parts = splits.resolve(data, options, recorded=recorded, listener=listener)
     extra = gather(getattr(options, "unlabeled", None), data, parts, stage, listener)
     with world.by_node():  # the others find in the cache what cannot be decoded
@@ -307,7 +308,7 @@ def save(setting: Setting, network: Network, folder: Path, **more: Any) -> None:
         "choices": setting.choices,
         "environment": rundir.environment(),
         **setting.told,
-        **(task_record.described(setting, setting.aim) if setting.aim is not None else {}),
+        **_task(setting),
         "macs": cost.image_macs(
             copy.deepcopy(network.module).cpu(), network.preprocess.size_hw, network.preprocess.channels
         ),
@@ -315,6 +316,18 @@ def save(setting: Setting, network: Network, folder: Path, **more: Any) -> None:
     }
     weights.save(folder, network, record)
     tidy(folder)
+
+
+def _task(setting: Setting) -> dict[str, Any]:
+    """What the record says of another task than one class an image."""
+    if setting.aim is None:
+        return {}
+    return task_record.described(setting, setting.aim, asked_of(setting.options).columns)
+
+
+def asked_of(options: TrainFields) -> Asked:
+    """What a training asks of its data: as it is told, or what its teachers answer."""
+    return teachers.asked(options) if isinstance(options, Distill) else heads.asked(options)
 
 
 def finished(options: TrainFields, listener: Listener, stage: str) -> bool:
@@ -329,7 +342,7 @@ def finished(options: TrainFields, listener: Listener, stage: str) -> bool:
     if not options.resume or not weights.is_run(out) or rundir.resumable(rundir.partial(out)):
         return False
     record = weights.read_record(out)
-    data = datasets.open_data(options.data, asked=heads.asked(options))
+    data = datasets.open_data(options.data, asked=asked_of(options))
     parts = splits.resolve(data, options, recorded=record["data"]["rule"])
     extra = gather(getattr(options, "unlabeled", None), data, parts, stage, ignore)
     same = {**identity(options, parts.fingerprint), **extra.identity}

@@ -80,8 +80,8 @@ def _train(place: Setting, student: Network, task_of: TaskOf, folder: Path, stag
     after = setting.fit(place, task_of(student), student, folder, stage)
     row |= {"val_accuracy_before": before.accuracy, "val_accuracy_after": after.accuracy}
     told = (
-        f"step {row['step']}: {row['kept']:.1%} of the parameters kept; validation accuracy {before.accuracy:.1%} "
-        f"after the cut, {after.accuracy:.1%} after {place.options.epochs} epochs"
+        f"step {row['step']}: {row['kept']:.1%} of the parameters kept; {place.scored(before)} after the cut, "
+        f"{place.scored(after)} after {place.options.epochs} epochs"
     )
     place.listener(Event(stage, "note", {"text": told}))
     setting.save(place, student, folder, step=row, metrics={})
@@ -105,7 +105,7 @@ def _finished(folder: Path, place: Setting) -> Network:
     Raises:
         TrainingError: it was made with other options or from other inputs.
     """
-    run = weights.load(folder)
+    run = weights.load(folder, any_task=True)
     what = f"The interrupted run in {place.folder}"
     require_same(run.record["identity"], place.identity, what, type(place.options))
     return run.network

@@ -20,7 +20,8 @@ from edgetl.events import Event
 from edgetl.models import Network
 from edgetl.recipe import Distill
 from edgetl.runtime.preprocess import normalize
-from edgetl.train import checkpoint, distributed, inherit, seed, store
+from edgetl.train import checkpoint, distributed, inherit, seed, store, task_losses
+from edgetl.train.aim import total
 from edgetl.train.engines import GraphOf
 from edgetl.train.setting import CUT, Setting, adjusted
 from edgetl.train.starting import network_of_run
@@ -52,7 +53,10 @@ def starting_student(options: Distill, teacher: Network | None, place: Setting, 
         channels_of(options, teacher)
         return cutter.kept_cut(cutter.teacher, 1, place.folder)
     if weights.is_run(Path(options.student)):
-        run = network_of_run(Path(options.student), place.data.labels, options.image_size, channels=options.in_channels)
+        run = network_of_run(Path(options.student), place.data.labels, options.image_size, place.data.heads,
+                             channels=options.in_channels)
+        if place.aim is not None and f"{run.head}.weight" in run.weights.matched:
+            place.aim.begin(run)
         return adjusted(run, options)
     network = models.create(
         options.student,
@@ -63,7 +67,7 @@ def starting_student(options: Distill, teacher: Network | None, place: Setting, 
         channels=channels_of(options, teacher),
     )
     if options.inherit is not None:
-        state, with_head = inherit.source_state(options.inherit, teacher, place.data.labels)
+        state, with_head = inherit.source_state(options.inherit, teacher, place.data.labels, place.aim)
         source = teacher.model if teacher is not None and options.inherit == inherit.TEACHER else options.inherit
         report = inherit.inherit(network, state, Path(source).name, with_head=with_head)
         place.choices["inherited"] = report.to_json()
@@ -259,16 +263,27 @@ class Cutter:
 
 
 def taylor_gradients(teacher: Network, place: Setting) -> Callable[[nn.Module], None]:
-    """Leaves the gradients of the mean cross-entropy over some training images in a module's parameters."""
+    """Leaves the gradients of the mean loss on labels over some training images in a module's parameters.
+
+    That is cross-entropy, or the loss `labels` of another task, for whose images the teacher speaks standardised.
+    """
     items = sorted(place.parts.train, key=lambda item: rundir.sha256(item.key.encode(errors="surrogateescape")))[
         :TAYLOR_IMAGES
     ]
     pixels = store.evaluation_pixels(place.data, items, place.parts.fingerprint, teacher.preprocess)
     labels = torch.tensor([item.label for item in items])
+    terms = task_losses.of_task((task_losses.LABELS,), place.aim.heads) if place.aim is not None else ()
+    targets = place.aim.targets(items) if place.aim is not None else None
+
+    def loss_of(logits: torch.Tensor, part: slice) -> torch.Tensor:
+        if targets is None:
+            return F.cross_entropy(logits, labels[part], reduction="sum").div(len(items))
+        return total(terms, logits, targets[part]) * (len(logits) / len(items))
 
     def accumulate(module: nn.Module) -> None:
         for start in range(0, len(items), 64):
-            images = torch.from_numpy(normalize(pixels[start : start + 64], teacher.preprocess))
-            F.cross_entropy(module(images), labels[start : start + 64], reduction="sum").div(len(items)).backward()  # type: ignore[no-untyped-call]
+            part = slice(start, start + 64)
+            images = torch.from_numpy(normalize(pixels[part], teacher.preprocess))
+            loss_of(module(images), part).backward()  # type: ignore[no-untyped-call]
 
     return accumulate

@@ -119,6 +119,7 @@ class SoftLabels:
         kept: int = 0,
         limit_bytes: int = LIMIT_BYTES,
         note: Callable[[str], None] = lambda text: None,
+        whole: bool = False,
     ) -> None:
         """A store in `folder`, which is made when the first view is kept.
 
@@ -130,9 +131,10 @@ class SoftLabels:
             kept: most views in memory; 0 is all.
             limit_bytes: of all stores.
             note: told of a damaged file.
+            whole: keep all outputs, however many: together they are no probabilities of one class.
         """
         self.folder, self._images, self._classes, self.ask = folder, images, classes, ask
-        self._kept, self._limit_bytes, self._note = kept, limit_bytes, note
+        self._kept, self._limit_bytes, self._note, self._whole = kept, limit_bytes, note, whole
         self._views: dict[int, View] = {}
         self._seen: dict[int, Stamp | None] = {}
         self._counts = torch.zeros(2, dtype=torch.int64)  # images that the teacher looked at; answers reused
@@ -169,7 +171,7 @@ class SoftLabels:
         return (
             {
                 "bytes": self.size_bytes,
-                "bytes_an_image": views.bytes_an_image(self._classes),
+                "bytes_an_image": views.bytes_an_image(self._classes, self._whole),
                 "views": len(self._paths()),
                 "images": self._images,
                 "asked": asked,
@@ -191,7 +193,7 @@ class SoftLabels:
                 oldest = next(iter(self._views))
                 self._write(oldest)
                 del self._views[oldest]
-            self._views[number] = View.empty(self._images, self._classes)
+            self._views[number] = View.empty(self._images, self._classes, self._whole)
             self._take(number)
         return self._views[number]
 
@@ -206,7 +208,7 @@ class SoftLabels:
         path = self._file(number)
         stamp = _stamp(path)
         try:
-            found = views.read(path, self._images, self._classes)
+            found = views.read(path, self._images, self._classes, self._whole)
         except EdgetlError as problem:
             self._note(f"{problem.message} The teacher is asked again.")
             found = None
@@ -250,7 +252,7 @@ class SoftLabels:
 
     def _make_room(self) -> None:
         """Keeps all stores within the limit, as far as they are not in use."""
-        needed = self._images * views.bytes_an_image(self._classes)
+        needed = self._images * views.bytes_an_image(self._classes, self._whole)
         left = shelf.make_room(self.folder.parent, self._limit_bytes - needed)
         shown = {self._file(number) for number in self._views}
         for path in sorted(set(self._paths()) - shown, key=lambda one: one.stat().st_mtime_ns):

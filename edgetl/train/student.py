@@ -28,6 +28,7 @@ from edgetl.train import (
     repeats,
     setting,
     slim_steps,
+    task_losses,
     teachers,
     unlabelled,
 )
@@ -62,6 +63,7 @@ def distill(
     """
     weights.require_read(options.student, options.weights)
     inherit.require_heir(options)
+    options = task_losses.resolved(options, teachers.asked(options))
     set_allocator()
     with distributed.joined(choosing.choose_device(options.device)) as world:
         return _distill(options, world, world.listening(listener), graph_of, latency_share)
@@ -76,16 +78,19 @@ def _distill(
 ) -> Path:
     if world.decided(lambda: setting.finished(options, listener, "distill")):
         return Path(options.out)
-    terms = losses.parse(options.loss)  # before anything costs time
+    asked, terms = teachers.asked(options), losses.parse(options.loss)  # before anything costs time
     unlabelled.require_use(options.unlabeled, terms)
     loader.require_refresh(options.views, options.refresh_views)
     named = teachers.named(options)
+    teachers.require_task(named, asked)
+    task_losses.require_options(options, asked)
     require_lookable(options, named, terms)
     beforehand.require_layers(options, named, terms)
     with world.building(Path(options.out), resume=options.resume, overwrite=options.overwrite) as folder:
         rule = teachers.recorded_rule(named, listener, "distill")
         place = setting.prepare(options, folder, "distill", listener, recorded=rule)
         if not setting.complete(place):
+            terms = terms if place.aim is None else task_losses.of_task(options.loss, place.aim.heads)
             school = asking.examined(teachers.opened(named, place), place)
             repeats.over_seeds(place, options, lambda one, own: train(one, own, school, terms, graph_of, latency_share))
         repeats.sweep(folder)
@@ -103,6 +108,8 @@ def train(
     """Trains student and control from the start or from a checkpoint, and writes the model and its record."""
     cutter = Cutter.of(options, school[0].network, place, graph_of, latency_share)
     student = starting_student(options, school[0].network, place, cutter)
+    if place.aim is not None:
+        place.aim.require(student)
     place.require_test_images(student.preprocess)
     untaught = copy.deepcopy(student) if options.control else None
 
@@ -132,10 +139,10 @@ def taught_task(
     shown = channels.shown(student.preprocess, [teacher.preprocess for teacher in school])
     looked_at = school[0].require_network() if looks_at_features(terms) else None
     if looked_at is not None and len(school) == 1:
-        return ClassifierTask(student, terms, looked_at, corpus, shown=shown)
+        return ClassifierTask(student, terms, looked_at, corpus, aim=place.aim, shown=shown)
     with distributed.current().agreeing(place.choices):
         source = asking.source(options, place, dataclasses.replace(student, preprocess=shown), school, graph_of)
-    return ClassifierTask(student, terms, looked_at, corpus, source, shown=shown)
+    return ClassifierTask(student, terms, looked_at, corpus, source, aim=place.aim, shown=shown)
 
 
 def require_lookable(options: Distill, named: Sequence[Named], terms: tuple[losses.Term, ...]) -> None:

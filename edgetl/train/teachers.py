@@ -19,6 +19,7 @@ import torch
 from edgetl import extras, foreign, heads, models, plugins, recipe_teacher, rundir, weights
 from edgetl.errors import EdgetlError, UnknownName
 from edgetl.events import Event
+from edgetl.heads import Asked
 from edgetl.models import Network
 from edgetl.recipe import Distill
 from edgetl.recipe_teacher import BLACK_BOX, GraphTeacher, Named, NetworkTeacher, RunTeacher
@@ -27,6 +28,7 @@ from edgetl.train import blackbox, classes, mixing
 from edgetl.train.blackbox import BlackBox
 
 if TYPE_CHECKING:
+    from edgetl.train.aim import Aim
     from edgetl.train.setting import Setting
 
 
@@ -92,7 +94,7 @@ def named(options: Distill) -> tuple[Named, ...]:
 def _require(one: Named) -> None:
     """Returns when what the name names is there."""
     if isinstance(one.said, RunTeacher):
-        heads.require_one_class(weights.read_record(Path(one.name)), one.name)
+        weights.read_record(Path(one.name))  # says that it is no RUN
     elif isinstance(one.said, GraphTeacher):
         extras.require("onnx", extra="train", purpose=f"The teacher {one.name}")
         extras.require("onnxruntime", extra="cpu", purpose=f"The teacher {one.name}")
@@ -113,6 +115,35 @@ def _require(one: Named) -> None:
             raise EdgetlError(f"The teacher {one.name}: {file} ({what}) {state}.")
 
 
+def asked(options: Distill) -> Asked:
+    """What the teachers answer, and so what the data are asked: that of the first RUN with another task than one class.
+
+    Raises:
+        RecipeError, EdgetlError: the teachers are named wrongly, or the record of one cannot be read.
+    """
+    found = recipe_teacher.named(options.teacher, options.teacher_options)
+    runs = [Path(one.name) for one in found if isinstance(one.said, RunTeacher) and weights.is_run(Path(one.name))]
+    tasks = [heads.asked_of(weights.read_record(run)) for run in runs]
+    return next((one for one in tasks if not one.plain), heads.ONE_CLASS)
+
+
+def require_task(found: Sequence[Named], wanted: Asked) -> None:
+    """Returns when every teacher answers what is asked, as far as the task goes.
+
+    Raises:
+        EdgetlError: one does not; with other tasks than one class an image all must be RUNs of that task.
+    """
+    for one in found if not wanted.plain else ():
+        if not isinstance(one.said, RunTeacher):
+            raise EdgetlError(f"The teacher {one.name} knows one class an image, and another one was trained with "
+                              f"--task {wanted.task}.", hint="Give RUN folders of the same task as teachers.")
+        theirs = heads.asked_of(weights.read_record(Path(one.name)))
+        if theirs.task != wanted.task or theirs.plain:
+            raise EdgetlError(f"The teacher {one.name} was trained on "
+                              f"{heads.words(heads.of_record(weights.read_record(Path(one.name))))}, and another one "
+                              f"with --task {wanted.task}.", hint="Give RUN folders of the same task as teachers.")
+
+
 def identity(options: Distill) -> dict[str, Any]:
     """What decides who teaches: names and contents of files; the same on --resume."""
     found: dict[str, Any] = {}
@@ -123,6 +154,9 @@ def identity(options: Distill) -> dict[str, Any]:
             found[f"{which} sha256" if what == "teacher" else f"{which} {what} sha256"] = digest
         if "teacher" not in one.files:
             found[which] = one.name
+        if isinstance(one.said, RunTeacher) and weights.is_run(Path(one.name)):
+            answered = heads.of_record(weights.read_record(Path(one.name)))
+            found |= {f"{which} heads": heads.to_json(answered)} if answered else {}
         said = {key: value for key, value in dataclasses.asdict(one.said).items() if key not in one.files and value}
         if said:
             found[f"{which} options"] = json.loads(json.dumps(said))
@@ -155,6 +189,8 @@ def _opened(one: Named, place: Setting) -> Teacher:
         return _of_graph(one.name, one.said, place)
     if isinstance(one.said, NetworkTeacher):
         return _of_family(one.name, one.said, place)
+    if place.aim is not None:
+        return _of_task(one.name, place, place.aim)
     run = weights.load(Path(one.name))
     digest = rundir.sha256((run.folder / rundir.MODEL).read_bytes())
     columns = classes.columns([(name,) for name in run.labels], place.data.labels, teacher=one.name)
@@ -164,6 +200,21 @@ def _opened(one: Named, place: Setting) -> Teacher:
     same = whole and run.record["data"]["fingerprint"] == place.parts.fingerprint
     metrics = run.record.get("metrics") if same else None
     return Teacher(one.name, place.data.labels, digest, key, network.preprocess, network, metrics=metrics)
+
+
+def _of_task(name: str, place: Setting, aim: Aim) -> Teacher:
+    """A RUN of the data's task; while it teaches it speaks in standardised values, as the student does."""
+    run = weights.load(Path(name), any_task=True)
+    theirs = heads.of_record(run.record)
+    heads.require_same(aim.heads, theirs, f"The teacher {name}")
+    digest = rundir.sha256((run.folder / rundir.MODEL).read_bytes())
+    network = classes.selected(run.network, heads.order(aim.heads, theirs))
+    aim.begin(network)
+    said = [digest, heads.to_json(aim.heads), aim.mean.tolist(), aim.scale.tolist()]
+    same = theirs == aim.heads and run.record["data"]["fingerprint"] == place.parts.fingerprint
+    metrics = run.record.get("metrics") if same else None
+    return Teacher(name, place.data.labels, digest, rundir.sha256(json.dumps(said).encode()), network.preprocess,
+                   network, metrics=metrics)
 
 
 def _of_graph(name: str, said: GraphTeacher, place: Setting) -> Teacher:

@@ -2,7 +2,8 @@
 
 Of few classes all logits are kept as float16: 2 K bytes an image. Of many (`MANY` and more) the greatest `TOP` are kept
 with their places, and one logit that stands for each of the others, so that together they have the probability they
-had: 386 bytes an image. One more byte says whether the teacher has answered.
+had: 386 bytes an image. Of other tasks than one class an image all outputs are kept. One more byte says whether the
+teacher has answered.
 
 The file is safetensors, written whole or not at all, with the SHA-256 of its tensors in the metadata: the format has no
 checksum, and a logit that a disk has changed would be learned from.
@@ -34,9 +35,9 @@ class View:
         self.changed = False
 
     @classmethod
-    def empty(cls, images: int, classes: int) -> View:
-        """A view of which nothing is known."""
-        many = classes > MANY
+    def empty(cls, images: int, classes: int, whole: bool = False) -> View:
+        """A view of which nothing is known; `whole`: all logits are kept, however many classes there are."""
+        many = classes > MANY and not whole
         values = torch.zeros((images, TOP + 1 if many else classes), dtype=torch.float16)
         places = torch.zeros((images, TOP), dtype=torch.int32) if many else None
         return cls(torch.zeros(images, dtype=torch.bool), values, places, classes)
@@ -84,9 +85,9 @@ class View:
             mine[new] = other.tensors()[name][new]
 
 
-def bytes_an_image(classes: int) -> int:
+def bytes_an_image(classes: int, whole: bool = False) -> int:
     """What an answer takes in memory and on the disk."""
-    return sum(one.numel() * one.element_size() for one in View.empty(1, classes).tensors().values())
+    return sum(one.numel() * one.element_size() for one in View.empty(1, classes, whole).tensors().values())
 
 
 def encoded(view: View) -> bytes:
@@ -95,7 +96,7 @@ def encoded(view: View) -> bytes:
     return safetensors.torch.save(tensors, metadata={DIGEST: _digest(tensors)})
 
 
-def read(path: Path, images: int, classes: int) -> View | None:
+def read(path: Path, images: int, classes: int, whole: bool = False) -> View | None:
     """The view in a file; None where there is none, or it is one of other images or classes.
 
     Raises:
@@ -110,7 +111,7 @@ def read(path: Path, images: int, classes: int) -> View | None:
     tensors = parse_safetensors(data, where=str(path), hint="")
     if _recorded(data) != _digest(tensors):
         raise EdgetlError(f"{path} is damaged: its SHA-256 is not the recorded one.")
-    wanted = View.empty(images, classes).tensors()
+    wanted = View.empty(images, classes, whole).tensors()
     if {name: (one.shape, one.dtype) for name, one in tensors.items()} != {
         name: (one.shape, one.dtype) for name, one in wanted.items()
     }:
