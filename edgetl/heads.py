@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edgetl.errors import DataError, EdgetlError
 
 CLASSIFY, MULTILABEL, REGRESS = "classify", "multilabel", "regress"
+SCORES = {CLASSIFY: "mean accuracy of the heads", MULTILABEL: "mAP", REGRESS: "R2"}  # what the best epoch is chosen by
 BINS = 4  # of a column's values, for splits that hold as many small ones as large ones
 
 Floats = NDArray[np.float64]
@@ -137,7 +138,7 @@ def of_record(record: Mapping[str, Any]) -> tuple[Head, ...]:
     return from_json(record.get("heads", ()))
 
 
-def asked_of(record: Mapping[str, Any]) -> Asked:
+def asked_again(record: Mapping[str, Any]) -> Asked:
     """What the RUN of a record asks of a table; columns that nobody named are named as its heads are called.
 
     Labels that a table holds in a column `labels`, or in a column each, are the only ones that are not named so.

@@ -20,13 +20,11 @@ from edgetl import head_metrics, heads
 from edgetl.datasets import DataSet, Item
 from edgetl.errors import DataError, EdgetlError
 from edgetl.events import Event, Listener
-from edgetl.heads import CLASSIFY, MULTILABEL, REGRESS, Head
+from edgetl.heads import CLASSIFY, MULTILABEL, REGRESS, SCORES, Head
 from edgetl.losses import Answer, Given, Term
 from edgetl.models import Network
 from edgetl.splits import Splits
 from edgetl.train.progress import Score
-
-SCORES = {CLASSIFY: "mean accuracy of the heads", MULTILABEL: "mAP", REGRESS: "R2"}
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from edgetl import losses, predictions, weights
+from edgetl.heads import SCORES
 from edgetl.models import Network
 from edgetl.recipe import Distill
 from edgetl.train import gain, setting, slim_steps, task_losses, task_scores
-from edgetl.train.aim import SCORES, Aim
+from edgetl.train.aim import Aim
 from edgetl.train.setting import Setting
 from edgetl.train.slimming import Cutter
 from edgetl.train.task import ClassifierTask

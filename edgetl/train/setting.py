@@ -20,7 +20,7 @@ from edgetl.datasets import DataSet, Item
 from edgetl.dataspec import absolute as absolute
 from edgetl.errors import DataError, TrainingError
 from edgetl.events import Event, Listener, ignore
-from edgetl.heads import Asked
+from edgetl.heads import SCORES, Asked
 from edgetl.models import Network
 from edgetl.recipe import Distill, decisive, to_toml
 from edgetl.recipe_fields import TrainFields
@@ -39,7 +39,7 @@ from edgetl.train import (
     teachers,
     ways,
 )
-from edgetl.train.aim import SCORES, Aim
+from edgetl.train.aim import Aim
 from edgetl.train.balance import rows_of
 from edgetl.train.cells import Cells
 from edgetl.train.choosing import CPU_BATCH as CPU_BATCH

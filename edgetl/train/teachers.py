@@ -123,7 +123,7 @@ def asked(options: Distill) -> Asked:
     """
     found = recipe_teacher.named(options.teacher, options.teacher_options)
     runs = [Path(one.name) for one in found if isinstance(one.said, RunTeacher) and weights.is_run(Path(one.name))]
-    tasks = [heads.asked_of(weights.read_record(run)) for run in runs]
+    tasks = [heads.asked_again(weights.read_record(run)) for run in runs]
     return next((one for one in tasks if not one.plain), heads.ONE_CLASS)
 
 
@@ -137,7 +137,7 @@ def require_task(found: Sequence[Named], wanted: Asked) -> None:
         if not isinstance(one.said, RunTeacher):
             raise EdgetlError(f"The teacher {one.name} knows one class an image, and another one was trained with "
                               f"--task {wanted.task}.", hint="Give RUN folders of the same task as teachers.")
-        theirs = heads.asked_of(weights.read_record(Path(one.name)))
+        theirs = heads.asked_again(weights.read_record(Path(one.name)))
         if theirs.task != wanted.task or theirs.plain:
             raise EdgetlError(f"The teacher {one.name} was trained on "
                               f"{heads.words(heads.of_record(weights.read_record(Path(one.name))))}, and another one "

@@ -310,7 +310,8 @@ def test_crd_says_what_it_cannot_use(labels: list[int], student: list[int], says
 # ------------------------------------------------------------------------------------------------------ all of them
 
 
-LOGITS = ("bce", "dist", "dkd", "focal", "kd", "labels", "logit-standardization", "mse", "smooth-l1")
+LOGITS = ("bce", "binary-kd", "dist", "dkd", "focal", "imitation", "kd", "labels", "logit-standardization", "mse",
+          "smooth-l1")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", plugins.names("losses"))

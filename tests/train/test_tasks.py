@@ -23,7 +23,7 @@ from edgetl.heads import CLASSIFY, MULTILABEL, REGRESS, Head
 from edgetl.losses import Answer, Given
 from edgetl.recipe import Finetune, build
 from edgetl.splits import Duplicates, Splits
-from edgetl.train import objective
+from edgetl.train import objective, task_losses
 from edgetl.train.aim import Aim, PerHead
 from edgetl.train.teacher import finetune
 
@@ -184,7 +184,7 @@ def test_targets_are_smoothed_within_a_head_and_standardised_over_training() -> 
 def test_the_score_of_batches_adds_up_to_that_of_the_images() -> None:
     aim, items = aim_of((Head("v", REGRESS, ("mm", "g")),), [(1.0, 5.0), (2.0, 7.0), (6.0, 9.0)])
     targets, logits = aim.targets(items), torch.tensor([[0.1, -1.0], [0.2, 0.3], [1.0, 0.5]])
-    scored = aim.score(objective.of_task(("labels",), aim.heads), targets, aim.truth(items))(logits)
+    scored = aim.score(task_losses.of_task(("labels",), aim.heads), targets, aim.truth(items))(logits)
     assert float(aim.right(logits, targets)) / 3 == pytest.approx(scored.accuracy, abs=1e-5)
     aim, items = aim_of((Head("a", CLASSIFY, ("x", "y")), Head("b", CLASSIFY, ("p", "q"))), [(0.0, 1.0), (1.0, NAN)])
     logits = torch.tensor([[1.0, 0, 1, 0], [0, 1, 0, 0]])
@@ -262,9 +262,9 @@ def test_the_loss_labels_is_the_tasks_own() -> None:
     from edgetl.losses import bce, mse, smooth_l1
 
     labels, values = (Head("l", MULTILABEL, ("x",)),), (Head("v", REGRESS, ("x",)),)
-    assert isinstance(objective.of_task(("labels",), labels)[0].loss, bce.Loss)
-    assert isinstance(objective.of_task(("labels:2",), values)[0].loss, smooth_l1.Loss)
-    assert isinstance(objective.of_task(("mse",), values)[0].loss, mse.Loss)
+    assert isinstance(task_losses.of_task(("labels",), labels)[0].loss, bce.Loss)
+    assert isinstance(task_losses.of_task(("labels:2",), values)[0].loss, smooth_l1.Loss)
+    assert isinstance(task_losses.of_task(("mse",), values)[0].loss, mse.Loss)
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
@@ -296,9 +296,7 @@ def test_a_network_without_a_linear_head_cannot_say_values() -> None:
         aim.require(dataclasses.replace(network, head="fc"))
 
 
-def test_the_command_trains_tells_and_others_refuse_the_run(
-    photos: Path, photo_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_trains_tells_and_others_refuse_the_run(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, data = str(photos / "run"), f"csv:{photos / 'values.csv'}"
     line = ["finetune", "--data", data, "--task", "regress", "--teacher", "timm/test_resnet", "--no-pretrained",
             "--image-size", "32", "--epochs", "1", "--batch-size", "9", "--workers", "0", "--threads", "1", "--out"]
@@ -306,17 +304,14 @@ def test_the_command_trains_tells_and_others_refuse_the_run(
     told = capsys.readouterr()
     assert "task        regress" in told.out and "R2 " in told.out and "answers.npz" in told.err
     assert main(["inspect", run]) == 0 and "R2 " in capsys.readouterr().out
-    plain = str(photo_folder(classes=2, images=6))
     for refused in (
         ["export", run, "--out", str(photos / "bundle")],
-        ["distill", "--data", plain, "--teacher", run, "--student", "timm/test_resnet", "--out", str(photos / "s")],
-        ["prune", run, "--data", plain, "--params", "0.5", "--out", str(photos / "p")],
         ["report", run, "--out", str(photos / "page.html")],
         ["bench", run, "--backend", "torch", "--out", str(photos / "bench")],
     ):
         assert main(refused) == 1, refused
         assert "was trained on 2 value(s) an image; what you ask for knows classification" in capsys.readouterr().err
-        assert not any((photos / name).exists() for name in ("bundle", "s", "p", "page.html", "bench"))
+        assert not any((photos / name).exists() for name in ("bundle", "page.html", "bench"))
     assert main([*line[:3], "--task", "multilabel", *line[5:], str(photos / "no")]) == 1
     assert "line 2: 'shifted' is '1" in capsys.readouterr().err
     assert main([*line[:3], "--task", "rank", *line[5:], str(photos / "no")]) == 2
