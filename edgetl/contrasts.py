@@ -137,42 +137,41 @@ def folds_p_value(differences: Sequence[Values]) -> float:
     return 2 * float(student.sf(abs(mean) / error, len(differences) - 1))
 
 
-def by_draws(by_seed: Values, again: Values, n: int, confidence: float = LEVEL) -> Contrast:
+def by_draws(by_seed: Values, again: Values, least: float = 0.0, confidence: float = LEVEL) -> Contrast:
     """How much a score that is no mean over images (mAP, R2) differs, over seeds and images.
 
     The mean over K seeds is seen anew in draws of the images with repetition (B. Efron, R. J. Tibshirani, An
     Introduction to the Bootstrap, 1993, chapters 6 and 13.3); its variance over these draws is V. The seeds' own means
     have the variance S. As in `metrics.crossed_interval`, both sources are joined by Howe's way:
 
-        half width = sqrt(t_{K-1}^2 S / K + z^2 (V + 1 / N^2)),     with one seed the first part is left out.
+        half width = sqrt(t_{K-1}^2 S / K + z^2 (V + least)),     with one seed the first part is left out.
 
-    S holds some of the images' share, too, so that the interval is rather too wide. 1 / N^2 is what half an image of
-    each kind adds to the variance of a paired share (Agresti and Min 2005), so that the interval never closes where no
-    draw differs. The p-value is one less the greatest confidence that leaves out zero.
+    S holds some of the images' share, too, so that the interval is rather too wide. The p-value is one less the
+    greatest confidence that leaves out zero.
 
     Args:
         by_seed: what differs, [K], over all images.
         again: its mean over the seeds in each draw, [D]; draws in which it cannot be told are NaN.
-        n: how many images were drawn.
+        least: added to the variance, so that the interval never closes where no draw differs: 1 / N^2 for a score that
+            counts images, which half an image of each kind adds to that of a paired share (Agresti and Min 2005).
         confidence: of the interval.
     """
-    from scipy.stats import norm
-    from scipy.stats import t as student
+    from scipy.special import ndtri, stdtrit
 
     mean, seeds = float(by_seed.mean()), len(by_seed)
-    over_images = float(again[np.isfinite(again)].var(ddof=1)) + 1 / n**2
+    over_images = float(again[np.isfinite(again)].var(ddof=1)) + least
     over_means = float(by_seed.var(ddof=1)) / seeds if seeds > 1 else 0.0
 
     def interval(sure: float) -> tuple[float, float]:
-        z = float(norm.ppf((1 + sure) / 2))
-        t = float(student.ppf((1 + sure) / 2, seeds - 1)) if seeds > 1 else 0.0
+        z = float(ndtri((1 + sure) / 2))
+        t = float(stdtrit(seeds - 1, (1 + sure) / 2)) if seeds > 1 else 0.0
         half = math.sqrt(t**2 * over_means + z**2 * over_images)
         return mean - half, mean + half
 
     return Contrast(mean, *interval(confidence), _turning_point(interval))
 
 
-def by_fold_draws(by_fold: Values, again: Values, n: int, confidence: float = LEVEL) -> Contrast:
+def by_fold_draws(by_fold: Values, again: Values, least: float = 0.0, confidence: float = LEVEL) -> Contrast:
     """The same over the folds of a cross-validation, whose scores are averaged; the less sure of two views counts.
 
     As in `over_folds`: the images, of which each is answered once, and the folds.
@@ -180,11 +179,11 @@ def by_fold_draws(by_fold: Values, again: Values, n: int, confidence: float = LE
     Args:
         by_fold: what differs, [K], of each fold.
         again: the mean over the folds in each draw, [D], in which the images of each fold are drawn by themselves.
-        n: images of all folds together.
+        least: see `by_draws`.
         confidence: of the interval.
     """
     mean = np.array([by_fold.mean()])
-    images, folds = by_draws(mean, again, n, confidence), [np.array([one]) for one in by_fold]
+    images, folds = by_draws(mean, again, least, confidence), [np.array([one]) for one in by_fold]
     ends = _hull((images.low, images.high), folds_interval(folds, confidence))
     return Contrast(float(mean[0]), *ends, max(images.p_value, folds_p_value(folds)))
 

@@ -22,7 +22,7 @@ from edgetl.rundir import sha256
 SEEDS = 3  # where neither --seeds nor --folds says how often
 WHERE = "--strategies"
 # What all must share: else they would not be compared on the same images, or by the same seeds.
-SHARED = frozenset({*fields_of(DataFields), "max_bad", "seed", "device"})
+SHARED = frozenset({*fields_of(DataFields), "max_bad", "seed", "device", "task", "label_columns"})
 Require = Callable[[Finetune], None]  # raises EdgetlError where options contradict the strategy
 
 

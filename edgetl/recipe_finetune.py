@@ -72,6 +72,12 @@ class FinetuneFields(TrainFields):
     head_width: int = opt(
         0, "Width of a hidden layer between the features and the head of --strategy feature-copy; 0 is none.", low=0,
         high=100_000)
+    task: str = opt(
+        "classify", "What an image has: one class, labels of which it may have several or none, or values; the last "
+        "two need --data csv:FILE, see docs/tasks.md.", choices=TASKS)
+    label_columns: tuple[str, ...] = opt(
+        (), "Columns of csv:FILE that are learned: with --task classify a head each (default: the column label), else "
+        "labels or values (default: all that are there).", split=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +87,6 @@ class Finetune(FinetuneFields):
     strategy: str = opt(
         "full", "What moves, and in which order; `edgetl list strategies` says what each does.",
         choices=tuple(STRATEGIES))
-    task: str = opt(
-        "classify", "What an image has: one class, labels of which it may have several or none, or values; the last "
-        "two need --data csv:FILE, see docs/tasks.md.", choices=TASKS)
-    label_columns: tuple[str, ...] = opt(
-        (), "Columns of csv:FILE that are learned: with --task classify a head each (default: the column label), else "
-        "labels or values (default: all that are there).", split=True)
 
 
 def unread(options: Finetune) -> list[str]:

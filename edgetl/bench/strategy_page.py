@@ -46,18 +46,23 @@ def page(found: Found) -> str:
 
 
 def _sections(found: Found) -> list[tuple[str, str]]:
-    summed = summary(found)
+    summed, score = summary(found), _score(found, "Accuracy")
     caption = f"Bars are 95 % intervals, small dots single {found['repeats']['kind']}. The ring is what is recommended."
     return [
         ("Summary", markup.table(summed)),
-        ("Accuracy", markup.figure(accuracies(found), caption)),
-        ("Accuracy against time", markup.figure(against_time(found), "Up and to the left is better; the numbers are "
+        (score, markup.figure(accuracies(found), caption)),
+        (f"{score} against time", markup.figure(against_time(found), "Up and to the left is better; the numbers are "
                                                                      "those of the summary.")),
         ("Every two compared", markup.table(pairs(found))),
         ("Not trained", markup.table(failures(found))),
         ("How this was made", markup.bullets(found["notes"])),
         ("Data and options", markup.definitions(_conditions(found))),
     ]
+
+
+def _score(found: Found, accuracy: str = "accuracy") -> str:
+    """What is compared; of one class an image that is accuracy, in the letters given."""
+    return str(found.get("score", accuracy))
 
 
 def markdown_page(found: Found) -> str:
@@ -81,8 +86,8 @@ def summary(found: Found) -> Table:
     """One row a strategy that was trained, the most accurate first."""
     best, alike = found["verdict"]["best"], found["verdict"]["alike"]
     against = {pair["second"]: pair for pair in found["pairs"] if pair["first"] == best}
-    columns = ("#", "strategy", "accuracy %", "95 % interval", "macro-F1 %", "seconds a training", "points to the best",
-               "95 % of that", "p, adjusted", "verdict")
+    columns = ("#", "strategy", f"{_score(found)} %", "95 % interval", "macro-F1 %", "seconds a training",
+               "points to the best", "95 % of that", "p, adjusted", "verdict")
     rows = []
     for number, row in enumerate(trained(found), start=1):
         pair, name = against.get(row["strategy"]), row["strategy"]
@@ -91,8 +96,8 @@ def summary(found: Found) -> Table:
         rows.append((str(number), name, percent(row["accuracy"]), span(row["low"], row["high"], 100, 1),
                      percent(row["macro_f1"]), _seconds(row["median_s"]), *_difference(pair), ", ".join(told)))
     kind, count = found["repeats"]["kind"], found["repeats"]["count"]
-    return Table(f"Accuracy on {_measured_on(found)}; {_counted(count, kind)}, {_counted(found['epochs'], 'epochs')} "
-                 "each", columns, tuple(rows))
+    return Table(f"{_score(found, 'Accuracy')} on {_measured_on(found)}; {_counted(count, kind)}, "
+                 f"{_counted(found['epochs'], 'epochs')} each", columns, tuple(rows))
 
 
 def _worse(pair: Mapping[str, Any] | None) -> str:
@@ -177,8 +182,9 @@ def accuracies(found: Found) -> str:
                           markersize=15)
         axes.set_yticks(range(len(made), 0, -1), [plots.brief(row["strategy"], 28) for row in made])
         axes.set_ylim(0.4, len(made) + 0.6)
-        axes.set_xlabel(f"accuracy on {_measured_on(found)}, %")
-        return plots.svg(figure, "strategies", "Accuracy of each strategy", "; ".join(map(_spoken, made)))
+        axes.set_xlabel(f"{_score(found)} on {_measured_on(found)}, %")
+        title = f"{_score(found, 'Accuracy')} of each strategy"
+        return plots.svg(figure, "strategies", title, "; ".join(map(_spoken, made)))
 
 
 def against_time(found: Found) -> str | None:
@@ -197,9 +203,9 @@ def against_time(found: Found) -> str | None:
             plots.logarithmic(axes)
         axes.margins(x=0.12, y=0.15)
         axes.set_xlabel("seconds of a training (left is quicker)")
-        axes.set_ylabel("accuracy, %")
+        axes.set_ylabel(f"{_score(found)}, %")
         told = "; ".join(f"{number} {_spoken(row)}, {row['median_s']:.1f} s" for number, row in made)
-        return plots.svg(figure, "time", "Accuracy against the time of a training", told)
+        return plots.svg(figure, "time", f"{_score(found, 'Accuracy')} against the time of a training", told)
 
 
 def _spoken(row: Mapping[str, Any]) -> str:

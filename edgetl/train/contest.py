@@ -8,23 +8,37 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from edgetl import datasets, predictions, rundir, splits, timing, weights
+from edgetl import datasets, head_metrics, heads, predictions, rundir, splits, timing, weights
 from edgetl.errors import DataError, EdgetlError, OutputError, TrainingError
 from edgetl.events import Event, Listener, ignore
+from edgetl.heads import SCORES
 from edgetl.predictions import Predictions
 from edgetl.recipe_compare_strategies import Arm, CompareStrategies
 from edgetl.recipe_fields import MOST_SEED
 from edgetl.recipe_finetune import Finetune
 from edgetl.splits import Splits
-from edgetl.train import beforehand, folds, objective, seed, setting, strategies, strategy_table, teacher, tta
+from edgetl.train import (
+    beforehand,
+    folds,
+    objective,
+    seed,
+    setting,
+    strategies,
+    strategy_table,
+    task_scores,
+    teacher,
+    tta,
+)
 from edgetl.train.sameness import require_same
 from edgetl.train.strategy_table import Answers, Row, Verdict
+from edgetl.train.task_scores import Said
 
 STAGE = "compare-strategies"
 SCHEMA = 1
@@ -34,6 +48,7 @@ CHOSEN = "chosen.json"  # which strategy was chosen, before the test split was l
 RUNS, WINNER = "runs", "winner"
 PREPARING = ("decode", "check test")  # phases that whoever trains first on some images pays for all
 
+Of = TypeVar("Of")
 Draw = Callable[[Path, Mapping[str, Any]], None]
 
 
@@ -81,7 +96,7 @@ def compare(options: CompareStrategies, *, draw: Draw, listener: Listener = igno
         listener(Event(STAGE, "note", {"text": f"left out: {reason}"}))
     out = Path(options.out)
     rundir.require_place(out)
-    data = datasets.open_data(options.data, listener=listener)
+    data = datasets.open_data(options.data, listener=listener, asked=heads.asked(options))
     parts = splits.resolve(data, options, listener=listener)
     identity = {**setting.identity(options, parts.fingerprint), "inputs": {arm.name: _inputs(arm) for arm in arms}}
     if options.resume and (out / rundir.STRATEGIES).is_file() and not rundir.resumable(rundir.partial(out)):
@@ -110,6 +125,7 @@ class Contest:
         self.options, self.folder, self.data, self.parts, self.listener = options, folder, data, parts, listener
         self.arms, self.repeats = arms, options.repeats()
         self.crossed = options.folds is None
+        self.score = SCORES[data.heads[0].kind] if data.heads else None  # None: accuracy
         self.times: dict[str, float] = {}
         if (folder / TIMES).is_file():
             self.times = rundir.read_json(folder / TIMES, TrainingError)
@@ -123,11 +139,11 @@ class Contest:
         if self.options.folds is None:
             return [_without_test] * self.repeats
         digests = splits.content_digests(self.data)
-        dealt = folds.deal(self.parts, digests, self.options.folds, self.options.split_seed)
+        dealt = folds.deal(self.parts, digests, self.options.folds, self.options.split_seed, self.data.heads)
 
         def arrangement(number: int) -> setting.Arranged:
             return lambda parts: folds.arranged(parts, dealt, number, digests, self.options.split_seed,
-                                                self.options.val_fraction)
+                                                self.options.val_fraction, self.data.heads)
 
         return [arrangement(number) for number in range(self.repeats)]
 
@@ -146,7 +162,7 @@ class Contest:
             raise TrainingError(f"None of the strategies could be trained: {reasons}")
         pairs = strategy_table.pairs(answers, [row.strategy for row in trained], folds=not self.crossed)
         verdict = strategy_table.verdict(trained, pairs, measured_on=self._measured_on(answers),
-                                         quick=self.options.prefer == "quick")
+                                         quick=self.options.prefer == "quick", score=self.score)
         rundir.write_json(self.folder / CHOSEN, {"recommended": verdict.recommended, "failed": self.failed})
         test = self._examined(next(arm for arm in self.arms if arm.name == verdict.recommended))
         self._tidy()
@@ -217,14 +233,14 @@ class Contest:
         if arm.name in self.failed:
             return Answers(arm.name, arm.own, seconds=seconds, reason=self.failed[arm.name])
         split = "val" if self.crossed else "test"  # of a fold's training, the fold
-        return Answers(arm.name, arm.own, tuple(self._said(place, split) for place in places), seconds)
+        return Answers(arm.name, arm.own, self._all_said(places, split), seconds)
 
-    def _said(self, place: Path, split: str) -> Predictions:
-        found = predictions.read(place)
-        if split not in found:
-            raise TrainingError(f"{place / predictions.FILE} has no answers to the {split} images.",
-                                hint="Start again with --overwrite.")
-        return found[split]
+    def _all_said(self, places: Sequence[Path], split: str) -> tuple[Predictions, ...] | tuple[Said, ...]:
+        """What RUNs answered to the images of a split."""
+        asked = self.data.heads
+        if asked:
+            return tuple(_said(task_scores.read(place, asked), place, split) for place in places)
+        return tuple(_said(predictions.read(place), place, split) for place in places)
 
     def _measured_on(self, answers: Sequence[Answers]) -> str:
         one = next(one for one in answers if one.reason is None)
@@ -254,10 +270,10 @@ class Contest:
         self._crown(seeds)
         if not self.parts.test:
             return None
-        found = [self._said(place, "test") for place in seeds or [winner]]
+        found = self._all_said(seeds or [winner], "test")
         share = strategy_table.share(found)
         return {"strategy": arm.name, "images": len(found[0].keys), "accuracy": share.mean, "low": share.low,
-                "high": share.high, "accuracies": [float(one.right.mean()) for one in found],
+                "high": share.high, "accuracies": list(strategy_table.values_of(found)),
                 "trainings": len(found), "reason": None}
 
     def _train_on_all(self, arm: Arm, arranged: setting.Arranged | None) -> None:
@@ -275,7 +291,7 @@ class Contest:
         options = dataclasses.replace(arm.options, seed=self._seed(number), out=str(folder))
         seed.seed_everything(options.seed)
         place = setting.prepare(options, folder, "finetune", self.listener)
-        network = weights.load(folder).network
+        network = weights.load(folder, any_task=True).network
         network.module.to(place.device)
         found = setting.measured(place, network, folder)
         both = {**record, "metrics": {**record["metrics"], **found}, **tta.measured(place, network)}
@@ -286,8 +302,8 @@ class Contest:
         target = self.folder / WINNER
         if weights.is_run(target) or not places:
             return
-        accuracies = [weights.read_record(place)["metrics"]["val"]["accuracy"] for place in places]
-        best = places[accuracies.index(max(accuracies))]
+        scores = [head_metrics.of_card(weights.read_record(place)["metrics"]["val"]) or -math.inf for place in places]
+        best = places[scores.index(max(scores))]
         with rundir.explained(target):
             shutil.copytree(best, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(rundir.RUN))
         record = weights.read_record(best)
@@ -307,6 +323,7 @@ class Contest:
         return {
             "schema": SCHEMA,
             "kind": "strategies",
+            **({} if self.score is None else {"score": self.score}),
             "repeats": {"kind": "seeds" if self.crossed else "folds", "count": self.repeats},
             "epochs": self.options.epochs,
             "data": {"name": self.data.name, "fingerprint": self.parts.fingerprint, "rule": dict(self.parts.rule),
@@ -315,8 +332,9 @@ class Contest:
             "pairs": [{**_plain(pair), "significant": pair.significant, "alike": pair.alike} for pair in pairs],
             "verdict": _plain(verdict),
             "test": test,
-            "test_sentence": _of_test(test),
-            "notes": list(strategy_table.notes(trained, repeats=self.repeats, folds=not self.crossed)),
+            "test_sentence": strategy_table.tested(test, self.score),
+            "notes": list(strategy_table.notes(trained, repeats=self.repeats, folds=not self.crossed,
+                                               score=self.score)),
             "winner": WINNER,
             "options": json.loads(json.dumps(dataclasses.asdict(self.options))),
             "environment": rundir.environment(),
@@ -372,12 +390,7 @@ def _plain(value: Any) -> dict[str, Any]:
     return plain
 
 
-def _of_test(test: Mapping[str, Any] | None) -> str:
-    if test is None:
-        return "There are no test images, so nothing is said of them."
-    if test["reason"] is not None:
-        return f"The test split could not be measured: {test['reason']}"
-    several = f", the mean of {test['trainings']} seeds" if test["trainings"] > 1 else ""
-    return (f"The test split was touched once, after the choice and by {test['strategy']} alone: "
-            f"{100 * test['accuracy']:.1f} % (95 %: {100 * test['low']:.1f} to {100 * test['high']:.1f}) of "
-            f"{test['images']} images{several}.")
+def _said(found: Mapping[str, Of], place: Path, split: str) -> Of:
+    if split not in found:
+        raise TrainingError(f"{place} has no answers to the {split} images.", hint="Start again with --overwrite.")
+    return found[split]

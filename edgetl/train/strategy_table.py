@@ -1,4 +1,7 @@
-"""What a comparison of strategies says: a row for each, a paired test for each two, and which to take."""
+"""What a comparison of strategies says: a row for each, a paired test for each two, and which to take.
+
+Of one class an image they are compared by accuracy, of other tasks by their own score, see `task_scores`.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from numpy.typing import NDArray
 from edgetl import contrasts, metrics
 from edgetl.contrasts import Contrast, Share
 from edgetl.predictions import Predictions
+from edgetl.train import task_scores
+from edgetl.train.task_scores import Said
 
 SIGNIFICANT = 0.05  # of p-values that are adjusted
 BUDGET = ("epochs", "image_size", "batch_size", "accumulate", "patience", "teacher")  # what makes a training longer
@@ -21,7 +26,10 @@ BUDGET = ("epochs", "image_size", "batch_size", "accumulate", "patience", "teach
 
 @dataclass(frozen=True)
 class Row:
-    """One strategy. Shares in 0..1; lists have an entry a training; None is what is not known."""
+    """One strategy. Shares in 0..1; lists have an entry a training; None is what is not known.
+
+    Of another task than one class an image its score stands where accuracy does.
+    """
 
     strategy: str
     own: Mapping[str, Any]  # options that only this row has
@@ -64,7 +72,7 @@ class Answers:
 
     strategy: str
     own: Mapping[str, Any]
-    found: tuple[Predictions, ...] = ()  # of each training
+    found: tuple[Predictions, ...] | tuple[Said, ...] = ()  # of each training
     seconds: tuple[float | None, ...] = ()
     reason: str | None = None  # why a training failed
 
@@ -95,10 +103,29 @@ def _row(one: Answers, folds: bool) -> Row:
     median_s = statistics.median(known) if known else None
     if one.reason is not None:
         return Row(one.strategy, one.own, one.reason, seconds=one.seconds, median_s=median_s)
-    right = [_right(found) for found in one.found]
+    said = _of_task(one.found)
+    if said:
+        scores = task_scores.share(said, folds=folds)
+        return Row(one.strategy, one.own, None, values_of(said), scores.mean, scores.low, scores.high, None,
+                   one.seconds, median_s)
+    right = [_right(found) for found in _of_class(one.found)]
     share = contrasts.share_over_folds(right) if folds else contrasts.share_over_seeds(np.stack(right))
     return Row(one.strategy, one.own, None, tuple(float(part.mean()) for part in right), share.mean, share.low,
-               share.high, _macro_f1(one.found, folds), one.seconds, median_s)
+               share.high, _macro_f1(_of_class(one.found), folds), one.seconds, median_s)
+
+
+def _of_task(found: Sequence[Predictions] | Sequence[Said]) -> list[Said]:
+    """The answers, where they are those of another task than one class an image; else none."""
+    return [one for one in found if isinstance(one, Said)]
+
+
+def _of_class(found: Sequence[Predictions] | Sequence[Said]) -> list[Predictions]:
+    return [one for one in found if isinstance(one, Predictions)]
+
+
+def values_of(found: Sequence[Predictions] | Sequence[Said]) -> tuple[float, ...]:
+    """Accuracy, or the score of another task, of each training."""
+    return tuple(one.value if isinstance(one, Said) else float(one.right.mean()) for one in found)
 
 
 def _right(found: Predictions) -> NDArray[np.float64]:
@@ -136,14 +163,19 @@ def pairs(answers: Sequence[Answers], order: Sequence[str], *, folds: bool) -> t
 
 
 def _contrast(first: Answers, second: Answers, folds: bool) -> Contrast:
-    both = list(zip(first.found, second.found, strict=True))
+    said = _of_task(first.found), _of_task(second.found)
+    if said[0]:
+        return task_scores.over_folds(*said) if folds else task_scores.over_seeds(*said)
+    both = list(zip(_of_class(first.found), _of_class(second.found), strict=True))
     if any(not np.array_equal(one.keys, other.keys) for one, other in both):
         raise ValueError(f"{first.strategy} and {second.strategy} answered different images, which cannot be paired")
     differences = [_right(one) - _right(other) for one, other in both]
     return contrasts.over_folds(differences) if folds else contrasts.over_seeds(np.stack(differences))
 
 
-def verdict(found: Sequence[Row], compared: Sequence[Pair], *, measured_on: str, quick: bool = True) -> Verdict:
+def verdict(
+    found: Sequence[Row], compared: Sequence[Pair], *, measured_on: str, quick: bool = True, score: str | None = None
+) -> Verdict:
     """The best, those that the paired tests cannot tell apart from it, and which of these to take.
 
     A difference is claimed by its adjusted p-value. To take the quicker one in place of the best is the other risk, of
@@ -154,14 +186,16 @@ def verdict(found: Sequence[Row], compared: Sequence[Pair], *, measured_on: str,
         compared: every two of them.
         quick: whether to take the quickest to train, and not the best itself.
         measured_on: how many images of which split, and how often trained, in words.
+        score: what is compared; None: accuracy.
     """
     best = found[0]
     against = {pair.second: pair for pair in compared if pair.first == best.strategy}
     alike = [row for row in found if row is best or against[row.strategy].alike]
     taken = min(alike, key=lambda row: float("inf") if row.median_s is None else row.median_s) if quick else best
     assert best.accuracy is not None and best.low is not None and best.high is not None
-    sentences = [f"{best.strategy} is the most accurate of {len(found)} strategies: {_percent(best.accuracy)} % (95 %: "
-                 f"{_percent(best.low)} to {_percent(best.high)}) of {measured_on}."]
+    mean = (f"{_percent(best.accuracy)} % (95 %: {_percent(best.low)} to {_percent(best.high)}) of"
+            if score is None else f"{score} {best.accuracy:.3f} (95 %: {best.low:.3f} to {best.high:.3f}) on")
+    sentences = [f"{best.strategy} is the most accurate of {len(found)} strategies: {mean} {measured_on}."]
     same = [_beside(against[row.strategy]) for row in alike if row is not best]
     between = [_beside(pair) for pair in against.values() if not (pair.alike or pair.significant)]
     worse = [_beside(pair) for pair in against.values() if pair.significant]
@@ -212,15 +246,35 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def share(found: Sequence[Predictions]) -> Share:
-    """How often a strategy's trainings with several seeds are right on one split, over seeds and images."""
-    return contrasts.share_over_seeds(np.stack([_right(one) for one in found]))
+def share(found: Sequence[Predictions] | Sequence[Said]) -> Share:
+    """How often a strategy's trainings with several seeds are right on one split, or their score; seeds and images."""
+    said = _of_task(found)
+    if said:
+        return task_scores.share(said, folds=False)
+    return contrasts.share_over_seeds(np.stack([_right(one) for one in _of_class(found)]))
 
 
-def notes(found: Sequence[Row], *, repeats: int, folds: bool) -> tuple[str, ...]:
+def tested(test: Mapping[str, Any] | None, score: str | None) -> str:
+    """What the test split says of the strategy that was chosen, in words."""
+    if test is None:
+        return "There are no test images, so nothing is said of them."
+    if test["reason"] is not None:
+        return f"The test split could not be measured: {test['reason']}"
+    several = f", the mean of {test['trainings']} seeds" if test["trainings"] > 1 else ""
+    told = (f"{100 * test['accuracy']:.1f} % (95 %: {100 * test['low']:.1f} to {100 * test['high']:.1f}) of"
+            if score is None else f"{score} {test['accuracy']:.3f} (95 %: {test['low']:.3f} to {test['high']:.3f}) on")
+    return (f"The test split was touched once, after the choice and by {test['strategy']} alone: {told} "
+            f"{test['images']} images{several}.")
+
+
+def notes(found: Sequence[Row], *, repeats: int, folds: bool, score: str | None = None) -> tuple[str, ...]:
     """What a reader of the table must know of how it was made."""
     told = [f"P-values are adjusted for {len(found) * (len(found) - 1) // 2} comparisons (Holm), all pairs of "
             "strategies."]
+    if score is not None:
+        told.append(f"Compared is {score}; percent and points are its hundredths. It is no mean over images, so images "
+                    "are drawn anew with repetition, the same for all: intervals and tests take the spread over the "
+                    "draws where accuracy has Wilson's, Tango's and McNemar's.")
     if folds:
         told.append(f"Cross-validation over training and validation images in {repeats} stratified folds, the same for "
                     "all; a training chooses its epoch on images held out of the other folds. Intervals and tests are "

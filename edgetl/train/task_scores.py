@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edgetl import contrasts, head_metrics, rundir
 from edgetl.contrasts import Contrast, Share
 from edgetl.errors import DataError, EdgetlError
-from edgetl.heads import Head
+from edgetl.heads import REGRESS, Head
 from edgetl.predictions import AGAIN
 
 ANSWERS = "answers.npz"
@@ -90,13 +90,19 @@ def read(folder: Path, heads: tuple[Head, ...]) -> dict[str, Said]:
 def over_seeds(first: Sequence[Said], second: Sequence[Said]) -> Contrast:
     """By how much the first are better, seed by seed; all answer the same images."""
     by_seed, again = _differences(first, second)
-    return contrasts.by_draws(by_seed, again.mean(axis=0), len(first[0].keys))
+    return contrasts.by_draws(by_seed, again.mean(axis=0), _least(first[:1]))
 
 
 def over_folds(first: Sequence[Said], second: Sequence[Said]) -> Contrast:
     """By how much the first are better, fold by fold."""
     by_fold, again = _differences(first, second)
-    return contrasts.by_fold_draws(by_fold, again.mean(axis=0), sum(len(one.keys) for one in first))
+    return contrasts.by_fold_draws(by_fold, again.mean(axis=0), _least(first))
+
+
+def _least(found: Sequence[Said]) -> float:
+    """What `contrasts.by_draws` adds to the variance; errors of values differ from image to image by themselves."""
+    images = sum(len(one.keys) for one in found)
+    return 0.0 if found[0].heads[0].kind == REGRESS else 1 / images**2
 
 
 def _differences(first: Sequence[Said], second: Sequence[Said]) -> tuple[Floats, Floats]:
@@ -116,6 +122,6 @@ def _differences(first: Sequence[Said], second: Sequence[Said]) -> tuple[Floats,
 def share(found: Sequence[Said], *, folds: bool) -> Share:
     """The mean score with its interval, over seeds or over folds, and images; no score is above 1."""
     values, again = np.array([one.value for one in found]), np.stack([one.again for one in found]).mean(axis=0)
-    images = sum(len(one.keys) for one in found) if folds else len(found[0].keys)
-    whole = (contrasts.by_fold_draws if folds else contrasts.by_draws)(values, again, images)
+    whole = (contrasts.by_fold_draws(values, again, _least(found)) if folds else
+             contrasts.by_draws(values, again, _least(found[:1])))
     return Share(whole.mean, whole.low, min(1.0, whole.high))
