@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ from edgetl.splits import Duplicates, Splits
 from edgetl.train import contest, folds, gain, strategy_table, task_scores
 from edgetl.train.strategy_table import Answers
 from edgetl.train.task_scores import Said
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import task_gain_coverage
 
 LABELS = (Head("labels", MULTILABEL, ("x", "y")),)
 VALUES = (Head("values", REGRESS, ("mm",)),)
@@ -221,3 +226,10 @@ def test_the_task_is_the_same_for_all_and_bad_inputs_are_told(
     assert main([*line, "--task", "regress", "--label-columns", "green"]) == 1
     assert "has no column 'green' to learn" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
+
+
+def test_the_benchmark_of_the_intervals_counts_how_often_zero_is_held() -> None:
+    row = task_gain_coverage.coverage("heads", "seeds differ", 3, 40, repetitions=15, seed=0)
+    assert row["coverage"] >= 0.8 and row["median_half_width"] > 0 and row["task"] == "heads"
+    row = task_gain_coverage.coverage("values", "seeds are alike", 1, 40, repetitions=15, seed=0)
+    assert row["coverage_low"] <= row["coverage"] <= row["coverage_high"]
