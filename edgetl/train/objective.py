@@ -20,6 +20,7 @@ from edgetl.train.progress import Score
 if TYPE_CHECKING:
     from edgetl.train.setting import Setting
 
+
 def terms(place: Setting) -> tuple[Term, ...]:
     """The losses that the recipe asks for.
 
