@@ -153,10 +153,16 @@ class Ladder:
 
     def attempt(self, plan: Plan) -> Attempt:
         """The graph of a plan, judged; adds a row to the table."""
-        known = self.subject.known if plan.known is None else plan.known
+        return self.judge(plan, self.written(plan))
+
+    def written(self, plan: Plan) -> quantize.Quantized:
+        """The graph of a plan, before the rest of it is cast to half."""
         scheme = self.scheme if plan.rounding is None else {**self.scheme, "rounding": plan.rounding}
-        return self.judge(plan, quantize.write(plan.source, scheme, method=plan.method, known=known,
-                                               floats=plan.floats))
+        return quantize.write(plan.source, scheme, method=plan.method, known=self.known(plan), floats=plan.floats)
+
+    def known(self, plan: Plan) -> Mapping[str, tuple[float, int]]:
+        """Rounding of activations that needs no calibration."""
+        return self.subject.known if plan.known is None else plan.known
 
     def judge(self, plan: Plan, made: quantize.Quantized) -> Attempt:
         """A graph that was made by a plan, judged on the validation images; adds a row to the table."""

@@ -32,7 +32,7 @@ def climb(ladder: Ladder) -> Attempt | None:
     if not ladder.subject.qat_epochs:
         return None
     try:
-        return next((one for plan in starts(ladder) if (one := _attempt(ladder, plan)).passed), None)
+        return next((one for plan in starts(ladder) if (one := attempt(ladder, plan)).passed), None)
     except (MissingDependency, Untrainable) as problem:
         ladder.subject.note(f"{ladder.name}, {NAME}: not tried. {problem.message} {problem.hint}")
         return None
@@ -45,7 +45,13 @@ def starts(ladder: Ladder) -> list[Plan]:
     return [whole.plan, best.plan] if best.plan.floats and best is not whole else [whole.plan]
 
 
-def _attempt(ladder: Ladder, plan: Plan) -> Attempt:
+def attempt(ladder: Ladder, plan: Plan) -> Attempt:
+    """The graph of a plan, trained and judged; adds a row to the table.
+
+    Raises:
+        MissingDependency: torch is not installed.
+        Untrainable: see `qat.distilled`.
+    """
     epochs = ladder.subject.qat_epochs
     told = f"{NAME} ({plan.told}, {epochs} epoch{'s' if epochs > 1 else ''})"
     made = _trained(ladder, plan)
@@ -57,15 +63,14 @@ def _trained(ladder: Ladder, plan: Plan) -> quantize.Quantized:
     subject = ladder.subject
     set_allocator()
     qat = _qat()
-    known = subject.known if plan.known is None else plan.known
-    made = quantize.write(plan.source, ladder.scheme, method=plan.method, known=known, floats=plan.floats)
+    made = ladder.written(plan)
     batch = subject.batch if subject.fixed else min(BATCH, len(subject.train))
     updates = min(IMAGES, len(subject.train)) // batch
     with _teacher(ladder) as teacher:
         course = Course(subject.qat_epochs, updates, lambda epoch: _images(ladder, epoch, batch), teacher,
                         ladder.spec.outputs[0].name, subject.threads, subject.note)
         trained: quantize.Quantized = qat.distilled(made, plan.source.ready, ladder.scheme, course,
-                                                    fixed=frozenset(known))
+                                                    fixed=frozenset(ladder.known(plan)))
     return trained
 
 
