@@ -48,7 +48,7 @@ class Distill(TrainFields):
         None, "Start from a named set of options (`edgetl list presets`); what is said beside it wins.",
         choices=tuple(PRESETS), result=False)
     loss: tuple[str, ...] = opt(
-        ("labels:0.1,kd:0.9;temperature=4",), "name[:weight][,name[:weight]...][;key=value...]; may be repeated.")
+        ("labels:0.1,kd:0.9;temperature=auto",), "name[:weight][,name[:weight]...][;key=value...]; may be repeated.")
     importance: str = opt(
         "taylor", "What slim:R ranks channels by: their effect on the loss, their size, or the scale of their batch "
         "norms.", choices=("taylor", "magnitude", "bn-scale"))

@@ -41,7 +41,7 @@ LAST = "last"  # the last feature map, [N, C, H, W]
 STAGES = "stages"  # the last feature map of each resolution, from fine to coarse
 KINDS = (EMBEDDING, LAST, STAGES)
 
-EXAMPLE = 'For example --loss "labels:0.1,kd:0.9;temperature=4".'
+EXAMPLE = 'For example --loss "labels:0.1,kd:0.9;temperature=auto".'
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgetl.errors import EdgetlError
-from edgetl.losses import Answer, Given
+from edgetl.losses import Answer, Given, _temperature
 from edgetl.losses._standardize import standardized
 
 
@@ -53,7 +53,7 @@ def _decoupled(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor
 
 
 class Loss(nn.Module):
-    """`dkd`: options alpha (default 1), beta (8), temperature (4), standardize (0; 1 takes z-scores of the logits).
+    """`dkd`: options alpha (default 1), beta (8), temperature (4, or auto), standardize (0; 1 takes z-scores of the logits).
 
     Of a mixed image the class with the greater share counts. Images without a label have no class to set apart from the
     others, so they are left out.
@@ -63,17 +63,18 @@ class Loss(nn.Module):
     needs_labels = True
 
     def __init__(
-        self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0, standardize: float = 0.0
+        self, alpha: float = 1.0, beta: float = 8.0, temperature: float | str = "4", standardize: float = 0.0
     ) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise EdgetlError(f"The loss 'dkd' has temperature={temperature}, expected a number above 0.")
         if standardize not in (0, 1):
             raise EdgetlError(f"The loss 'dkd' has standardize={standardize:g}, expected 0 or 1.")
-        self.alpha, self.beta, self.temperature, self.standardize = alpha, beta, temperature, bool(standardize)
+        self.alpha, self.beta, self.standardize = alpha, beta, bool(standardize)
+        self.temperature = _temperature.read("dkd", temperature)  # None until it is fitted
 
     def forward(self, student: Answer, teacher: Answer, given: Given) -> torch.Tensor:
         """Scalar."""
+        if self.temperature is None:
+            raise RuntimeError("temperature=auto was not fitted to the teacher")
         answers = student.logits, teacher.logits
         ours, theirs = map(standardized, answers) if self.standardize else answers
         return dkd_loss(ours, theirs, given.targets.argmax(dim=1), self.alpha, self.beta, self.temperature)

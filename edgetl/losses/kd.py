@@ -3,6 +3,7 @@
     L = T^2 * KL( softmax(z_t / T) || softmax(z_s / T) ),  mean over the batch
 
 T^2: the gradients of soft targets shrink as 1/T^2, so the factor keeps the term's weight the same whatever T is.
+With temperature "auto" T is fitted to how sure the teacher is, see `_temperature`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from edgetl.errors import EdgetlError
-from edgetl.losses import Answer, Given
+from edgetl.losses import Answer, Given, _temperature
 from edgetl.losses._divergence import soft_divergence
 
 
@@ -27,17 +27,17 @@ def kd_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperat
 
 
 class Loss(nn.Module):
-    """`kd`: option temperature (default 4)."""
+    """`kd`: option temperature (default auto)."""
 
     needs_teacher = True
     needs_labels = False
 
-    def __init__(self, temperature: float = 4.0) -> None:
+    def __init__(self, temperature: float | str = _temperature.AUTO) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise EdgetlError(f"The loss 'kd' has temperature={temperature}, expected a number above 0.")
-        self.temperature = temperature
+        self.temperature = _temperature.read("kd", temperature)  # None until it is fitted
 
     def forward(self, student: Answer, teacher: Answer, given: Given) -> torch.Tensor:
         """Scalar; the labels are not asked."""
+        if self.temperature is None:
+            raise RuntimeError("temperature=auto was not fitted to the teacher")
         return kd_loss(student.logits, teacher.logits, self.temperature)

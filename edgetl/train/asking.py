@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+import torch
 
 from edgetl import evaluate
 from edgetl.compress import cost
@@ -125,25 +128,44 @@ def _examined(teacher: Teacher, place: Setting) -> Teacher:
 
 
 def _measured(teacher: Teacher, place: Setting, parts: Mapping[str, Sequence[Item]]) -> dict[str, Any]:
+    with _predicting(teacher, place) as predict:
+        found = {
+            name: evaluate.evaluate(predict, items, place.data.read, teacher.preprocess, classes=len(teacher.labels))
+            for name, items in parts.items()
+        }
+    return {name: one.to_json() for name, one in found.items()}
+
+
+def logits(options: Distill, school: Sequence[Teacher], place: Setting, items: Sequence[Item]) -> torch.Tensor:
+    """What the teachers say to images as they are, without augmentation, pooled: float32 [N, K] on the CPU.
+
+    Where the mix depends on the labels (--teacher-mix confidence) it is the plain mean here.
+
+    Raises:
+        DataError: an image cannot be read; names it.
+    """
+    said = []
+    for teacher in school:
+        with _predicting(teacher, place) as predict:
+            batches = evaluate.images(items, place.data.read, teacher.preprocess)
+            said.append(torch.cat([torch.from_numpy(np.asarray(predict(batch), np.float32)) for batch in batches]))
+    given = torch.tensor(shares(options) if options.teacher_mix == mixing.WEIGHTED else (1.0,) * len(said))
+    return mixing.pooled(torch.stack(said), given / given.sum())
+
+
+@contextlib.contextmanager
+def _predicting(teacher: Teacher, place: Setting) -> Iterator[evaluate.Predict]:
+    """What answers a teacher's own prepared images with logits."""
     if teacher.box is None:
         module = teacher.require_network().module.to(place.device).eval()
-        return _evaluated(setting.torch_predict(module, place, Precision(place.device, None)), teacher, place, parts)
+        yield setting.torch_predict(module, place, Precision(place.device, None))
+        return
     backend = next(iter(engines.usable(engines.SESSIONS)), next(iter(engines.SESSIONS)))
     session = open_session(backend, teacher.box.graph, teacher.box.spec, threads=place.choices["threads"])
     try:
-        return _evaluated(blackbox.logits(teacher.box, session), teacher, place, parts)
+        yield blackbox.logits(teacher.box, session)
     finally:
         session.close()
-
-
-def _evaluated(
-    predict: evaluate.Predict, teacher: Teacher, place: Setting, parts: Mapping[str, Sequence[Item]]
-) -> dict[str, Any]:
-    found = {
-        name: evaluate.evaluate(predict, items, place.data.read, teacher.preprocess, classes=len(teacher.labels))
-        for name, items in parts.items()
-    }
-    return {name: one.to_json() for name, one in found.items()}
 
 
 def described(teacher: Teacher) -> dict[str, Any]:

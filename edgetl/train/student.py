@@ -28,6 +28,7 @@ from edgetl.train import (
     repeats,
     setting,
     slim_steps,
+    softness,
     task_losses,
     teachers,
     unlabelled,
@@ -106,6 +107,7 @@ def train(
     latency_share: LatencyShare | None = None,
 ) -> None:
     """Trains student and control from the start or from a checkpoint, and writes the model and its record."""
+    softness.settle(terms, options, place, school)
     cutter = Cutter.of(options, school[0].network, place, graph_of, latency_share)
     student = starting_student(options, school[0].network, place, cutter)
     if place.aim is not None:

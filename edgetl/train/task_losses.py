@@ -46,8 +46,8 @@ def _own(term: Term, kind: str) -> Term:
     if name is None:
         return term
     loss = plugins.load("losses", name).Loss
-    return dataclasses.replace(term, loss=loss(**{key: getattr(term.loss, key) for key in losses.options_of(loss)
-                                                  if hasattr(term.loss, key)}))
+    said = {key: getattr(term.loss, key, None) for key in losses.options_of(loss)}  # None: nothing, or auto
+    return dataclasses.replace(term, loss=loss(**{key: value for key, value in said.items() if value is not None}))
 
 
 def require(texts: Sequence[str], asked: Asked, *, taught: bool) -> None:

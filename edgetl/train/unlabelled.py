@@ -135,5 +135,5 @@ def require_use(folders: Sequence[str], terms: Sequence[Term]) -> None:
         names = ", ".join(term.name for term in terms if term.weight)
         raise EdgetlError(
             f"--unlabeled: nothing would be learned from those images, since all losses need labels ({names}).",
-            hint='Add one that asks the teacher alone, e.g. --loss "labels:0.1,kd:0.9;temperature=4".',
+            hint='Add one that asks the teacher alone, e.g. --loss "labels:0.1,kd:0.9;temperature=auto".',
         )
