@@ -53,7 +53,7 @@ def _decoupled(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor
 
 
 class Loss(nn.Module):
-    """`dkd`: options alpha (default 1), beta (8), temperature (4, or auto), standardize (0; 1 takes z-scores of the logits).
+    """`dkd`: options alpha (default 1), beta (8), temperature (4, or auto), standardize (0; 1 takes z-scores).
 
     Of a mixed image the class with the greater share counts. Images without a label have no class to set apart from the
     others, so they are left out.

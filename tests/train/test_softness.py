@@ -122,7 +122,7 @@ def surer(run: Path, out: Path, times: float) -> Path:
     return out
 
 
-@pytest.mark.parametrize("times", [1.0, 400.0])
+@pytest.mark.parametrize("times", [1.0, 4000.0])
 def test_a_training_takes_the_temperature_that_fits(photo_folder: PhotoFolder, tmp_path: Path, times: float) -> None:
     photos = photo_folder(classes=3, images=10)
     mine = {"teacher": "timm/test_resnet", "pretrained": False, "data": str(photos), "out": str(tmp_path / "plain")}
