@@ -317,7 +317,7 @@ LOGITS = ("bce", "binary-kd", "dist", "dkd", "focal", "imitation", "kd", "labels
 @pytest.mark.parametrize("name", plugins.names("losses"))
 def test_gradients_by_finite_differences_and_none_for_the_teacher(name: str) -> None:
     torch.manual_seed(0)
-    term = losses.parse([f"{name};negatives=3;width=4" if name == "crd" else name])[0]
+    term = losses.parse([name + {"crd": ";negatives=3;width=4", "kd": ";temperature=3"}.get(name, "")])[0]
     loss, batch = term.loss.double(), Given(torch.eye(5, dtype=torch.float64)[[0, 2, 4]], torch.arange(3))
     shape = {losses.EMBEDDING: (4,), losses.LAST: (4, 2, 2), losses.STAGES: (4, 2, 2)}.get(
         getattr(loss, "features", ""), (5,)
@@ -374,5 +374,5 @@ def test_the_page_tells_of_every_loss_and_its_options() -> None:
         wanted = losses.options_of(plugins.load("losses", name).Loss)
         told = dict((part.strip().replace("`", "") + " ").split(" ", 1) for part in row[3].split(",") if part.strip())
         assert {key: value.strip() for key, value in told.items()} == {
-            key: f"{default:g}" if not isinstance(default, str) else "" for key, default in wanted.items()
+            key: default if isinstance(default, str) else f"{default:g}" for key, default in wanted.items()
         }, name
