@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_bundle import SIZE, graph_spec, make_graph, reference_logits
-from tiny_precisions import half_graph, quantized_graph
+from tiny_bundle import LABELS, SIZE, graph_spec, make_graph, reference_logits
+from tiny_precisions import half_graph, onnx_bytes, quantized_graph
 
 import edgetl
+from edgetl import plugins
 from edgetl.backends import _tensorrt_build, _tensorrt_flavor, _tensorrt_timing, tensorrt
 from edgetl.backends._tensorrt_build import How
 from edgetl.backends._tensorrt_flavor import Flavor
-from edgetl.runtime.session import Session
+from edgetl.runtime.session import GraphSpec, Session, TensorSpec
 
 pytestmark = pytest.mark.gpu
 GRAPHS = {"fp32": make_graph, "fp16": half_graph, "int8": quantized_graph}
@@ -115,3 +116,46 @@ def test_an_engine_file_for_this_card_is_opened_as_it_is(flavor: Flavor, tmp_pat
         assert worst(session) < 1e-4
     finally:
         session.close()
+
+
+def sparse_graph(channels: int, side: int) -> bytes:
+    """An fp16 convolution of many channels, whose weights are 2:4 sparse, between small float32 ends."""
+    from onnx import TensorProto, helper
+
+    rng = np.random.default_rng(0)
+    wide = rng.normal(scale=0.02, size=(channels, channels // 4, 4, 3, 3)).astype(np.float16)
+    wide[:, :, 1:3] = 0
+    weights = {"stem_w": rng.normal(size=(channels, 3, 1, 1)).astype(np.float16),
+               "wide_w": wide.reshape(channels, channels, 3, 3),
+               "last_w": rng.normal(size=(len(LABELS), channels)).astype(np.float16)}
+    nodes = [helper.make_node("Cast", ["image"], ["half"], to=TensorProto.FLOAT16),
+             helper.make_node("Conv", ["half", "stem_w"], ["stem"], name="stem"),
+             helper.make_node("Conv", ["stem", "wide_w"], ["wide"], name="wide", pads=[1] * 4),
+             helper.make_node("GlobalAveragePool", ["wide"], ["pool"]), helper.make_node("Flatten", ["pool"], ["flat"]),
+             helper.make_node("Gemm", ["flat", "last_w"], ["last"], name="last", transB=1),
+             helper.make_node("Cast", ["last"], ["logits"], to=TensorProto.FLOAT)]
+    return onnx_bytes(nodes, weights, image=("FLOAT", [8, 3, side, side]), logits=("FLOAT", [8, len(LABELS)]))
+
+
+def test_sparse_weights_answer_as_they_are_and_the_layers_say_which_kernels_they_got(
+    flavor: Flavor, tmp_path: Path
+) -> None:
+    """Which kernel is faster is the card's to say; what the builder and the engine tell of it must agree."""
+    graph, side = sparse_graph(512, 28), 28
+    spec = GraphSpec((TensorSpec("image", "image", "float32", (8, 3, side, side), "NCHW"),),
+                     (TensorSpec("logits", "logits", "float32", (8, len(LABELS)), "NC"),), precision="fp16")
+    session = tensorrt.open(graph, spec, threads=1, cache_dir=tmp_path / "cache", options={"flavor": flavor.name})
+    reference = plugins.load("backends", "cpu").open(graph, spec, threads=1, cache_dir=None, options={})
+    try:
+        images = np.random.default_rng(2).normal(size=(8, 3, side, side)).astype(np.float32)
+        ours, theirs = (one.run({"image": images})["logits"] for one in (session, reference))
+        assert np.abs(ours - theirs).max() < 0.02 * np.abs(theirs).max()
+        note = session.info()["engine"]["notes"][-1]
+        assert note.startswith("1 layer has 2:4 sparse weights")
+        told = session.info().get("sparse_layers", [])
+        assert len(told) <= 1
+        if "got sparse kernels" in note:
+            assert told and "wide" in told[0]
+    finally:
+        session.close()
+        reference.close()
