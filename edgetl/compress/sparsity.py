@@ -20,6 +20,7 @@ from edgetl.models import Network
 
 PATTERN = "2:4"
 GROUP, KEPT = 4, 2
+INSIDE = "torch's own attention, whose first projections are no layers (its last one is)"
 STANDARDIZED = "StdConv"  # in the class names of timm's convolutions that standardise their weights as they run
 
 
@@ -59,6 +60,8 @@ def masks_of(network: Network) -> Masks:
     """
     kept, left_out = {}, {}
     for name, layer in network.module.named_modules():
+        if isinstance(layer, nn.MultiheadAttention):
+            left_out[name] = INSIDE
         if not isinstance(layer, nn.Conv2d | nn.Linear):
             continue
         reason = objection(layer) if name != network.head else "the head, which tells the classes apart"

@@ -81,6 +81,24 @@ def test_layers_that_cannot_be_sparse_are_named_with_the_reason() -> None:
     assert told["macs_share"] == pytest.approx(16 * 64 / work)
 
 
+class Attending(nn.Module):
+    """torch's own attention between maps of eight channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        tokens = maps.flatten(2).transpose(1, 2)
+        return self.own(tokens, tokens, tokens)[0].transpose(1, 2).reshape(maps.shape)
+
+
+def test_projections_that_are_no_layers_are_named_too() -> None:
+    masks = sparsity.masks_of(network(nn.Conv2d(3, 8, 3), Attending()))
+    assert set(masks.kept) == {"layer1.own.out_proj.weight"}
+    assert masks.left_out["layer1.own"] == sparsity.INSIDE
+
+
 def test_a_network_without_such_layers_is_one_sentence() -> None:
     with pytest.raises(EdgetlError, match=r"No layer of test/net can have 2:4 sparsity: layer0 is a layer of 3 inputs"):
         sparsity.masks_of(network(nn.Conv2d(3, 8, 3)))
