@@ -31,7 +31,8 @@ from edgetl.runtime.session import usable_threads
 PUBLISHED = {"resnet20": 9173, "resnet56": 9339}  # right answers of 10,000
 ARMS: Mapping[str, list[str]] = {
     "control": ["labels"],
-    "kd": ["labels:0.1,kd:0.9;temperature=4"],
+    "kd": ["labels:0.1,kd:0.9;temperature=auto"],
+    "kd-t1": ["labels:0.1,kd:0.9;temperature=1"],
     "dkd": ["labels:1,dkd:1"],
     "dist": ["labels:1,dist:2;temperature=4"],
 }

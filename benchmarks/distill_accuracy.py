@@ -9,6 +9,7 @@ the script may be stopped at any time. Seeds are trained one after the other, ea
 difference is paired by seed. The arms:
 
 - control: labels alone; kd, dkd, dist: the teacher answers live on new views every epoch;
+- kd-t4: kd at T = 4, where the others have the temperature that fits the teacher;
 - kd-1, kd-4, kd-8: kd on 1, 4, 8 views an image, which come again;
 - kd-steps: kd with the student cut in three steps, and two more epochs after each of the first two;
 - patient: `--preset patient` but for its 100 epochs: the teacher's answers alone at T = 1 on 8 consistent views with
@@ -34,10 +35,11 @@ from edgetl.bench.report import Row
 
 TEACHER = "efficientnet-lite/efficientnet_lite0"
 SIZE = 128
-KD = ["labels:0.1,kd:0.9;temperature=4"]
+KD = ["labels:0.1,kd:0.9;temperature=auto"]
 SHORT: Mapping[str, Mapping[str, Any]] = {
     "control": {"loss": ["labels"]},
     "kd": {"loss": KD},
+    "kd-t4": {"loss": ["labels:0.1,kd:0.9;temperature=4"]},
     "kd-4": {"loss": KD, "views": 4},
     "dist": {"loss": ["labels:1,dist:1"]},
     "kd-1": {"loss": KD, "views": 1},
@@ -87,6 +89,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--teacher", type=Path, help="a finished RUN, in place of training one")
     parser.add_argument("--student", default="slim:0.35")
     parser.add_argument("--from-scratch", action="store_true", help="a student without published weights")
+    parser.add_argument("--student-size", type=int, help="pixels of the student's images (default: its own)")
     parser.add_argument("--prune-cost", default="params+macs")
     parser.add_argument("--arms", type=lambda text: text.split(","), default=list(ARMS))
     parser.add_argument("--seeds", type=lambda text: [int(one) for one in text.split(",")], default=[0, 1, 2])
@@ -124,6 +127,7 @@ def taught(options: argparse.Namespace, teacher: Path, arm: str, seed: int, run:
         teacher=teacher,
         student=options.student,
         pretrained=not options.from_scratch,
+        image_size=options.student_size,
         prune_cost=options.prune_cost,
         out=run,
         epochs=options.long_epochs if arm in LONG else options.epochs,
@@ -147,7 +151,7 @@ def recorded(options: argparse.Namespace, teacher: Path) -> dict[str, Any]:
             rows[arm] = tests
     result = {
         "data": Path(options.data).name,
-        "image_size": SIZE,
+        "image_size": {arm: tests[0]["size_hw"] for arm, tests in rows.items()},
         "student": options.student,
         "from_scratch": options.from_scratch,
         "prune_cost": options.prune_cost,
@@ -172,8 +176,11 @@ def tested_once(options: argparse.Namespace, run: Path, cache: Path) -> dict[str
         row: dict[str, Any] = rundir.read_json(cache, edgetl.errors.EdgetlError)
         if row["sha256"] == digest:
             return row
-    said = weights.read_record(run)["options"]
-    row = {"seed": said["seed"], "epochs": said["epochs"], "sha256": digest, **tested(run, options.data)}
+    record = weights.read_record(run)
+    said, found = record["options"], record["choices"].get("temperature")
+    row = {"seed": said["seed"], "epochs": said["epochs"], "loss": said["loss"], "sha256": digest,
+           "size_hw": record["preprocess"]["size_hw"], **({"temperature": found} if found else {}),
+           **tested(run, options.data)}
     rundir.write_json(cache, row)
     return row
 
