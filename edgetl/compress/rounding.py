@@ -71,9 +71,13 @@ def compensate(fp32: Any, int8: Any, moments: Mapping[str, NDArray[np.float64]],
 
 def round_layer(weight: NDArray[np.float64], scale: NDArray[np.float64], moment: NDArray[np.float64],
                 greatest: int = GREATEST) -> NDArray[np.int8]:
-    """int8 steps of `weight` [O, ...] with one `scale` [O] an output channel, given H = `moment` [G, D, D]."""
+    """int8 steps of `weight` [O, ...] with one `scale` [O] an output channel, given H = `moment` [G, D, D].
+
+    A weight that is exactly zero stays so, and takes no part in making up for others: it was put there (2:4 sparsity).
+    """
     groups, width, _ = moment.shape
     remaining = weight.reshape(groups, -1, width).copy()  # [G, O / G, D]
+    there = remaining != 0
     step = scale.reshape(groups, -1)
     steps = np.zeros_like(remaining)
     upper = _inverse_factor(moment)
@@ -82,7 +86,7 @@ def round_layer(weight: NDArray[np.float64], scale: NDArray[np.float64], moment:
         errors = np.zeros((*step.shape, last - first))
         for place in range(first, last):
             current = remaining[:, :, place]
-            steps[:, :, place] = np.clip(np.rint(current / step), -greatest, greatest)
+            steps[:, :, place] = there[:, :, place] * np.clip(np.rint(current / step), -greatest, greatest)
             error = (current - steps[:, :, place] * step) / upper[:, None, place, place]
             remaining[:, :, place + 1:last] -= error[:, :, None] * upper[:, None, place, place + 1:last]
             errors[:, :, place - first] = error

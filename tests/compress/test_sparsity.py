@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgetl import models
-from edgetl.compress import sparsity
+from edgetl.compress import rounding, sparsity
 from edgetl.errors import EdgetlError
 from edgetl.models import Network
 from edgetl.runtime.preprocess import Preprocess
@@ -79,6 +79,16 @@ def test_layers_that_cannot_be_sparse_are_named_with_the_reason() -> None:
     work = 36 * 27 * 8 + 16 * 9 * 8 + 16 * 64 + 16 * 64 + 24
     assert told["layers"] == 1 and told["parameters_share"] == 64 / total
     assert told["macs_share"] == pytest.approx(16 * 64 / work)
+
+
+def test_int8_steps_whose_errors_are_passed_on_keep_the_zeros() -> None:
+    rng = np.random.default_rng(0)
+    weight = torch.from_numpy(rng.normal(size=(6, 8, 2, 2)))
+    thin = (weight * sparsity.mask_of(weight)).numpy()
+    inputs = rng.normal(size=(100, 32)) @ rng.normal(size=(32, 32))  # correlated, so that much is passed on
+    steps = rounding.round_layer(thin, np.full(6, 0.05), (inputs.T @ inputs)[None])
+    assert not steps[thin == 0].any() and sparsity.follows(torch.from_numpy(steps))
+    assert (steps != np.rint(thin / 0.05)).any()
 
 
 class Attending(nn.Module):
