@@ -100,7 +100,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--calibration-images", type=int, default=128)
     parser.add_argument("--max-drop", type=float, default=1.0)
     parser.add_argument("--min-agreement", type=float, default=96.0)
-    parser.add_argument("--epochs", type=int, default=8, help="of the networks' little training")
+    parser.add_argument("--epochs", type=int, default=20, help="of the networks' little training")
     parser.add_argument("--qat-epochs", type=int, default=0, help="of the rung that trains, see `edgetl export`")
     parser.add_argument("--again", action="store_true", help="measure what was measured before, too")
     parser.add_argument("--out", type=Path)

@@ -25,7 +25,7 @@ from edgetl.recipe import Export, build
 CLASSES, SIDE = 10, 160
 TRAIN_PIXELS = 96
 COUNTS = {"train": 40, "val": 30, "test": 2}  # pictures a class
-RIDGE = 1.0  # of the mean square of the features: what varies little would be blown up, and its rounding with it
+RIDGE = 0.1  # of the mean square of the features: what varies little would be blown up, and its rounding with it
 SLIM, SLIM_NAME = "slim:0.4", "efficientnet_lite0"
 FIXED_SIZE = ("timm/vit_tiny_patch16_224",)  # weights for one size of image alone
 PANEL: Mapping[str, str] = {
