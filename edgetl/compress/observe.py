@@ -6,6 +6,7 @@ grow with the number of images.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from edgetl.compress import rounding
 from edgetl.compress.calibrate import Reader
 from edgetl.compress.histogram import Histogram
 from edgetl.compress.ranges import Range, choose
+from edgetl.compress.surgery import cut
 from edgetl.errors import EdgetlError
 from edgetl.runtime import telemetry
 
@@ -29,6 +31,7 @@ class Observed:
     moments: Mapping[str, NDArray[np.float64]]  # by weight, see `rounding.moment_of`
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # by activation, in the last call
     images: int = 0  # of the last call
+    means: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)  # by weight, E[x] [G, D] of what it meets
     _chosen: dict[tuple[str, bool], Mapping[str, Range]] = field(default_factory=dict, repr=False, compare=False)
 
     def ranges(self, method: str, *, symmetric: bool = False) -> Mapping[str, Range]:
@@ -57,10 +60,12 @@ def observe(model: Any, reader: Reader, activations: Sequence[str]) -> Observed:
     layers = rounding.find_layers(model)
     inputs = {one.name for one in model.graph.input}
     names = sorted({*activations, *(layer.source for layer in layers)} - inputs)
-    session = _session(model, names)
+    session = opened(model, names)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     histograms = {name: Histogram() for name in activations}
     moments: dict[str, NDArray[np.float64]] = {}
+    sums: dict[str, NDArray[np.float64]] = {}
+    counts: Counter[str] = Counter()
     seen: dict[str, tuple[int, ...]] = {}
     images = 0
     chance = np.random.default_rng(0)
@@ -71,9 +76,35 @@ def observe(model: Any, reader: Reader, activations: Sequence[str]) -> Observed:
         for name, histogram in histograms.items():
             _count(histogram, values[name], name)
         for layer in layers:
-            found = rounding.moment_of(values[layer.source], shapes[layer.weight], layer, chance)
-            moments[layer.weight] = found + moments.get(layer.weight, 0.0)
-    return Observed(histograms, moments, seen, images)
+            met = rounding.sampled(values[layer.source], shapes[layer.weight], layer, chance)
+            moments[layer.weight] = rounding.moment_of(met) + moments.get(layer.weight, 0.0)
+            sums[layer.weight] = met.sum(axis=1, dtype=np.float64) + sums.get(layer.weight, 0.0)
+            counts[layer.weight] += met.shape[1]
+    means = {name: one / counts[name] for name, one in sums.items()}
+    return Observed(histograms, moments, seen, images, means)
+
+
+def channel_ranges(model: Any, reader: Reader,
+                   names: Sequence[str]) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """The least and the greatest value of each channel [C], by the name of an activation [n, C, ...].
+
+    Args:
+        model: a float graph.
+        reader: training images; from the first one on.
+        names: of values that nodes compute.
+    """
+    found: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+    if not names:
+        return found
+    session = opened(model, names)
+    reader.set_range(0, len(reader))
+    while (batch := reader.get_next()) is not None:
+        for name, values in zip(names, session.run(list(names), batch), strict=True):
+            others = (0, *range(2, values.ndim))
+            low, high = (end(axis=others).astype(np.float64) for end in (values.min, values.max))
+            before = found.get(name, (low, high))
+            found[name] = np.minimum(low, before[0]), np.maximum(high, before[1])
+    return found
 
 
 def _count(histogram: Histogram, values: NDArray[Any], name: str) -> None:
@@ -83,16 +114,12 @@ def _count(histogram: Histogram, values: NDArray[Any], name: str) -> None:
         raise EdgetlError(f"'{name}': {problem.message}", hint=problem.hint) from problem
 
 
-def _session(model: Any, names: Sequence[str]) -> Any:
-    """ONNX Runtime's session of the graph whose outputs are these values."""
+def opened(model: Any, names: Sequence[str]) -> Any:
+    """ONNX Runtime's session of a graph, its nodes in the order of computation, whose outputs are these values."""
     telemetry.off()
-    import onnx
     import onnxruntime
 
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    del watched.graph.output[:]
-    watched.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(cut(model, names).SerializeToString(), options,
+                                        providers=["CPUExecutionProvider"])

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from edgetl.compress import pairs, ranges, rounding
 from edgetl.compress.calibrate import Reader
+from edgetl.compress.correct import correct
 from edgetl.compress.observe import Observed, observe
 from edgetl.compress.placement import Placement, place
 from edgetl.compress.surgery import drop_unused, keep_outputs_float, shape_arithmetic, spell_einsums
@@ -118,15 +119,18 @@ def layers_of(source: Source, scheme: Mapping[str, Any]) -> list[str]:
 
 
 def write(source: Source, scheme: Mapping[str, Any], *, method: str,
-          known: Mapping[str, tuple[float, int]] | None = None, floats: Sequence[str] = ()) -> Quantized:
+          known: Mapping[str, tuple[float, int]] | None = None, floats: Sequence[str] = (),
+          steps: Mapping[str, NDArray[np.int8]] | None = None) -> Quantized:
     """The INT8 graph of a float32 one: same inputs, outputs and metadata.
 
     Args:
         source: see `study`.
-        scheme: `Target.quantize`; its "rounding" of weights is "nearest" or "compensated" (see `compress.rounding`).
+        scheme: `Target.quantize`; its "rounding" of weights is "nearest" or "compensated" (see `compress.rounding`);
+            where its "bias" is "corrected", biases make up for it (see `compress.correct`).
         method: how the range of an activation is chosen, see `compress.ranges`.
         known: scale and zero point of activations, by name, that need no range.
         floats: nodes that stay in float.
+        steps: what weights are rounded to, by name, where that is known better.
 
     Raises:
         RecipeError: no such method.
@@ -138,6 +142,10 @@ def write(source: Source, scheme: Mapping[str, Any], *, method: str,
         greatest = rounding.GREATEST_REDUCED if scheme["reduce_range"] else rounding.GREATEST
         rounded |= rounding.compensate(source.ready, model, source.seen.moments, greatest=greatest,
                                         done=source.rounded)
+    if steps:
+        rounded["layers_given"] = rounding.put(model, steps)
+    if scheme.get("bias") == "corrected":
+        rounded["biases_corrected"] = correct(source.ready, model, source.seen.means)
     import onnx
 
     return Quantized(finished(model, onnx.load_from_string(source.graph)), rounded)

@@ -69,6 +69,17 @@ def compensate(fp32: Any, int8: Any, moments: Mapping[str, NDArray[np.float64]],
     return {"layers": len(chosen), "layers_left": len(weights) - len(chosen)}
 
 
+def put(int8: Any, steps: Mapping[str, NDArray[np.int8]]) -> int:
+    """Gives the layers of a Q/DQ graph other int8 weights, in place; tells how many. Those left in float have none."""
+    from onnx import numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in int8.graph.initializer}
+    found = {f"{name}{INT8}": values for name, values in steps.items() if f"{name}{INT8}" in tensors}
+    for name, values in found.items():
+        tensors[name].CopyFrom(numpy_helper.from_array(values, name))
+    return len(found)
+
+
 def round_layer(weight: NDArray[np.float64], scale: NDArray[np.float64], moment: NDArray[np.float64],
                 greatest: int = GREATEST) -> NDArray[np.int8]:
     """int8 steps of `weight` [O, ...] with one `scale` [O] an output channel, given H = `moment` [G, D, D].
@@ -123,17 +134,8 @@ def _layer(node: Any, shape: tuple[int, ...]) -> Layer | None:
                  tuple(given.get("pads", (0, 0, 0, 0))), tuple(given.get("dilations", (1, 1))))
 
 
-def moment_of(values: NDArray[np.float32], shape: tuple[int, ...], layer: Layer,
-              chance: np.random.Generator) -> NDArray[np.float64]:
-    """H = sum of x x^T [G, D, D] over sampled positions of a batch of a layer's inputs.
-
-    Args:
-        values: the layer's input.
-        shape: of its weights.
-        layer: which.
-        chance: draws the positions.
-    """
-    inputs = sampled(values, shape, layer, chance)
+def moment_of(inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+    """H = sum of x x^T [G, D, D] over what a layer saw [G, samples, D], see `sampled`."""
     products: NDArray[np.float32] = np.matmul(inputs.transpose(0, 2, 1), inputs)
     return products.astype(np.float64)
 

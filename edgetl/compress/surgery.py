@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 SHAPES = frozenset({"Shape", "Size"})
@@ -68,6 +69,26 @@ def _in_small_letters(equation: str) -> str:
     free = (one for one in string.ascii_lowercase if one not in letters)
     names = {one: one if one.islower() else next(free) for one in letters}
     return "".join(names.get(one, one) for one in equation if not one.isspace())
+
+
+def cut(model: Any, names: Sequence[str]) -> Any:
+    """A graph that computes these values and nothing that they do not need."""
+    import onnx
+
+    makers = {name: node for node in model.graph.node for name in node.output}
+    wanted, todo = set(names), list(names)
+    while todo:
+        node = makers.get(todo.pop())
+        new = set(node.input) - wanted if node is not None else set()
+        wanted |= new
+        todo += new
+    found = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    found.graph.name = model.graph.name
+    found.graph.node.extend(node for node in model.graph.node if wanted & set(node.output))
+    found.graph.initializer.extend(one for one in model.graph.initializer if one.name in wanted)
+    found.graph.input.extend(model.graph.input)
+    found.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    return found
 
 
 def drop_unused(model: Any) -> None:

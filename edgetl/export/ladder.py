@@ -7,6 +7,7 @@ float32 are within the limits.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,17 +17,20 @@ from numpy.typing import NDArray
 
 from edgetl import evaluate
 from edgetl.compress import calibrate, quantize
+from edgetl.compress.groups import groups_of
 from edgetl.datasets import Item
 from edgetl.errors import DataError, GateFailed
 from edgetl.evaluate import Comparison, Evaluation
-from edgetl.export import half, rungs, twin, variants
-from edgetl.export.variants import BACKEND, Built, Stock
+from edgetl.export import half, pace, rungs, twin, variants
+from edgetl.export.variants import BACKEND, FASTER, Built, Stock
 from edgetl.runtime import processor
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.runtime.session import GraphSpec, open_session
 from edgetl.targets import Target
 
 RANKED_IMAGES = 32  # calibration images that tell the layers apart
+QUICK = ("cpu", "openvino")  # backends that open a graph in a second or so
+LEAST_S = 5e-4  # of a call in float32: of a shorter one most is no computing, and what INT8 saves is not seen
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Subject:
     known: Mapping[str, tuple[float, int]] = dataclasses.field(default_factory=dict)  # see `quantize.write`
     qat_epochs: int = 0  # of quantization-aware distillation; 0 leaves that rung out
     quantizer: str = rungs.OWN
+    watch: pace.Stopwatch = pace.stopwatch
 
     @property
     def fixed(self) -> bool:
@@ -82,9 +87,10 @@ class Plan:
     source: quantize.Source
     method: str  # of calibration, see `compress.ranges`
     told: str  # what the table of rungs calls it
-    floats: tuple[str, ...] = ()  # nodes left in float
+    floats: tuple[str, ...] = ()  # layers left in float with their groups, see `compress.groups`
     known: Mapping[str, tuple[float, int]] | None = None  # rounding of activations; None is the subject's
-    rounding: str | None = None  # of weights; None is the scheme's
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the target's scheme
+    steps: Mapping[str, NDArray[np.int8]] | None = None  # what weights are rounded to, where that is known better
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,9 @@ class Ladder:
         self.name, self.scheme, self.methods = name, target.quantize, target.quantize["methods"]
         self.subject, self.requires = subject, target.requires.get("int8", ())
         self.judged_only = BACKEND not in target.backends  # its engine is not the one that answers here
+        # An engine of TensorRT takes minutes to build, so its graphs are not timed while there are many of them.
+        quick = [one for one in target.backends if one in QUICK]
+        self.backend = variants.own_backend(quick, self.requires)
         self.spec = dataclasses.replace(subject.spec, precision="int8")
         chosen = calibrate.choose(subject.train, subject.calibration_images, subject.seed)
         self.items = chosen[:len(chosen) - len(chosen) % subject.batch] if subject.fixed else chosen
@@ -139,7 +148,8 @@ class Ladder:
                             hint="Give more --calibration-images, or a graph with a free batch.")
         self.reader = calibrate.Reader(self.items, subject.read, subject.preprocess, name=self.spec.inputs[0].name,
                                        batch=subject.batch)
-        self.source = quantize.study(subject.graph, self.reader, opset=self.scheme.get("opset", 0))
+        self.source = self.studied(subject.graph)
+        self.record: dict[str, Any] = {}  # what rungs have to tell beside their rows
         self.tried: list[Tried] = []
 
     @property
@@ -147,9 +157,21 @@ class Ladder:
         """The table: a row for each attempt, in the order they were made."""
         return [one.row for one in self.tried]
 
+    def studied(self, graph: bytes) -> quantize.Source:
+        """A float graph of the same network, seen with the calibration images."""
+        return quantize.study(graph, self.reader, opset=self.scheme.get("opset", 0))
+
     def climbed(self) -> Attempt | None:
-        """The first attempt that passed; None where none did."""
-        return next(filter(None, (rung.climb(self) for rung in rungs.in_order(self.subject.quantizer))), None)
+        """The first attempt that is within the limits and pays; else the fastest one within the limits; else None."""
+        slow: list[Attempt] = []
+        for rung in rungs.in_order(self.subject.quantizer):
+            if slow and not getattr(rung, "QUICKENS", False):
+                continue  # it would give other answers in the same time
+            attempt = rung.climb(self)
+            if attempt is not None and pays(attempt.row):
+                return attempt
+            slow += [attempt] if attempt is not None else []
+        return min(slow, key=lambda one: float(one.row["latency_s"]), default=None)
 
     def attempt(self, plan: Plan) -> Attempt:
         """The graph of a plan, judged; adds a row to the table."""
@@ -157,8 +179,14 @@ class Ladder:
 
     def written(self, plan: Plan) -> quantize.Quantized:
         """The graph of a plan, before the rest of it is cast to half."""
-        scheme = self.scheme if plan.rounding is None else {**self.scheme, "rounding": plan.rounding}
-        return quantize.write(plan.source, scheme, method=plan.method, known=self.known(plan), floats=plan.floats)
+        scheme = self.scheme_of(plan)
+        groups = groups_of(plan.source, scheme) if plan.floats else {}
+        return quantize.write(plan.source, scheme, method=plan.method, known=self.known(plan), steps=plan.steps,
+                              floats=[node for layer in plan.floats for node in groups[layer]])
+
+    def scheme_of(self, plan: Plan) -> dict[str, Any]:
+        """The target's scheme with the plan's changes."""
+        return {**self.scheme, **plan.changes}
 
     def known(self, plan: Plan) -> Mapping[str, tuple[float, int]]:
         """Rounding of activations that needs no calibration."""
@@ -166,36 +194,67 @@ class Ladder:
 
     def judge(self, plan: Plan, made: quantize.Quantized) -> Attempt:
         """A graph that was made by a plan, judged on the validation images; adds a row to the table."""
-        subject, made = self.subject, self._finished(made)
+        subject, made = self.subject, self.finished(made)
         answered = judged(made.graph, self.spec, subject.val, subject.read, subject.preprocess, subject.threads)
         val = evaluate.with_reference(answered, subject.reference)
         found = evaluate.compare(val, subject.reference)
-        passed = subject.limits.hold(found)
-        row = {"method": plan.told, "passed": passed, "float_layers": list(plan.floats), **dataclasses.asdict(found)}
-        subject.note(f"{self.name}, {plan.told}: {self._sentence(found)}; "
+        passed, timed = subject.limits.hold(found), self.pace and self.pace.beside_fp32(made.graph)
+        row = {"method": plan.told, "passed": passed, "float_layers": list(plan.floats), "accuracy": val.accuracy,
+               "latency_s": timed and timed.latency_s, "fp32_latency_s": timed and timed.fp32_latency_s,
+               **dataclasses.asdict(found)}
+        took = f", {1e3 * timed.latency_s:.2f} against {1e3 * timed.fp32_latency_s:.2f} ms" if timed else ""
+        subject.note(f"{self.name}, {plan.told}: {self._sentence(found)}{took}; "
                      f"{'passed' if passed else 'outside the limits'}.")
         self.tried.append(Tried(plan, found, row))
         return Attempt(plan, found, row, made, val)
 
-    def _finished(self, made: quantize.Quantized) -> quantize.Quantized:
+    def finished(self, made: quantize.Quantized) -> quantize.Quantized:
         """What is judged is what is shipped: the rest in half where the target wants it so."""
         remainder = self.scheme.get("remainder")
         return dataclasses.replace(made, graph=half.to_half(made.graph, remainder).graph) if remainder else made
 
+    @functools.cached_property
+    def pace(self) -> pace.Pace | None:
+        """What times graphs; None where the target's backend cannot run here."""
+        if self.backend is None:
+            return None
+        subject, image = self.subject, self.spec.inputs[0]
+        shown = np.concatenate(list(evaluate.images(subject.val[:1], subject.read, subject.preprocess)))
+        feeds = {image.name: np.repeat(shown, subject.batch if subject.fixed else 1, axis=0)}
+        return pace.Pace(self.backend, subject.graph, subject.spec, feeds, watch=subject.watch)
+
+    def batches(self, count: int) -> list[dict[str, Any]]:
+        """About `count` calibration images, of every class, as the graph takes them."""
+        size = self.subject.batch if self.subject.fixed else 1
+        count = max(size, min(count, len(self.items)) // size * size)
+        spread = [self.items[place * len(self.items) // count] for place in range(count)]
+        reader = calibrate.Reader(spread, self.subject.read, self.subject.preprocess, name=self.spec.inputs[0].name,
+                                  batch=self.subject.batch)
+        return list(iter(reader.get_next, None))
+
+    @functools.cached_property
+    def _shown(self) -> list[dict[str, Any]]:
+        return self.batches(RANKED_IMAGES)
+
     def answers(self, graph: bytes) -> NDArray[Any]:
-        """Logits [n, K] of a graph on the first calibration images, by which layers are told apart."""
-        self.reader.set_range(0, -(-RANKED_IMAGES // self.subject.batch))
+        """Logits [n, K] of a graph on a few calibration images, by which layers are told apart."""
         session = open_session(BACKEND, graph, self.spec, threads=self.subject.threads)
         try:
-            return np.concatenate([session.run(batch)[self.spec.outputs[0].name]
-                                   for batch in iter(self.reader.get_next, None)])
+            return np.concatenate([session.run(batch)[self.spec.outputs[0].name] for batch in self._shown])
         finally:
             session.close()
 
     def best(self) -> Tried:
         """The attempt nearest to the limits: of those that hold the one of accuracy, the one that agrees most."""
+        return self._nearest(self.tried)
+
+    def best_whole(self) -> Tried:
+        """The same of those that leave no layer in float."""
+        return self._nearest([one for one in self.tried if not one.plan.floats])
+
+    def _nearest(self, tried: Sequence[Tried]) -> Tried:
         most = self.subject.limits.max_drop
-        return max(self.tried, key=lambda one: (most is None or one.found.drop_points <= most, one.found.agreement))
+        return max(tried, key=lambda one: (most is None or one.found.drop_points <= most, one.found.agreement))
 
     def _sentence(self, found: Comparison) -> str:
         if self.subject.limits.max_drop is not None:
@@ -212,7 +271,7 @@ class Ladder:
         ours = not self.judged_only and not processor.missing(self.requires)
         return {"method": accepted.plan.told, "images": len(self.items), "split": "train", "seed": self.subject.seed,
                 "rounding": dict(accepted.made.rounding), "remainder": self.scheme.get("remainder", "fp32"),
-                "float_layers": list(accepted.plan.floats), "rungs": self.rungs,
+                "float_layers": list(accepted.plan.floats), "rungs": self.rungs, **self.record,
                 "fused": quantize.fused(accepted.made.graph) if ours else None}
 
     def refusal(self) -> str:
@@ -226,6 +285,12 @@ class Ladder:
         return (f"{self.name} is outside the limits: against fp32 it loses {best['drop_points']:.2f} points of "
                 f"validation accuracy (95 %: {best['drop_low']:.2f} to {best['drop_high']:.2f}) {at_best}; allowed are "
                 f"{limits.max_drop:g} points and at least {limits.min_agreement:g} %")
+
+
+def pays(row: Mapping[str, Any]) -> bool:
+    """Whether an attempt is faster than float32, or it is not known that it is not."""
+    latency_s, fp32_s = row["latency_s"], row["fp32_latency_s"]
+    return latency_s is None or fp32_s < LEAST_S or latency_s < FASTER * fp32_s
 
 
 def judged(graph: bytes, spec: GraphSpec, items: Sequence[Item], read: Callable[[Item], bytes],

@@ -2,7 +2,8 @@
 
 A file has `climb(ladder) -> Attempt | None`: it makes attempts with `ladder.attempt` (or, where it writes graphs
 itself, with `ladder.judge`), each of which becomes a row of the table, and returns the one that it would take. A new
-rung is one file and its name in `ORDER`.
+rung is one file and its name in `ORDER`. Where a graph within the limits is not faster than float32, only rungs with
+`QUICKENS = True` are tried.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 if TYPE_CHECKING:
     from edgetl.export.ladder import Attempt, Ladder
 
-ORDER = ("calibrated", "mixed", "distilled")
+ORDER = ("calibrated", "equalized", "mixed", "adaptive", "distilled")
 OWN = "edgetl"  # what `--quantizer` calls these; another one has a file of its name here, which is the only rung
 
 
