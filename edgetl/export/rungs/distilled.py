@@ -69,7 +69,7 @@ def _trained(ladder: Ladder, plan: Plan) -> quantize.Quantized:
     with _teacher(ladder) as teacher:
         course = Course(subject.qat_epochs, updates, lambda epoch: _images(ladder, epoch, batch), teacher,
                         ladder.spec.outputs[0].name, subject.threads, subject.note)
-        trained: quantize.Quantized = qat.distilled(made, plan.source.ready, ladder.scheme, course,
+        trained: quantize.Quantized = qat.distilled(made, plan.source.ready, ladder.scheme_of(plan), course,
                                                     fixed=frozenset(ladder.known(plan)))
     return trained
 
