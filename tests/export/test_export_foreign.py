@@ -265,6 +265,7 @@ def test_what_is_not_faster_is_not_written(tmp_path, photos, monkeypatch):
 @needs_vnni
 def test_what_is_outside_the_limits_is_not_written(tmp_path, photos, monkeypatch):
     monkeypatch.setattr(quantizing.Limits, "hold", lambda self, found: False)
+    monkeypatch.setattr("edgetl.compress.adapt.STEPS", (20, 20))
     with pytest.raises(GateFailed, match=r"is outside the limits: it agrees .* Nothing was written"):
         edgetl.quantize(model=str(saved(tmp_path, graph())), data=str(photos), out=str(tmp_path / "int8.onnx"),
                         qat_epochs=0, **PLAIN)
