@@ -142,8 +142,10 @@ class Rung:
 
 
 def climb(monkeypatch: pytest.MonkeyPatch, *made: Rung) -> tuple[Any, list[int]]:
-    monkeypatch.setattr(rungs, "in_order", lambda: iter(made))
-    found = object.__new__(ladder.Ladder).climbed()
+    monkeypatch.setattr(rungs, "in_order", lambda quantizer: iter(made))
+    climber = object.__new__(ladder.Ladder)
+    climber.subject = SimpleNamespace(quantizer=rungs.OWN)
+    found = climber.climbed()
     return found and found.row["latency_s"], [one.climbs for one in made]
 
 
