@@ -177,8 +177,8 @@ def tested_once(options: argparse.Namespace, run: Path, cache: Path) -> dict[str
         if row["sha256"] == digest:
             return row
     record = weights.read_record(run)
-    said, found = record["options"], record["choices"].get("temperature")
-    row = {"seed": said["seed"], "epochs": said["epochs"], "loss": said["loss"], "sha256": digest,
+    said, found = record["options"], record.get("choices", {}).get("temperature")
+    row = {"seed": said["seed"], "epochs": said["epochs"], "loss": said.get("loss"), "sha256": digest,
            "size_hw": record["preprocess"]["size_hw"], **({"temperature": found} if found else {}),
            **tested(run, options.data)}
     rundir.write_json(cache, row)
