@@ -7,6 +7,7 @@ Families, each with its share of the cases:
 
     manifest   the JSON of the manifest changed: fields removed, renamed, of other types, absurd, nested, double; the
                digests of all files stay right
+    tasks      the same of manifests with heads: labels, values, several classes
     folder     bytes changed anywhere in a file of the folder, or another thing in its place (a link, a pipe, a folder)
     packed     bytes changed anywhere in the packed file
     zips       the packed file put together otherwise: names, order, compression, flags, sizes, copies, comments
@@ -50,7 +51,7 @@ from edgetl import rundir, timing
 Files = dict[str, bytes]
 Build = Callable[[Random, Files, Path], Path]  # puts a changed bundle into a folder; returns its path
 
-SHARES = {"manifest": 0.45, "folder": 0.15, "packed": 0.15, "zips": 0.1, "golden": 0.1, "signed": 0.05}
+SHARES = {"manifest": 0.3, "tasks": 0.15, "folder": 0.15, "packed": 0.15, "zips": 0.1, "golden": 0.1, "signed": 0.05}
 NAMES = ("manifest.json", "fp32.onnx", "other.onnx", "golden.npz")
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -84,6 +85,16 @@ def manifest_case(random: Random, files: Files, folder: Path) -> Path:
     """See the module."""
     text = change_json(random, files["manifest.json"].decode())
     return write({**files, "manifest.json": text.encode(errors="surrogatepass")}, folder)
+
+
+def tasks_case(random: Random, files: Files, folder: Path) -> Path:
+    """See the module."""
+    from tiny_bundle import HEADS, give_heads
+
+    bundle = give_heads(write(files, folder), HEADS[str(random.choice(list(HEADS)))])
+    text = change_json(random, (bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_bytes(text.encode(errors="surrogatepass"))
+    return bundle
 
 
 def folder_case(random: Random, files: Files, folder: Path) -> Path:
@@ -203,7 +214,8 @@ def graphs_case(random: Random, files: Files, folder: Path) -> Path:
 
 
 FAMILIES: dict[str, Build] = {"manifest": manifest_case, "folder": folder_case, "packed": packed_case,
-                              "zips": zips_case, "golden": golden_case, "signed": signed_case, "graphs": graphs_case}
+                              "zips": zips_case, "golden": golden_case, "signed": signed_case, "graphs": graphs_case,
+                              "tasks": tasks_case}
 
 
 # ------------------------------------------------------------------------------------------------------------ a case

@@ -55,6 +55,11 @@ class Evaluation:
     keys: tuple[str, ...]
     agreement: float | None = None  # with a reference, by `with_reference`
 
+    @property
+    def score_name(self) -> str:
+        """What it is judged by."""
+        return "accuracy"
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, without the arrays that have a row for each image."""
         names = (field.name for field in dataclasses.fields(self))
@@ -74,6 +79,11 @@ class Comparison:
     lost: int  # images that only the reference got right
     gained: int  # images that only the model got right
     p_value: float  # McNemar's exact test
+
+    @property
+    def score_name(self) -> str:
+        """What the points are of."""
+        return "accuracy"
 
     @property
     def image_points(self) -> float:

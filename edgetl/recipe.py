@@ -129,6 +129,8 @@ class Export(DataFields):
     reject_accuracy: float | None = opt(
         None, "Find the score below which predictions are to be rejected so that at least so many percent of the "
         "others are right, as far as the validation images can show (default: none).", low=1, high=99.99)
+    label_threshold: float = opt(
+        0.5, "Probability from which a label is said to be there (RUNs of --task multilabel).", low=0.001, high=0.999)
     threads: int = opt(0, "Threads of evaluation; 0 takes what the machine allows.", low=0, high=MOST_THREADS,
                        result=False)
     seed: int = opt(0, "Seed of the choice of calibration and golden images.", low=0, high=MOST_SEED)

@@ -174,6 +174,24 @@ def give_features(bundle: Path) -> Path:
     return bundle
 
 
+HEADS = {
+    "multilabel": [{"name": "labels", "kind": "multilabel", "thresholds": [0.5, 0.9, 0.1]}],
+    "regress": [{"name": "values", "kind": "regress", "spreads": [1.0, 20.0, 0.5]}],
+    "classify": [{"name": "animal", "kind": "classify"}],
+}
+
+
+def give_heads(bundle: Path, heads: list[dict]) -> Path:
+    """Makes a tiny bundle say what these heads say; those without labels or outputs get all of the bundle's."""
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    whole = {"labels": manifest["labels"], "outputs": [0, len(manifest["labels"])]}
+    manifest |= {"schema": 3, "task": heads[0]["kind"], "heads": [{**whole, **head} for head in heads]}
+    for name in ("reject_below", "rejection", "drift_reference"):
+        manifest.pop(name, None)
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+    return bundle
+
+
 def edit_manifest(bundle: Path, *keys: str | int, value: object) -> None:
     """Writes one value into a bundle's manifest, e.g. `edit_manifest(b, "preprocess", "color", value="bgr")`."""
     manifest = json.loads((bundle / MANIFEST).read_text())

@@ -207,12 +207,11 @@ def bundle_pairs(folder: Path, manifest: Any) -> dict[str, Any]:
     return {
         "bundle": folder,
         "name": manifest.name,
-        "classes": _classes(manifest.labels),
+        **_said(manifest),
         "input": f"{size[0]} x {size[1]} px, {manifest.preprocess.resize_mode}, {manifest.preprocess.interpolation}",
         "golden": golden_words(manifest.golden) if manifest.golden else None,
         "features": None if length is None else f"{length} an image",
-        "temperature": ", ".join(f"{one.name} {one.temperature:.3g}" for one in manifest.variants
-                                 if one.temperature is not None) or None,
+        "temperature": _temperatures(manifest),
         "reject below": rejection_words(manifest),
         "drift reference": None if reference is None else (
             f"{reference['count']} images of {reference['split']}, {reference['variant']}: mean top score "
@@ -220,16 +219,38 @@ def bundle_pairs(folder: Path, manifest: Any) -> dict[str, Any]:
     }
 
 
+def _said(manifest: Any) -> dict[str, Any]:
+    """The classes of a bundle; or its task, and what each head says."""
+    if not manifest.heads:
+        return {"classes": _classes(manifest.labels)}
+    thresholds = sorted({one for head in manifest.heads for one in head.thresholds})
+    return {"task": manifest.task, **{f"head '{head.name}'": _classes(head.labels) for head in manifest.heads},
+            "said from": ", ".join(f"{one:g}" for one in thresholds) or None}
+
+
+def _temperatures(manifest: Any) -> str | None:
+    """`fp32 1.62`, or of several heads `fp32 shape 1.62`; None where scores are left as they are."""
+    each = [f"{one.name} {one.temperature:.3g}" for one in manifest.variants if one.temperature is not None]
+    each += [f"{one.name} {name} {value:.3g}" for one in manifest.variants for name, value in one.temperatures.items()]
+    return ", ".join(each) or None
+
+
+def _score(found: Mapping[str, Any]) -> str:
+    """An accuracy in percent, or the score of another task as it is."""
+    if "score_name" not in found:
+        return percent(found.get("accuracy"))
+    return "-" if found.get("score") is None else f"{found['score']:.3f}"
+
+
 def variants(manifest: Any) -> None:
     """Prints one line a variant, the default first; accuracy and agreement as the export measured them."""
-    columns = ("variant", "file", "MB", "backends", "split", "accuracy", "agreement")
-    rows = []
+    named = next((row["score_name"] for one in manifest.variants for row in one.evaluations if row.get("score_name")),
+                 "accuracy")
+    columns = ("variant", "file", "MB", "backends", "split", named, "agreement")
     nothing: Mapping[str, Any] = {}
-    for variant in manifest.variants:
-        for found in variant.evaluations or (nothing,):
-            share = found.get("accuracy")
-            rows.append((variant.name, variant.file, f"{variant.size_bytes / 1e6:.2f}", ",".join(variant.backends),
-                         found.get("split") or "-", percent(share), percent(found.get("agreement"))))
+    rows = [(variant.name, variant.file, f"{variant.size_bytes / 1e6:.2f}", ",".join(variant.backends),
+             found.get("split") or "-", _score(found), percent(found.get("agreement")))
+            for variant in manifest.variants for found in variant.evaluations or (nothing,)]
     table(columns, rows, numeric=(False, False, True, False, False, True, True))
 
 

@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgetl import datasets, evaluate, metrics, rundir, splits, weights
+from edgetl import datasets, evaluate, heads, judging, metrics, rundir, splits, weights
 from edgetl.errors import DataError, EdgetlError, GateFailed
+from edgetl.evaluate import Evaluation
 from edgetl.events import Event, Listener, ignore
 from edgetl.export import card, embed, golden, graph, halving, ladder, private, rejection, scaling, variants
 from edgetl.export.ladder import Rejected
 from edgetl.export.rejection import Threshold
 from edgetl.export.variants import Built, Stock
+from edgetl.judging import Judged
 from edgetl.recipe import Export, to_toml
 from edgetl.runtime import drift
 from edgetl.runtime import manifest as manifests
+from edgetl.runtime.heads import THRESHOLD
 from edgetl.runtime.manifest import Manifest
 from edgetl.runtime.verifying import verify
 from edgetl.targets import Target
@@ -59,7 +62,8 @@ def export(options: Export, *, listener: Listener = ignore) -> Path:
         GateFailed: the graph does not answer as the torch model (nothing is kept), or a variant lost more than is
             allowed, or no score was found that --reject-accuracy asks for (the bundle is kept without it).
     """
-    run = weights.load(Path(options.run))
+    run = weights.load(Path(options.run), any_task=True)
+    _require_threshold(options, run)
     targets = variants.choose_targets(options)
     graph.require_packages()
     out = Path(options.out)
@@ -71,6 +75,18 @@ def export(options: Export, *, listener: Listener = ignore) -> Path:
         said = ". ".join(one.sentence for one in made.refusals)
         raise GateFailed(f"{said}. {out} was written without it.", hint=_way_out(made))
     return out
+
+
+def _require_threshold(options: Export, run: weights.Run) -> None:
+    """Raises EdgetlError where a score is asked for that what the RUN says of an image does not have."""
+    asked = heads.of_record(run.record)
+    if asked and options.reject_accuracy is not None:
+        raise EdgetlError(f"--reject-accuracy is about the score of one class an image; {run.folder} says "
+                          f"{heads.words(asked)}.", hint="Leave it out.")
+    kind = asked[0].kind if asked else heads.CLASSIFY
+    if kind != heads.MULTILABEL and options.label_threshold != THRESHOLD:
+        raise EdgetlError(f"--label-threshold is about labels an image; {run.folder} says {heads.words(asked)}.",
+                          hint="Leave it out.")
 
 
 def _way_out(made: Made) -> str:
@@ -94,19 +110,22 @@ def prepare(options: Export, run: weights.Run, listener: Listener) -> Stock:
     source = options.data or recorded.get("source")
     if not source:
         raise EdgetlError(f"{run.folder} does not say which data it was trained on.", hint="Give them with --data.")
-    data = datasets.open_data(source, foreign=options.data is not None)
-    if data.labels != run.labels:
+    data = datasets.open_data(source, foreign=options.data is not None, asked=heads.asked_again(run.record))
+    known = heads.of_record(run.record)
+    if data.labels != run.labels or data.heads != known:
         raise DataError(f"{source} has the classes {list(data.labels)}; {run.folder} knows {list(run.labels)}.",
                         hint="Give the data that the RUN was trained on.")
     parts = splits.resolve(data, options, recorded=recorded.get("rule"), listener=listener)
     if "fingerprint" in recorded:
         splits.require_same_data(parts, recorded["fingerprint"], recorded_by=str(run.folder))
-    exported = graph.export(run.network, run.labels, with_features=options.with_features, listener=listener)
+    asked = judging.of_training(known, parts.train, options.label_threshold)
+    exported = graph.export(run.network, run.labels, heads=asked, with_features=options.with_features,
+                            listener=listener)
     module = run.network.module
     module = graph.with_features_of(module, run.network.head) if options.with_features else module
     pictures = golden.make(options.golden_kind, options.golden, options.seed, items=parts.train, data=data,
                            preprocess=run.network.preprocess, outputs=graph.outputs_of(module, exported.spec))
-    stock = Stock(options, run.network, data, parts, pictures, exported, listener)
+    stock = Stock(options, run.network, data, parts, pictures, exported, listener, asked)
     stock.note(f"fp32 graph by the {exported.exporter} exporter: logits differ from torch by at most "
                f"{exported.parity.difference:.2g} (allowed {exported.parity.limit:.2g}).")
     return stock
@@ -161,13 +180,11 @@ def find_threshold(stock: Stock, order: Sequence[Built]) -> Threshold | None:
     default, target = order[0], stock.options.reject_accuracy
     if target is None or default.val is None:
         return None
-    found = rejection.search(evaluate.scaled(default.val, default.variant.temperature), target / 100,
-                             variant=default.variant.name)
+    found = rejection.search(_scaled(default.val, default), target / 100, variant=default.variant.name)
     if found.refusal is not None:
         stock.warn(f"{found.refusal}. It is left out.")
         return found
-    rows = [(one.variant.name, "val", evaluate.scaled(one.val, one.variant.temperature)) for one in order
-            if one.val is not None]
+    rows = [(one.variant.name, "val", _scaled(one.val, one)) for one in order if one.val is not None]
     for check in (rejection.checked(found, rows) or {})["checks"]:
         told = (f"{check['variant']}: {100 * check['coverage']:.1f} % of {check['n']} validation images have a score "
                 f"of at least {found.reject_below:.6g}, and {_percent(check['accuracy'])} of these answers are right")
@@ -176,6 +193,10 @@ def find_threshold(stock: Stock, order: Sequence[Built]) -> Threshold | None:
         else:
             stock.warn(f"{told}: {target:g} % is shown for {default.variant.name} only.")
     return found
+
+
+def _scaled(found: Judged, one: Built) -> Evaluation:
+    return evaluate.scaled(judging.of_classes(found), one.variant.temperature)
 
 
 def _percent(share: float | None) -> str:
@@ -211,10 +232,10 @@ def describe(stock: Stock, run: weights.Run, made: Made) -> Manifest:
         "notes": list(stock.data.notes),
     }
     written = tuple(one.variant for one in made.built)
-    return Manifest(schema=manifests.schema_of(written),
+    return Manifest(schema=manifests.schema_of(written, stock.heads),
                     name=stock.options.name or Path(stock.options.out).resolve().name,
-                    task="classify", labels=run.labels, preprocess=run.network.preprocess,
-                    variants=written, provenance=provenance,
+                    task=stock.heads[0].kind if stock.heads else "classify", labels=run.labels,
+                    preprocess=run.network.preprocess, variants=written, heads=stock.heads, provenance=provenance,
                     reject_below=None if made.threshold is None else made.threshold.reject_below,
                     rejection=_rejection(made), drift_reference=_drift_reference(made.built[0]))
 
@@ -230,14 +251,16 @@ def concise(value: Any) -> Any:
 
 def _rejection(made: Made) -> dict[str, Any] | None:
     """What the threshold does for every variant, on validation where it was found and on test."""
-    rows = [(one.variant.name, split, evaluate.scaled(found, one.variant.temperature)) for one in made.built
-            for split, found in (("val", one.val), ("test", one.test)) if found is not None]
-    return None if made.threshold is None else rejection.checked(made.threshold, rows)
+    if made.threshold is None:
+        return None
+    return rejection.checked(made.threshold, [
+        (one.variant.name, split, _scaled(found, one)) for one in made.built
+        for split, found in (("val", one.val), ("test", one.test)) if found is not None])
 
 
 def _drift_reference(default: Built) -> dict[str, Any] | None:
-    """The default variant's scores on the validation images; None without such images."""
-    if default.val is None:
+    """The default variant's scores on the validation images; None without such images, or classes to score."""
+    if not isinstance(default.val, Evaluation):
         return None
     scores = metrics.softmax(default.val.logits, default.variant.temperature or 1.0)
     return {"variant": default.variant.name, "split": "val", **drift.reference_of(scores)}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from edgetl.runtime import planes
+from edgetl.runtime.heads import MULTILABEL, REGRESS, agreement_words, asked
 from edgetl.runtime.manifest import Manifest, Variant, features_length, golden_words, rejection_words
 from edgetl.runtime.preprocess import Preprocess
 
@@ -31,15 +33,32 @@ def _head(manifest: Manifest) -> str:
     run = manifest.provenance.get("run", {})
     parameters = f" with {run['parameters']:,} parameters" if run.get("parameters") else ""
     model = run.get("model", "unknown model")
-    return (f"# {manifest.name}\n\nAn image classifier ({model}{parameters}) as a bundle of "
-            f"edgetl.\n\n{len(manifest.labels)} labels: {shown}{more}\n")
+    if not manifest.heads:
+        return (f"# {manifest.name}\n\nAn image classifier ({model}{parameters}) as a bundle of "
+                f"edgetl.\n\n{len(manifest.labels)} labels: {shown}{more}\n")
+    return (f"# {manifest.name}\n\nWhat is said of an image: {asked(manifest.heads)} ({model}{parameters}), as a "
+            f"bundle of edgetl.\n\n{len(manifest.labels)} outputs: {shown}{more}\n\n{_answers(manifest)}\n")
+
+
+def _answers(manifest: Manifest) -> str:
+    """What the outputs mean, where they are no classes of one question."""
+    first = manifest.heads[0]
+    if first.kind == MULTILABEL:
+        least, most = min(first.thresholds), max(first.thresholds)
+        told = f"{least:g}" if least == most else f"{least:g} to {most:g}, see `thresholds` in the manifest"
+        return f"A label is said from a probability (sigmoid of its output) of {told} on."
+    if first.kind == REGRESS:
+        return "Each output is a value in the unit that its column had in training."
+    return "\n".join(f"- `{head.name}`: one of {', '.join(f'`{label}`' for label in head.labels[:50])}"
+                     for head in manifest.heads)
 
 
 def _variants(manifest: Manifest) -> str:
     rows = ["## Variants", "",
-            "The first is the default. Intervals bound 95 %; agreement is with fp32 on the same images; latency is the "
-            "median of one image on one thread, back to back.", "",
-            "| variant | precision | runs on | size | split | images | accuracy | interval | agreement | latency |",
+            f"The first is the default. Intervals bound 95 %; agreement {_agreeing(manifest)}is with fp32 on the same "
+            "images; latency is the median of one image on one thread, back to back.", "",
+            f"| variant | precision | runs on | size | split | images | {_score_name(manifest)} | interval | agreement "
+            "| latency |",
             "|---|---|---|---|---|---|---|---|---|---|"]
     rows += [_row(variant, found) for variant in manifest.variants for found in variant.evaluations]
     machines = sorted({str(found["machine"]) for variant in manifest.variants for found in variant.evaluations})
@@ -75,9 +94,28 @@ def _row(variant: Variant, found: Mapping[str, Any]) -> str:
     same = "-" if agreement is None else f"{100 * agreement:.2f} %"
     latency = "not measured" if found["latency_s"] is None else f"{1e3 * found['latency_s']:.2f} ms"
     return (f"| {variant.name} | {variant.precision} | {', '.join(variant.backends)} "
-            f"| {variant.size_bytes / 1e6:.2f} MB | {found['split']} | {found['n']} | {100 * found['accuracy']:.2f} % "
-            f"| {100 * found['accuracy_low']:.2f} to {100 * found['accuracy_high']:.2f} | {same} "
+            f"| {variant.size_bytes / 1e6:.2f} MB | {found['split']} | {found['n']} | {_right(found)} | {same} "
             f"| {latency} |")
+
+
+def _right(found: Mapping[str, Any]) -> str:
+    """The cells of the score and its interval."""
+    if "accuracy" in found:
+        return (f"{100 * found['accuracy']:.2f} % | {100 * found['accuracy_low']:.2f} to "
+                f"{100 * found['accuracy_high']:.2f}")
+    if found.get("score") is None:
+        return "- | -"
+    ends = "-" if found["score_low"] is None else f"{found['score_low']:.3f} to {found['score_high']:.3f}"
+    return f"{found['score']:.3f} | {ends}"
+
+
+def _score_name(manifest: Manifest) -> str:
+    return next((str(row["score_name"]) for variant in manifest.variants for row in variant.evaluations
+                 if "score_name" in row), "accuracy")
+
+
+def _agreeing(manifest: Manifest) -> str:
+    return f"({agreement_words(manifest.heads)}) " if manifest.heads else ""
 
 
 def _preprocessing(manifest: Manifest) -> str:
@@ -117,11 +155,21 @@ def _run(manifest: Manifest) -> str:
             "# made by `python -m build --wheel` in a checkout\n"
             "python -P -m edgetl.runtime predict BUNDLE IMAGE...\n```\n\n"
             "```python\nimport edgetl.runtime\n\nclassifier = edgetl.runtime.load(\"BUNDLE\")\n"
-            "print(classifier.predict(\"photo.jpg\").label)\n```\n")
+            f"print(classifier.predict(\"photo.jpg\"){_shown(manifest)})\n```\n")
+
+
+def _shown(manifest: Manifest) -> str:
+    """What an application reads of an answer."""
+    if not manifest.heads:
+        return ".label"
+    first = manifest.heads[0]
+    return {MULTILABEL: ".labels", REGRESS: ".values"}.get(first.kind, f".heads[{json.dumps(first.name)}].label")
 
 
 def _scores(manifest: Manifest) -> str:
     """How sure the answers are, beside how right they are, before and after the temperature of each variant."""
+    if any(one.temperatures for one in manifest.variants):
+        return _temperatures(manifest)
     scaled = [(one, found) for one in manifest.variants if one.temperature is not None for found in one.evaluations]
     if not scaled:
         return ""
@@ -133,6 +181,16 @@ def _scores(manifest: Manifest) -> str:
     rows += [f"| {one.name} | {one.temperature:.3g} | {found['split']} | {found['n']} | {100 * found['ece']:.2f} "
              f"| {100 * found['ece_scaled']:.2f} | {found['nll']:.3f} | {found['nll_scaled']:.3f} |"
              for one, found in scaled if "ece_scaled" in found]
+    return "\n".join([*rows, ""])
+
+
+def _temperatures(manifest: Manifest) -> str:
+    """The temperature of each head of each variant."""
+    rows = ["## Scores", "", "The runtime divides the logits of a head by a temperature that was fitted on the "
+            "validation images, so that scores are as high as answers are right; no answer changes.", "",
+            "| variant | head | temperature |", "|---|---|---|"]
+    rows += [f"| {one.name} | {name} | {value:.3g} |" for one in manifest.variants
+             for name, value in one.temperatures.items()]
     return "\n".join([*rows, ""])
 
 

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl import evaluate, rundir
+from edgetl import judging, rundir
 from edgetl.compress.surgery import drop_unused
 from edgetl.errors import GateFailed
 from edgetl.export import variants
 from edgetl.export.metadata import metadata_of
 from edgetl.export.parity import greatest_difference
 from edgetl.export.variants import PORTABLE, Built, Stock
+from edgetl.runtime.heads import Head
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.runtime.session import GraphSpec
 
@@ -36,14 +37,14 @@ def embedded(stock: Stock, built: Sequence[Built]) -> tuple[Built, ...]:
     made = [_embedded(stock, one) for one in built]
     reference = made[0].val
     return tuple(one if one is made[0] or one.val is None or reference is None else
-                 dataclasses.replace(one, val=evaluate.with_reference(one.val, reference),
-                                     against_fp32=evaluate.compare(one.val, reference)) for one in made)
+                 dataclasses.replace(one, val=judging.with_reference(one.val, reference),
+                                     against_fp32=judging.compare(one.val, reference)) for one in made)
 
 
 def _embedded(stock: Stock, one: Built) -> Built:
     own = one.variant.target != PORTABLE
     graph, collapsed = with_normalization(one.graph, stock.network.preprocess, stock.data.labels,
-                                          bytes_move=not (own and NO_BYTES in one.variant.backends))
+                                          heads=stock.heads, bytes_move=not (own and NO_BYTES in one.variant.backends))
     spec = spec_of_pixels(one.spec, stock.network.preprocess)
     apart = _golden_difference(stock, one, graph, spec)
     val = one.val and variants.evaluation(stock, graph, spec, "val", one.judge)
@@ -76,13 +77,14 @@ def spec_of_pixels(spec: GraphSpec, preprocess: Preprocess) -> GraphSpec:
 
 
 def with_normalization(graph: bytes, preprocess: Preprocess, labels: Sequence[str], *,
-                       bytes_move: bool = True) -> tuple[bytes, bool]:
+                       heads: Sequence[Head] = (), bytes_move: bool = True) -> tuple[bytes, bool]:
     """The graph with the normalisation in front, and whether that fell together with its first rounding.
 
     Args:
         graph: takes prepared images, as its only input.
         preprocess: how they are prepared.
         labels: for the graph's metadata.
+        heads: for the graph's metadata.
         bytes_move: whether the engine can transpose bytes, which is quicker than to transpose floats.
     """
     import onnx
@@ -108,7 +110,7 @@ def with_normalization(graph: bytes, preprocess: Preprocess, labels: Sequence[st
     del model.graph.value_info[:]  # the engines infer them again; those of what is gone would be wrong
     drop_unused(model)
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, metadata_of(preprocess, labels, embeds_preprocess=True))
+    onnx.helper.set_model_props(model, metadata_of(preprocess, labels, heads=heads, embeds_preprocess=True))
     onnx.checker.check_model(model, full_check=True)
     written: bytes = model.SerializeToString(deterministic=True)
     return written, collapsed is not None

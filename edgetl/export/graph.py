@@ -19,6 +19,7 @@ from edgetl.events import Event, Listener, ignore
 from edgetl.export import parity
 from edgetl.export.metadata import metadata_of
 from edgetl.models import Network
+from edgetl.runtime.heads import Head
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.runtime.session import GraphSpec, TensorSpec, open_session
 
@@ -45,13 +46,14 @@ class Exported:
     parity: parity.Parity
 
 
-def export(network: Network, labels: Sequence[str], *, opset: int = OPSET, with_features: bool = False,
-           listener: Listener = ignore) -> Exported:
+def export(network: Network, labels: Sequence[str], *, heads: Sequence[Head] = (), opset: int = OPSET,
+           with_features: bool = False, listener: Listener = ignore) -> Exported:
     """The network as a graph, parity-checked. Where the dynamo exporter fails, TorchScript's is tried and told of.
 
     Args:
         network: the model.
         labels: in the order of its logits.
+        heads: what they say, for the graph's metadata; none: one class an image.
         opset: of the graph.
         with_features: whether the graph has the features as a second output, see `with_features_of`.
         listener: told where the second exporter had to be taken.
@@ -70,7 +72,7 @@ def export(network: Network, labels: Sequence[str], *, opset: int = OPSET, with_
     if with_features:
         module = with_features_of(module, network.head)
         spec = spec_of(network.preprocess, len(labels), features=features_length(module, spec, network.model))
-    metadata = metadata_of(network.preprocess, labels)
+    metadata = metadata_of(network.preprocess, labels, heads=heads)
     try:
         return _export_with("dynamo", _dynamo, module, spec, metadata, opset, None)
     except (torch.onnx.OnnxExporterError, GateFailed, BundleError) as problem:

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from edgetl import evaluate
+from edgetl import evaluate, judging
 from edgetl.compress import calibrate
 from edgetl.errors import DataError, EdgetlError
-from edgetl.evaluate import Comparison, Evaluation
 from edgetl.export import half, reach, variants
 from edgetl.export.ladder import Limits, Rejected
 from edgetl.export.variants import BACKEND, Built, Stock
+from edgetl.judging import Judged, Judgement
 from edgetl.targets import Target
 
 RANGE_IMAGES = 32  # training images that show how far the values of a network reach
@@ -67,17 +67,17 @@ def confirmed(stock: Stock, one: Built | Rejected, fp32: Built) -> Built | Rejec
     return one if own is None else answering(stock, one, fp32.val, own)
 
 
-def answering(stock: Stock, one: Built, reference: Evaluation, judge: str = BACKEND) -> Built | Rejected:
+def answering(stock: Stock, one: Built, reference: Judged, judge: str = BACKEND) -> Built | Rejected:
     """The variant with its answers on the validation images and its tolerances, if they are within the limits."""
     name = one.variant.name
     options = stock.options
     try:
-        val = evaluate.with_reference(variants.judged(stock, one.graph, one.spec, "val", judge), reference)
+        val = judging.with_reference(variants.judged(stock, one.graph, one.spec, "val", judge), reference)
     except DataError:
         raise
     except EdgetlError as problem:  # it cannot be opened there, or gives logits that are no numbers
         return Rejected(name, (), f"{name} cannot be judged on {judge}: {problem.message.rstrip('.')}")
-    found = evaluate.compare(val, reference)
+    found = judging.compare(val, reference)
     passed = Limits(options.max_drop, options.min_agreement).hold(found)
     stock.note(f"{name} on {judge}: {found.sentence()}; {'passed' if passed else 'outside the limits'}.")
     if not passed:
@@ -91,7 +91,8 @@ def answering(stock: Stock, one: Built, reference: Evaluation, judge: str = BACK
                                judge=judge)
 
 
-def _refusal(name: str, found: Comparison, max_drop: float, min_agreement: float) -> str:
+def _refusal(name: str, found: Judgement, max_drop: float, min_agreement: float) -> str:
     return (f"{name} is outside the limits: against fp32 it loses {found.drop_points:.2f} points of validation "
-            f"accuracy (95 %: {found.drop_low:.2f} to {found.drop_high:.2f}) with {100 * found.agreement:.2f} % "
-            f"agreement ({found.n} images); allowed are {max_drop:g} points and at least {min_agreement:g} %")
+            f"{found.score_name} (95 %: {found.drop_low:.2f} to {found.drop_high:.2f}) with "
+            f"{100 * found.agreement:.2f} % agreement ({found.n} images); allowed are {max_drop:g} points and at least "
+            f"{min_agreement:g} %")

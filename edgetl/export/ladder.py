@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl import evaluate
+from edgetl import evaluate, judging
 from edgetl.compress import calibrate, quantize
 from edgetl.compress.groups import groups_of
 from edgetl.datasets import Item
 from edgetl.errors import DataError, GateFailed
-from edgetl.evaluate import Comparison, Evaluation
 from edgetl.export import half, pace, rungs, twin, variants
 from edgetl.export.variants import BACKEND, FASTER, Built, Stock
+from edgetl.judging import Judged, Judgement
 from edgetl.runtime import processor
+from edgetl.runtime.heads import Head
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.runtime.session import GraphSpec, open_session
 from edgetl.targets import Target
@@ -40,7 +41,7 @@ class Limits:
     max_drop: float | None  # percentage points of accuracy; None where the labels are not known
     min_agreement: float  # percent
 
-    def hold(self, found: Comparison) -> bool:
+    def hold(self, found: Judgement) -> bool:
         """Whether what was found is within them."""
         # The tiny allowance is for the division only: a limit that is met exactly is met.
         drop_ok = self.max_drop is None or found.drop_points <= self.max_drop + 1e-9
@@ -57,7 +58,7 @@ class Subject:
     train: Sequence[Item]
     val: Sequence[Item]
     read: Callable[[Item], bytes]
-    reference: Evaluation  # of the float32 graph on `val`
+    reference: Judged  # of the float32 graph on `val`
     limits: Limits
     calibration_images: int
     seed: int
@@ -67,6 +68,7 @@ class Subject:
     qat_epochs: int = 0  # of quantization-aware distillation; 0 leaves that rung out
     quantizer: str = rungs.OWN
     watch: pace.Stopwatch = pace.stopwatch
+    heads: tuple[Head, ...] = ()  # what the graph says; none: one class an image
 
     @property
     def fixed(self) -> bool:
@@ -98,7 +100,7 @@ class Tried:
     """What the table of rungs keeps of an attempt: all but the graph."""
 
     plan: Plan
-    found: Comparison
+    found: Judgement
     row: dict[str, Any]
 
     @property
@@ -112,7 +114,7 @@ class Attempt(Tried):
     """An INT8 graph with its answers on the validation images."""
 
     made: quantize.Quantized
-    val: Evaluation
+    val: Judged
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,11 @@ class Ladder:
         """A float graph of the same network, seen with the calibration images."""
         return quantize.study(graph, self.reader, opset=self.scheme.get("opset", 0))
 
+    @property
+    def score_name(self) -> str:
+        """What a point is of."""
+        return self.subject.reference.score_name
+
     def climbed(self) -> Attempt | None:
         """The first attempt that is within the limits and pays; else the fastest one within the limits; else None."""
         slow: list[Attempt] = []
@@ -195,9 +202,10 @@ class Ladder:
     def judge(self, plan: Plan, made: quantize.Quantized) -> Attempt:
         """A graph that was made by a plan, judged on the validation images; adds a row to the table."""
         subject, made = self.subject, self.finished(made)
-        answered = judged(made.graph, self.spec, subject.val, subject.read, subject.preprocess, subject.threads)
-        val = evaluate.with_reference(answered, subject.reference)
-        found = evaluate.compare(val, subject.reference)
+        answered = judged(made.graph, self.spec, subject.val, subject.read, subject.preprocess, subject.threads,
+                          subject.heads)
+        val = judging.with_reference(answered, subject.reference)
+        found = judging.compare(val, subject.reference)
         passed, timed = subject.limits.hold(found), self.pace and self.pace.beside_fp32(made.graph)
         row = {"method": plan.told, "passed": passed, "float_layers": list(plan.floats), "accuracy": val.accuracy,
                "latency_s": timed and timed.latency_s, "fp32_latency_s": timed and timed.fp32_latency_s,
@@ -256,7 +264,7 @@ class Ladder:
         most = self.subject.limits.max_drop
         return max(tried, key=lambda one: (most is None or one.found.drop_points <= most, one.found.agreement))
 
-    def _sentence(self, found: Comparison) -> str:
+    def _sentence(self, found: Judgement) -> str:
         if self.subject.limits.max_drop is not None:
             return found.sentence()
         return (f"agreement {100 * found.agreement:.2f} % of {found.n} images; one image is {found.image_points:.2f} "
@@ -283,8 +291,8 @@ class Ladder:
                     f"{best['n']} validation images at best ({best['method']}); at least {limits.min_agreement:g} % "
                     "are asked for")
         return (f"{self.name} is outside the limits: against fp32 it loses {best['drop_points']:.2f} points of "
-                f"validation accuracy (95 %: {best['drop_low']:.2f} to {best['drop_high']:.2f}) {at_best}; allowed are "
-                f"{limits.max_drop:g} points and at least {limits.min_agreement:g} %")
+                f"validation {self.score_name} (95 %: {best['drop_low']:.2f} to {best['drop_high']:.2f}) {at_best}; "
+                f"allowed are {limits.max_drop:g} points and at least {limits.min_agreement:g} %")
 
 
 def pays(row: Mapping[str, Any]) -> bool:
@@ -294,7 +302,7 @@ def pays(row: Mapping[str, Any]) -> bool:
 
 
 def judged(graph: bytes, spec: GraphSpec, items: Sequence[Item], read: Callable[[Item], bytes],
-           preprocess: Preprocess, threads: int) -> Evaluation:
+           preprocess: Preprocess, threads: int, heads: Sequence[Head] = ()) -> Judged:
     """What a graph answers on some images, as many at a time as it takes."""
     session = twin.open_judge(graph, spec, threads=threads)
     size = spec.inputs[0].shape[0]
@@ -306,8 +314,8 @@ def judged(graph: bytes, spec: GraphSpec, items: Sequence[Item], read: Callable[
             images)
 
     try:
-        return evaluate.evaluate(predict, items, read, preprocess, classes=int(spec.outputs[0].shape[1]),
-                                 batch=evaluate.BATCH if isinstance(size, str) else size)
+        return judging.evaluate(predict, items, read, preprocess, classes=int(spec.outputs[0].shape[1]), asked=heads,
+                                batch=evaluate.BATCH if isinstance(size, str) else size)
     finally:
         session.close()
 
@@ -328,7 +336,8 @@ def build_int8(stock: Stock, target: Target, fp32: Built) -> Built | Rejected:
     subject = Subject(fp32.graph, fp32.spec, stock.network.preprocess, stock.splits.train, stock.splits.val,
                       stock.data.read, fp32.val, Limits(options.max_drop, options.min_agreement),
                       options.calibration_images, options.seed, options.threads, stock.note,
-                      _known_steps(stock, fp32.spec, target), options.qat_epochs, options.quantizer)
+                      _known_steps(stock, fp32.spec, target), options.qat_epochs, options.quantizer,
+                      heads=stock.heads)
     ladder = Ladder(f"{target.name}.int8", target, subject)
     try:
         attempt = ladder.climbed()

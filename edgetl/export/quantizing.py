@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from edgetl import datasets, evaluate, foreign, rundir, splits
+from edgetl import datasets, evaluate, foreign, judging, rundir, splits
 from edgetl.compress import quantize as quantizer
 from edgetl.datasets import DataSet, Item
 from edgetl.errors import DataError, EdgetlError, GateFailed, OutputError
-from edgetl.evaluate import Comparison
 from edgetl.events import Event, Listener, ignore
 from edgetl.export import variants
 from edgetl.export.ladder import Ladder, Limits, Subject, judged
 from edgetl.export.variants import BACKEND, FASTER
 from edgetl.foreign import Foreign
+from edgetl.judging import Judgement
 from edgetl.recipe_quantize import Quantize
 from edgetl.runtime import processor
 from edgetl.runtime.session import open_session
@@ -40,7 +40,7 @@ class Outcome:
     fp32_size_bytes: int
     accuracy: float | None  # of INT8 on the validation images, 0 to 1; None where the labels are not known
     fp32_accuracy: float | None
-    found: Comparison
+    found: Judgement
     latency_s: float | None  # median of one image on one thread; None where the target's machine is not this one
     fp32_latency_s: float | None
     calibration: Mapping[str, Any]  # how it was made: method, rungs, kernels that run as integers, ...
@@ -90,8 +90,9 @@ def quantize(options: Quantize, *, listener: Listener = ignore) -> Outcome:
         out.parent.mkdir(parents=True, exist_ok=True)
     rundir.write_bytes(out, attempt.made.graph)
     known = subject.limits.max_drop is not None
-    return Outcome(str(out), target.name, len(attempt.made.graph), len(classifier.graph),
-                   attempt.val.accuracy if known else None, subject.reference.accuracy if known else None,
+    accuracy, fp32_accuracy = (judging.of_classes(one).accuracy if known else None
+                               for one in (attempt.val, subject.reference))
+    return Outcome(str(out), target.name, len(attempt.made.graph), len(classifier.graph), accuracy, fp32_accuracy,
                    attempt.found, timed.get("int8"), timed.get("fp32"), ladder.calibration(attempt))
 
 
@@ -108,7 +109,8 @@ def _subject(options: Quantize, classifier: Foreign, data: DataSet, parts: Split
     if limits.max_drop is None:
         listener(Event(STAGE, "warning", {"text": "Nobody says how the graph's classes are called (--labels), so only "
                                                   "the agreement with fp32 is judged, no accuracy."}))
-    reference = judged(classifier.graph, classifier.spec, val, data.read, classifier.preprocess, options.threads)
+    reference = judging.of_classes(judged(classifier.graph, classifier.spec, val, data.read, classifier.preprocess,
+                                          options.threads))
     if limits.max_drop is None:  # then what fp32 answers is right, and a point lost is an image on which INT8 disagrees
         said = reference.logits.argmax(axis=1)
         val = tuple(dataclasses.replace(item, label=int(one)) for item, one in zip(val, said, strict=True))

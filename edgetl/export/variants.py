@@ -11,18 +11,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl import evaluate, extras, plugins, rundir
+from edgetl import evaluate, extras, judging, plugins, rundir
 from edgetl.datasets import DataSet
 from edgetl.errors import BackendUnavailable, RecipeError
-from edgetl.evaluate import Comparison, Evaluation
+from edgetl.evaluate import Evaluation
 from edgetl.events import Event, Listener
 from edgetl.export import rungs, twin
 from edgetl.export.golden import Golden
 from edgetl.export.graph import Exported
 from edgetl.export.parity import greatest_difference
+from edgetl.judging import Judged, Judgement, TaskEvaluation
 from edgetl.models import Network
 from edgetl.recipe import Export
 from edgetl.runtime import processor
+from edgetl.runtime.heads import Head
 from edgetl.runtime.manifest import Variant
 from edgetl.runtime.session import GraphSpec, open_session
 from edgetl.runtime.verifying import pixels_of
@@ -51,6 +53,7 @@ class Stock:
     golden: Golden
     exported: Exported
     listener: Listener
+    heads: tuple[Head, ...] = ()  # what the network says of an image; none: one class
 
     def note(self, text: str) -> None:
         """Tells the listener."""
@@ -68,12 +71,12 @@ class Built:
     variant: Variant
     graph: bytes
     spec: GraphSpec
-    val: Evaluation | None  # None where the data has no validation images
-    against_fp32: Comparison | None = None
+    val: Judged | None  # None where the data has no validation images
+    against_fp32: Judgement | None = None
     latency_s: float | None = None  # None: this machine is not the one it is made for
     # What answers for it here: its own backend, or else the processor (see `edgetl.export.twin`), which is not timed.
     judge: str = BACKEND
-    test: Evaluation | None = None  # None until every choice has been made, or where the data has no test images
+    test: Judged | None = None  # None until every choice has been made, or where the data has no test images
 
 
 def choose_targets(options: Export) -> tuple[Target, ...]:
@@ -181,7 +184,7 @@ def build_fp32(stock: Stock) -> Built:
     val = evaluation(stock, exported.graph, exported.spec, "val")
     built = Built(dataclasses.replace(variant, **allowed), exported.graph, exported.spec, val)
     if val is not None:
-        stock.note(f"fp32: {_share(val)} on {val.n} validation images.")
+        stock.note(f"fp32: {judging.score_words(val)} on {val.n} validation images.")
     return built
 
 
@@ -247,11 +250,12 @@ def latencies_of(stock: Stock, built: Sequence[Built]) -> dict[str, float]:
             session.close()
 
 
-def _with_evaluations(stock: Stock, one: Built, fp32_test: Evaluation | None) -> Built:
+def _with_evaluations(stock: Stock, one: Built, fp32_test: Judged | None) -> Built:
     test = fp32_test
     if fp32_test is not None and one.variant.precision != "fp32":
-        test = evaluate.with_reference(judged(stock, one.graph, one.spec, "test", one.judge), fp32_test)
-        stock.note(f"{one.variant.name} on test: {evaluate.compare(test, fp32_test).sentence()}.")
+        test = judging.with_reference(judged(stock, one.graph, one.spec, "test", one.judge), fp32_test)
+        told = "" if _unscored(test) else f": {judging.compare(test, fp32_test).sentence()}"
+        stock.note(f"{one.variant.name} on test{told or ' is not scored, for these images cannot tell'}.")
     simulated = {} if one.judge in one.variant.backends else {"simulates": list(one.variant.backends)}
     rows = tuple({"backend": one.judge, **simulated, "split": split,
                   **figures(found, one.variant.temperature), "latency_s": one.latency_s,
@@ -262,8 +266,14 @@ def _with_evaluations(stock: Stock, one: Built, fp32_test: Evaluation | None) ->
                                                                            status=status))
 
 
-def figures(found: Evaluation, temperature: float | None) -> dict[str, Any]:
+def _unscored(found: Judged) -> bool:
+    return isinstance(found, TaskEvaluation) and found.score is None
+
+
+def figures(found: Judged, temperature: float | None) -> dict[str, Any]:
     """What a row of the manifest says of a split; with a temperature also the calibration of the scores over it."""
+    if not isinstance(found, Evaluation):
+        return found.to_json()
     told, after = found.to_json(), evaluate.scaled(found, temperature)
     if len(found.confusion) > CONFUSION_CLASSES:
         del told["confusion"]
@@ -271,18 +281,18 @@ def figures(found: Evaluation, temperature: float | None) -> dict[str, Any]:
     return told | {f"{name}_scaled": getattr(after, name) for name in scaled}
 
 
-def evaluation(stock: Stock, graph: bytes, spec: GraphSpec, split: str, judge: str = BACKEND) -> Evaluation | None:
+def evaluation(stock: Stock, graph: bytes, spec: GraphSpec, split: str, judge: str = BACKEND) -> Judged | None:
     """What the graph answers on a split; None where the data has no such split."""
     return judged(stock, graph, spec, split, judge) if stock.splits.of(split) else None
 
 
-def judged(stock: Stock, graph: bytes, spec: GraphSpec, split: str, judge: str) -> Evaluation:
+def judged(stock: Stock, graph: bytes, spec: GraphSpec, split: str, judge: str) -> Judged:
     """What the graph answers on a split that has images."""
     session = twin.open_judge(graph, spec, threads=stock.options.threads, backend=judge)
     try:
         predict = evaluate.session_predict(session, image=spec.inputs[0].name, logits=spec.outputs[0].name)
-        return evaluate.evaluate(predict, stock.splits.of(split), stock.data.read, stock.network.preprocess,
-                                 classes=len(stock.data.labels), normalized=not _takes_pixels(spec))
+        return judging.evaluate(predict, stock.splits.of(split), stock.data.read, stock.network.preprocess,
+                                classes=len(stock.data.labels), asked=stock.heads, normalized=not _takes_pixels(spec))
     finally:
         session.close()
 
@@ -321,7 +331,3 @@ def variant_of(name: str, target: str, precision: str, backends: tuple[str, ...]
     return Variant(name=name, file=f"{name}.onnx", target=target, precision=precision, opset=opset,
                    sha256=rundir.sha256(graph), size_bytes=len(graph), inputs=spec.inputs, outputs=spec.outputs,
                    backends=backends)
-
-
-def _share(found: Evaluation) -> str:
-    return f"{100 * found.accuracy:.2f} % ({100 * found.accuracy_low:.2f} to {100 * found.accuracy_high:.2f})"

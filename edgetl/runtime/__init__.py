@@ -24,18 +24,22 @@ if TYPE_CHECKING:
     from edgetl.runtime.batching import Batching
     from edgetl.runtime.bundle import Bundle, open_bundle
     from edgetl.runtime.drift import Drift, DriftVerdict
+    from edgetl.runtime.heads import Head
     from edgetl.runtime.manifest import Manifest, Variant
     from edgetl.runtime.preprocess import Preprocess
     from edgetl.runtime.slot import Slot
+    from edgetl.runtime.task_prediction import HeadsPrediction, LabelsPrediction, ValuesPrediction
     from edgetl.runtime.verifying import Check, VerifyReport, verify
 
 # What few programs need is imported when it is asked for, so that the others start sooner.
 _HOMES = {"Batching": "batching", "Bundle": "bundle", "Check": "verifying", "Drift": "drift", "DriftVerdict": "drift",
-          "Manifest": "manifest", "Preprocess": "preprocess", "Slot": "slot", "Variant": "manifest",
-          "VerifyReport": "verifying", "open_bundle": "bundle", "verify": "verifying"}
+          "Head": "heads", "HeadsPrediction": "task_prediction", "LabelsPrediction": "task_prediction",
+          "Manifest": "manifest", "Preprocess": "preprocess", "Slot": "slot", "ValuesPrediction": "task_prediction",
+          "Variant": "manifest", "VerifyReport": "verifying", "open_bundle": "bundle", "verify": "verifying"}
 
-__all__ = ["Batching", "Bundle", "Check", "Classifier", "Drift", "DriftVerdict", "Manifest", "Prediction", "Preprocess",
-           "Slot", "Variant", "VerifyReport", "load", "open_bundle", "verify"]
+__all__ = ["Batching", "Bundle", "Check", "Classifier", "Drift", "DriftVerdict", "Head", "HeadsPrediction",
+           "LabelsPrediction", "Manifest", "Prediction", "Preprocess", "Slot", "ValuesPrediction", "Variant",
+           "VerifyReport", "load", "open_bundle", "verify"]
 
 
 def __getattr__(name: str) -> Any:

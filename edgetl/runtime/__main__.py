@@ -97,6 +97,8 @@ def _load(arguments: argparse.Namespace) -> Classifier:
 
 def _predict(arguments: argparse.Namespace) -> int:
     """Every image is tried; one that cannot be used is told on stderr, and the exit code is 1 at the end."""
+    from edgetl.runtime.task_prediction import cells  # here: the other verbs print no predictions
+
     failed = 0
     with _load(arguments) as classifier:
         for image in arguments.images:
@@ -108,7 +110,7 @@ def _predict(arguments: argparse.Namespace) -> int:
             if arguments.json:
                 print(json.dumps({"image": image, **dataclasses.asdict(found)}))
             else:
-                print("\t".join([image, *(f"{label} {score:.4f}" for label, score in found.top)]))
+                print("\t".join([image, *cells(found, "{:.4f}".format)]))
     return failed
 
 

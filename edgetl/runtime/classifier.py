@@ -19,7 +19,7 @@ from edgetl.runtime.choice import AUTO, Choice, check_classifier, choose
 from edgetl.runtime.decode import MAX_MEGAPIXELS
 from edgetl.runtime.feeding import Feeder, Image, name_of
 from edgetl.runtime.handle import Handle
-from edgetl.runtime.manifest import Manifest
+from edgetl.runtime.manifest import Manifest, Variant
 from edgetl.runtime.prediction import Answers, Prediction, softmax
 from edgetl.runtime.preprocess import EXACT
 from edgetl.runtime.session import GraphSpec, Session, open_session, survives_damage
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from edgetl.runtime.batching import Batcher, Batching
     from edgetl.runtime.drift import Drift
+    from edgetl.runtime.task_prediction import TaskAnswers
 
 
 def load(path: str | os.PathLike[str], backend: str = AUTO, variant: str = AUTO, threads: int = 0,
@@ -59,16 +60,26 @@ def load(path: str | os.PathLike[str], backend: str = AUTO, variant: str = AUTO,
         BackendUnavailable: what was asked for cannot run here, with the reasons.
         GateFailed: an engine that was built here answers the golden images otherwise than training did.
         MissingDependency: a public key or `decode` needs a package that is not installed.
-        InputError: `drift` counts another number of classes.
+        InputError: `drift` counts another number of classes; `drift` or a `decode` other than "exact" is given for a
+            bundle that says something else than one class an image.
     """
     bundle = open_bundle(path, public_key)
     from edgetl.runtime import tuned  # here: the import of edgetl.runtime is to be quick
 
     choice = choose(bundle.manifest, backend, variant, tuned=tuned.find(bundle.digest))
     feeder = Feeder(bundle.manifest.preprocess, choice.variant, decode, max_megapixels)
-    answers = Answers(bundle.manifest.labels, bundle.manifest.reject_below, drift, choice.variant.temperature)
+    answers = _answers(bundle.manifest, choice.variant, drift, decode)
     session = open_variant(bundle, choice, threads=threads or choice.threads, options=options, cache_dir=cache_dir)
     return Classifier(bundle, choice, session, feeder, answers, batching)
+
+
+def _answers(manifest: Manifest, variant: Variant, drift: Drift | None, decode: str) -> Answers | TaskAnswers:
+    if not manifest.heads:
+        return Answers(manifest.labels, manifest.reject_below, drift, variant.temperature)
+    from edgetl.runtime import task_prediction  # here: most bundles say one class an image
+
+    task_prediction.require_plain(manifest, drift, decode)
+    return task_prediction.TaskAnswers(manifest.heads, variant.temperatures)
 
 
 def open_variant(bundle: Bundle, choice: Choice, *, threads: int = 0, options: Mapping[str, str] | None = None,
@@ -107,13 +118,16 @@ def _folder(path: str | os.PathLike[str] | None) -> Path | None:
 class Classifier:
     """A loaded bundle. Methods may be called from several threads; use it in a `with` block or call `close`.
 
+    Where the bundle says something else than one class an image (`manifest.heads`), `predict` and its kin answer with
+    that task's class in place of a `Prediction`: `LabelsPrediction`, `ValuesPrediction` or `HeadsPrediction`.
+
     It belongs to the process that loaded it: a forked child is told so by an error, and it cannot be sent to another.
     Sources are paths, the bytes of image files, Pillow images, uint8 arrays [H, W] or [H, W, C] in RGB, or float32
     arrays [C, H, W] as `preprocess.prepare` makes them. An array must not be written to before its answer is there.
     """
 
-    def __init__(self, bundle: Bundle, choice: Choice, session: Session, feeder: Feeder, answers: Answers,
-                 batching: Batching | None = None) -> None:
+    def __init__(self, bundle: Bundle, choice: Choice, session: Session, feeder: Feeder,
+                 answers: Answers | TaskAnswers, batching: Batching | None = None) -> None:
         self.manifest: Manifest = bundle.manifest
         self.labels: tuple[str, ...] = bundle.manifest.labels
         self._bundle = bundle
@@ -219,7 +233,7 @@ class Classifier:
         return await asyncio.wrap_future(self.submit(source, top=top))
 
     def logits(self, images: Sequence[Any] | NDArray[Any], *, batch_size: int = 32) -> NDArray[np.float32]:
-        """Logits [N, K] of images, or of an array that is prepared already.
+        """Logits [N, K] of images, or of an array that is prepared already; values in their unit where it says values.
 
         Args:
             images: a list of what `predict` takes, or an array as the graph takes it: float32 [N, C, H, W] as
@@ -276,6 +290,8 @@ class Classifier:
             "precision": variant.precision,
             "status": variant.status,
             "temperature": variant.temperature,
+            **({"task": self.manifest.task, "heads": [one.name for one in self.manifest.heads],
+                "temperatures": dict(variant.temperatures)} if self.manifest.heads else {}),
             "size_bytes": variant.size_bytes,
             "labels": len(self.labels),
             "input": list(variant.inputs[0].shape),

@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from edgetl.errors import BundleError
+from edgetl.runtime import heads as questions
 from edgetl.runtime import limits, strict_json
 from edgetl.runtime.fields import Table, has_control, is_list, is_whole, stays_inside, words
+from edgetl.runtime.heads import Head
 from edgetl.runtime.preprocess import Preprocess, from_dict, to_dict
 from edgetl.runtime.processor import FEATURES
 from edgetl.runtime.session import TensorSpec
 
-SCHEMA = 2  # 1 knows no temperature
+SCHEMA = 3  # 2 knows no heads
+SCALED = 2  # 1 knows no temperature
 OLDEST = 1
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
@@ -51,9 +54,12 @@ class Variant:
     features_tolerance: float | None = None  # the same for the output of the role "features"; None: it has none
     # What logits are divided by before softmax, so that scores are as high as answers are right; None: nothing.
     temperature: float | None = None
+    # The same of each head by itself, by its name; heads that are left as they are are not in it.
+    temperatures: Mapping[str, float] = field(default_factory=dict)
     calibration: Mapping[str, Any] | None = None
     status: str = "not-measured"  # "measured" | "not-measured"
-    # each {backend, split, n, accuracy, accuracy_low, accuracy_high, agreement, ece, ece_scaled, latency_s, machine}
+    # each {backend, split, n, accuracy, accuracy_low, accuracy_high, agreement, ece, ece_scaled, latency_s, machine};
+    # with heads {score_name, score, score_low, score_high, details} in place of accuracy and calibration
     evaluations: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -63,10 +69,11 @@ class Manifest:
 
     schema: int
     name: str
-    task: str  # "classify"
-    labels: tuple[str, ...]
+    task: str  # "classify" | "multilabel" | "regress"
+    labels: tuple[str, ...]  # of all outputs
     preprocess: Preprocess
     variants: tuple[Variant, ...]  # in the order of preference; variants[0] is the default
+    heads: tuple[Head, ...] = ()  # what is said of an image; none: one class
     features: tuple[str, ...] = ()
     # {file, sha256, size_bytes, count, kind: "photos"|"synthetic", drawn: how many of them are no photos}
     golden: Mapping[str, Any] = field(default_factory=dict)
@@ -83,14 +90,24 @@ class Manifest:
 def to_json(manifest: Manifest) -> str:
     """The manifest as indented JSON."""
     values = dataclasses.asdict(manifest) | {"preprocess": to_dict(manifest.preprocess)}
+    # What older runtimes know nothing of stands only where there is some: bundles of one class stay what they were.
+    if manifest.heads:
+        values["heads"] = questions.to_json(manifest.heads)
+    else:
+        del values["heads"]
+    for variant in values["variants"]:
+        if not variant["temperatures"]:
+            del variant["temperatures"]
     text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False)
     # File names may hold bytes that are not UTF-8; Python's escapes for them are JSON's too.
     return text.encode(errors="backslashreplace").decode() + "\n"
 
 
-def schema_of(variants: Sequence[Variant]) -> int:
-    """The oldest schema that says all of these variants, so that older runtimes read what they can read rightly."""
-    return SCHEMA if any(one.temperature is not None for one in variants) else OLDEST
+def schema_of(variants: Sequence[Variant], heads: Sequence[Head] = ()) -> int:
+    """The oldest schema that says all of these, so that older runtimes read what they can read rightly."""
+    if heads:
+        return SCHEMA
+    return SCALED if any(one.temperature is not None for one in variants) else OLDEST
 
 
 def from_json(text: str, *, where: str) -> Manifest:
@@ -110,13 +127,14 @@ def from_json(text: str, *, where: str) -> Manifest:
         raise BundleError(f"{where} is not JSON: {problem}.", hint=EXPORT_AGAIN) from problem
     table = Table(values, where)
     schema = _check_schema(table)
-    variants = tuple(_variant(one, f"{where}: variants[{index}]", schema)
+    heads = _heads(table, schema)
+    variants = tuple(_variant(one, f"{where}: variants[{index}]", schema, heads)
                      for index, one in enumerate(table.tables("variants", least=1, most=limits.VARIANTS)))
     _check_names(variants, table)
-    made = Manifest(schema=schema, name=table.text("name"), task=table.text("task", choices=("classify",)),
+    made = Manifest(schema=schema, name=table.text("name"), task=table.text("task", choices=questions.TASKS),
                     labels=table.texts("labels", least=1, most=limits.LABELS),
                     preprocess=from_dict(table.table("preprocess"), where=f"{where}: preprocess"),
-                    variants=variants, features=table.texts("features", ()), golden=_golden(table),
+                    variants=variants, heads=heads, features=table.texts("features", ()), golden=_golden(table),
                     reject_below=_optional(table, "reject_below", lambda: table.number("reject_below", low=0, high=1)),
                     rejection=_optional(table, "rejection", lambda: _rejection(table)),
                     drift_reference=_optional(table, "drift_reference", lambda: table.table("drift_reference")),
@@ -138,7 +156,24 @@ def _check_schema(table: Table) -> int:
     return schema
 
 
-def _variant(values: Any, where: str, schema: int) -> Variant:
+def _heads(table: Table, schema: int) -> tuple[Head, ...]:
+    """The heads; a reader of an older schema would ignore them, and take labels or values for classes."""
+    found = questions.read(table)
+    if found and schema < SCHEMA:
+        raise _too_early(table, "heads", SCHEMA, schema)
+    for name in ("reject_below", "rejection", "drift_reference"):
+        if found and table.values.get(name) is not None:
+            raise BundleError(f"{table.where}: '{name}' is there, which is about one class an image; expected nothing "
+                              f"of it beside {questions.asked(found)}.", hint=EXPORT_AGAIN)
+    return found
+
+
+def _too_early(table: Table, name: str, needs: int, schema: int) -> BundleError:
+    return BundleError(f"{table.where}: '{name}' is there, which belongs to schema {needs}; found schema {schema}.",
+                       hint=EXPORT_AGAIN)
+
+
+def _variant(values: Any, where: str, schema: int, heads: Sequence[Head]) -> Variant:
     table = Table(values, where)
     return Variant(
         name=table.text("name"),
@@ -155,7 +190,8 @@ def _variant(values: Any, where: str, schema: int) -> Variant:
         embeds_preprocess=table.truth("embeds_preprocess", False),
         tolerance=table.number("tolerance", low=0),
         features_tolerance=_optional(table, "features_tolerance", lambda: table.number("features_tolerance", low=0)),
-        temperature=_optional(table, "temperature", lambda: _temperature(table, schema)),
+        temperature=_optional(table, "temperature", lambda: _temperature(table, schema, heads)),
+        temperatures=questions.read_temperatures(table, [one.name for one in heads if one.kind == "classify"]),
         calibration=_optional(table, "calibration", lambda: table.table("calibration")),
         status=table.text("status", choices=("measured", "not-measured")),
         evaluations=tuple(_evaluation(one, f"{where}: evaluations[{index}]")
@@ -163,11 +199,13 @@ def _variant(values: Any, where: str, schema: int) -> Variant:
     )
 
 
-def _temperature(table: Table, schema: int) -> float:
+def _temperature(table: Table, schema: int, heads: Sequence[Head]) -> float:
     """A reader of the old schema would ignore it, and reject other predictions than were meant."""
-    if schema < SCHEMA:
-        raise BundleError(f"{table.where}: 'temperature' is there, which belongs to schema {SCHEMA}; found schema "
-                          f"{schema}.", hint=EXPORT_AGAIN)
+    if schema < SCALED:
+        raise _too_early(table, "temperature", SCALED, schema)
+    if heads:
+        raise table.wrong("temperature", f"nothing beside {questions.asked(heads)}: each head has its own in "
+                                         "'temperatures'")
     return table.number("temperature", low=1 / limits.TEMPERATURE, high=limits.TEMPERATURE)
 
 
@@ -209,8 +247,10 @@ def _evaluation(values: Any, where: str) -> Mapping[str, Any]:
     row = Table(values, where)
     for name in ("accuracy", "accuracy_low", "accuracy_high", "agreement", "ece", "ece_scaled"):
         _optional(row, name, lambda name=name: row.number(name, low=0, high=1))  # type: ignore[misc]
+    for name in ("score", "score_low", "score_high"):  # R2 may be anything below 1
+        _optional(row, name, lambda name=name: row.number(name, high=1))  # type: ignore[misc]
     _optional(row, "latency_s", lambda: row.number("latency_s", low=0))
-    for name in ("backend", "split", "machine"):
+    for name in ("backend", "split", "machine", "score_name"):
         _optional(row, name, lambda name=name: row.text(name))  # type: ignore[misc]
     return row.values
 

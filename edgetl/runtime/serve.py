@@ -3,6 +3,9 @@
     {"id": 7, "path": "photo.jpg"}           -> {"id": 7, "label": "cat", "index": 0, "score": 0.98, "top": [...],
                                                  "rejected": false}
     {"id": "a", "image": "/9j/...", "top": 3}   the same for the bytes of an image file in base64
+    of labels, values or several heads       -> {"id": 7, "labels": ["sea"], "scores": [["sea", 0.97], ...]},
+                                                 {"id": 7, "values": {"height_mm": 61.5}} or
+                                                 {"id": 7, "heads": {"shape": {"label": "round", ...}}}
     anything else                            -> {"id": null, "line": 3, "error": "one sentence", "hint": "what to do"}
 """
 

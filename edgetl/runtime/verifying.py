@@ -18,6 +18,7 @@ from edgetl.errors import BackendUnavailable, GateFailed
 from edgetl.runtime.bundle import SIGNATURE, Bundle, PublicKey, open_bundle
 from edgetl.runtime.choice import AUTO, choose
 from edgetl.runtime.classifier import open_variant
+from edgetl.runtime.heads import agreeing, agreement_words
 from edgetl.runtime.manifest import GOLDEN, Variant
 from edgetl.runtime.preprocess import Preprocess, prepare
 from edgetl.runtime.session import GraphSpec, open_session
@@ -209,12 +210,21 @@ def check_answers(bundle: Bundle, variant: Variant, golden: Golden, session: Ses
     found = session.run({variant.inputs[0].name: fed})
     outputs = {one.role: found[one.name][:len(images)] for one in variant.outputs}
     logits, who = outputs["logits"], f"Variant '{variant.name}' on '{backend}'"
-    same = int((logits.argmax(axis=1) == golden.logits.argmax(axis=1)).sum())
     checks = [_check_output(variant.name, who, "logits", logits, golden.logits, variant.tolerance,
-                            f"tensor -> logits on {backend}; {same} of {len(logits)} top-1 answers agree")]
+                            f"tensor -> logits on {backend}; {_agreement(bundle, logits, golden)} agree")]
     if "features" in outputs:
         checks.append(_check_features(variant, who, outputs["features"], golden, backend))
     return checks
+
+
+def _agreement(bundle: Bundle, logits: NDArray[np.float32], golden: Golden) -> str:
+    """How many answers are the same, e.g. `8 of 8 top-1 answers`; outputs of another shape are told as such."""
+    heads = bundle.manifest.heads
+    if not heads or logits.shape != golden.logits.shape:
+        same = int((logits.argmax(axis=1) == golden.logits.argmax(axis=1)).sum())
+        return f"{same} of {len(logits)} top-1 answers"
+    each = agreeing(heads, logits, golden.logits)
+    return f"{int(each.sum())} of {each.size} {agreement_words(heads).removeprefix('of the ')}"
 
 
 def pixels_of(tensor: NDArray[np.float32], preprocess: Preprocess) -> NDArray[np.uint8]:

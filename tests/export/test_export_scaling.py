@@ -70,7 +70,7 @@ def logits_of(bundle: Path, photos: Path, split: str) -> tuple[np.ndarray, np.nd
 def test_the_manifest_has_the_temperature_of_the_validation_images(bundle: Path, photos: Path,
                                                                    heard: list[Event]) -> None:
     manifest = manifest_of(bundle)
-    assert manifest.schema == manifests.SCHEMA
+    assert manifest.schema == manifests.SCALED
     variant = manifest.variants[0]
     logits, labels, scores = logits_of(bundle, photos, "val")
     found = calibration.fit_temperature(logits, labels)

@@ -127,7 +127,7 @@ def test_the_examples_run(tmp_path, monkeypatch, capsys):
     for number in range(3):
         shutil.copy("photo.jpg", f"photos/{number}.jpg")
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     namespace: dict[str, object] = {}
     for block in blocks:
         exec(block, namespace)

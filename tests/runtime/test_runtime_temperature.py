@@ -15,7 +15,7 @@ from tiny_bundle import PREPROCESS, edit_manifest, make_bundle, make_photo, refe
 from edgetl.errors import BundleError
 from edgetl.runtime import load, verify
 from edgetl.runtime.drift import Drift
-from edgetl.runtime.manifest import OLDEST, SCHEMA, Variant, from_json, schema_of
+from edgetl.runtime.manifest import OLDEST, SCALED, SCHEMA, Variant, from_json, schema_of
 from edgetl.runtime.prediction import Answers, softmax
 from edgetl.runtime.preprocess import prepare
 
@@ -87,7 +87,7 @@ def test_a_temperature_needs_the_new_schema(bundle):
     values = json.loads((bundle / "manifest.json").read_text())
     values["variants"][0]["temperature"] = 2
     made = from_json(json.dumps({**values, "schema": SCHEMA}), where="here")
-    assert made.variants[0].temperature == 2.0 and schema_of(made.variants) == SCHEMA
+    assert made.variants[0].temperature == 2.0 and schema_of(made.variants) == SCALED == 2
     with pytest.raises(BundleError, match="'temperature' is there, which belongs to schema 2; found schema 1"):
         from_json(json.dumps({**values, "schema": OLDEST}), where="here")
 
@@ -101,6 +101,7 @@ def test_a_temperature_that_is_none_is_refused(bundle, wrong):
 
 def test_an_older_reader_says_that_it_is_too_old(bundle, monkeypatch):
     edit_manifest(bundle, "variants", 0, "temperature", value=2.0)
+    edit_manifest(bundle, "schema", value=SCALED)
     copied = Path(shutil.copytree(bundle, bundle.parent / "copy"))
     monkeypatch.setattr("edgetl.runtime.manifest.SCHEMA", OLDEST)
     with pytest.raises(BundleError, match="has schema 2, newer than this edgetl can read") as refused:
