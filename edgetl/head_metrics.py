@@ -222,22 +222,6 @@ def values_card(columns: Sequence[str], values: Floats, truth: Floats) -> dict[s
             "sentence": _sentence("R2", mean, len(truth))}
 
 
-def score(heads: Sequence[Head], answers: Floats, truth: Floats, weights: Floats | None = None) -> Floats:
-    """The figure that the task is judged by (`heads.SCORES`) in each draw [D]; NaN where it cannot be told.
-
-    Args:
-        heads: what is asked.
-        answers: [N, outputs], logits or values.
-        truth: [N, outputs]; NaN where nothing is known.
-        weights: [D, N], how often each image counts; None: once, D = 1.
-    """
-    if heads[0].kind == MULTILABEL:
-        return mean_average_precision(answers, truth, weights)
-    if heads[0].kind == REGRESS:
-        return mean_r2(answers, truth, weights)
-    return mean_accuracy(heads, answers, truth, weights)
-
-
 def mean_r2(values: Floats, truth: Floats, weights: Floats | None = None) -> Floats:
     """The mean over columns of R2 in each draw [D]; columns whose known values do not differ are left out."""
     draws = np.ones((1, len(truth))) if weights is None else weights

@@ -54,21 +54,6 @@ def asked(options: object) -> Asked:
     return Asked(getattr(options, "task", CLASSIFY), tuple(getattr(options, "label_columns", ())))
 
 
-def asked_again(record: Mapping[str, Any]) -> Asked:
-    """What was asked of the data of a RUN, so that they can be opened again.
-
-    A RUN of distillation was asked nothing itself; then the names of the heads say which columns there were.
-    """
-    heads = of_record(record)
-    if not heads:
-        return ONE_CLASS
-    said = record.get("options", {}).get("label_columns")
-    if said is not None:
-        return Asked(heads[0].kind, tuple(said))
-    columns = {CLASSIFY: tuple(head.name for head in heads), REGRESS: heads[0].labels}
-    return Asked(heads[0].kind, columns.get(heads[0].kind, ()))
-
-
 def outputs(heads: Sequence[Head]) -> tuple[str, ...]:
     """The names of all outputs in their order; of several heads with the column before the class."""
     if len(heads) == 1:

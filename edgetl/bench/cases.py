@@ -17,6 +17,7 @@ from edgetl.bench.tables import legible
 from edgetl.errors import EdgetlError, UnknownName
 from edgetl.runtime import choice, manifest, preprocess, telemetry
 from edgetl.runtime.bundle import is_bundle, open_bundle
+from edgetl.runtime.heads import Head
 from edgetl.runtime.manifest import Manifest, Variant
 from edgetl.runtime.preprocess import Preprocess
 from edgetl.runtime.session import GraphSpec, TensorSpec
@@ -45,6 +46,7 @@ class Subject:
     requires: tuple[str, ...] = ()
     trained_on: Mapping[str, Any] = field(default_factory=dict)  # {source, name, fingerprint, rule}, where known
     within: tuple[int, int] | None = None  # of a packed bundle: where in the file the graph begins, and its size
+    heads: tuple[Head, ...] = ()  # what a bundle says of an image; none: one class
 
     @property
     def size_bytes(self) -> int:
@@ -167,7 +169,7 @@ def of_variant(bundle: Manifest, variant: Variant, backend: str, *, title: str, 
     spec = GraphSpec(variant.inputs, variant.outputs, variant.precision)
     return Subject(title, source, "bundle", backend, graph, spec, variant.name, variant.precision, _parameters(run),
                    bundle.labels, bundle.preprocess, variant.embeds_preprocess, variant.requires,
-                   _mapping(run.get("data")))
+                   _mapping(run.get("data")), heads=bundle.heads)
 
 
 def _of_run(path: Path, title: str, options: recipe.Bench) -> Iterator[Subject]:

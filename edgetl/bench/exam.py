@@ -17,6 +17,7 @@ from edgetl.errors import DataError
 from edgetl.evaluate import Evaluation
 from edgetl.events import Event, Listener
 from edgetl.recipe_tune import Tune
+from edgetl.runtime.heads import asked
 
 MISTAKES = 12  # of the most confident wrong answers, kept with the report
 
@@ -53,11 +54,12 @@ def prepare(options: recipe.Bench | Tune, cases: Sequence[Case], listener: Liste
         split: "test" for a report; a choice is made on "val".
 
     Raises:
-        DataError: the data cannot be opened, its labels are not the cases', it has no images in the split, or images
-            that a case was trained on might be among them.
+        DataError: a case says something else than one class an image, the data cannot be opened, its labels are not
+            the cases', it has no images in the split, or images that a case was trained on might be among them.
     """
     if options.data is None:
         return None
+    _require_one_class(cases)
     data = open_data(options.data)
     graded = list(dict.fromkeys(case.subject.source for case in cases if case.subject.labels is not None))
     subjects = [next(case.subject for case in cases if case.subject.source == source) for source in graded]
@@ -77,6 +79,14 @@ def prepare(options: recipe.Bench | Tune, cases: Sequence[Case], listener: Liste
     record = report.Data(data.name, options.data, data.labels, len(items), parts.fingerprint, dict(parts.rule),
                          data.notes)
     return Exam(data, items, record)
+
+
+def _require_one_class(cases: Sequence[Case]) -> None:
+    other = next((case.subject for case in cases if case.subject.heads), None)
+    if other is not None:
+        raise DataError(f"{other.source} says {asked(other.heads)}, and --data judges one class an image only.",
+                        hint="Leave out --data: what its variants answer rightly stands in the bundle's manifest "
+                             "(`edgetl inspect`).")
 
 
 def _check_labels(data: DataSet, subjects: Sequence[Subject]) -> None:

@@ -18,7 +18,7 @@ from edgetl.bench.process import Process, Refused, WorkerFailed
 from edgetl.bench.report import Throughput
 from edgetl.bench.warmup import WarmUp, warm_up
 from edgetl.evaluate import Evaluation
-from edgetl.runtime import preprocess
+from edgetl.runtime import heads, preprocess
 from edgetl.timing import DROPPED
 
 WAY = "times from the file to the label"
@@ -172,7 +172,8 @@ class Trial:
         if self.process is None or subject.kind != "bundle" or subject.preprocess is None or self.case.batch != 1:
             return
         request = {"do": "take", "files": photos.encoded, "preprocess": preprocess.to_dict(subject.preprocess),
-                   "labels": subject.labels, "embeds": subject.embeds_preprocess, "spec": spec_to_json(subject.spec)}
+                   "labels": subject.labels, "embeds": subject.embeds_preprocess, "spec": spec_to_json(subject.spec),
+                   **({"heads": heads.to_json(subject.heads)} if subject.heads else {})}
         with self._on_the_way():
             self.process.ask(request)
             self.files = photos.described

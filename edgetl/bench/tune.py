@@ -316,9 +316,14 @@ def _reference(manifest: Manifest) -> Variant:
 
 
 def _recorded(manifest: Manifest) -> dict[tuple[str, str], float]:
-    """Points below the reference on the validation split, as the export measured them; by variant and ""."""
+    """Points below the reference on the validation split, as the export measured them; by variant and "".
+
+    With heads they are hundredths of the task's own score.
+    """
+    judged = "score" if manifest.heads else "accuracy"
+
     def accuracy(variant: Variant) -> float | None:
-        found = [row.get("accuracy") for row in variant.evaluations if row.get("split") == "val"]
+        found = [row.get(judged) for row in variant.evaluations if row.get("split") == "val"]
         return next((float(one) for one in found if isinstance(one, int | float)), None)
 
     reference = accuracy(_reference(manifest))

@@ -8,10 +8,12 @@ from typing import Any
 
 from edgetl.errors import EdgetlError
 from edgetl.runtime.feeding import Feeder
+from edgetl.runtime.heads import from_json
 from edgetl.runtime.manifest import Variant
-from edgetl.runtime.prediction import Answers
+from edgetl.runtime.prediction import Answers, Prediction
 from edgetl.runtime.preprocess import decode, from_dict, normalize, resize
 from edgetl.runtime.session import GraphSpec, Session
+from edgetl.runtime.task_prediction import TaskAnswers, cells
 from edgetl.timing import Block, block
 
 TOP = 5  # labels of an answer, as `Classifier.predict` gives by default
@@ -25,7 +27,7 @@ class Way:
     """
 
     def __init__(self, session: Session, spec: GraphSpec, preprocess: Mapping[str, Any], labels: Sequence[str],
-                 files: Sequence[str], *, embeds: bool) -> None:
+                 files: Sequence[str], *, embeds: bool, heads: Sequence[Mapping[str, Any]] = ()) -> None:
         """Keeps the files and what the parts need.
 
         Args:
@@ -35,6 +37,7 @@ class Way:
             labels: as in the manifest.
             files: in base64.
             embeds: whether the graph takes pixels.
+            heads: as in the manifest; none: one class an image.
 
         Raises:
             EdgetlError: the graph gives no logits.
@@ -48,7 +51,8 @@ class Way:
         self.preprocess = from_dict(preprocess, where="preprocess")
         self.files = [base64.b64decode(file) for file in files]
         variant = Variant("", "", "", spec.precision, 0, "", 0, spec.inputs, spec.outputs, (), embeds_preprocess=embeds)
-        self.feeder, self.answers = Feeder(self.preprocess, variant), Answers(tuple(labels))
+        self.feeder = Feeder(self.preprocess, variant)
+        self.answers = TaskAnswers(from_json(heads), {}) if heads else Answers(tuple(labels))
 
     def walk(self, interval_s: float | None) -> dict[str, tuple[float, ...]]:
         """Seconds of every file; raises what the runtime raises of a file that it cannot read."""
@@ -76,4 +80,4 @@ class Way:
         answer = self.answers(logits, (TOP,))[0]
         if answer is None:
             raise EdgetlError("the graph's logits are not finite")
-        return answer.label
+        return answer.label if isinstance(answer, Prediction) else "  ".join(cells(answer, "{:.4f}".format))

@@ -136,11 +136,12 @@ class Worker:
         return {"calls_per_s": crowd(lambda thread: run(feeds[thread % len(feeds)]), threads, window_s)}
 
     def take(self, files: Sequence[str], preprocess: Mapping[str, Any], labels: Sequence[str], embeds: bool,
-             spec: Mapping[str, Any]) -> Mapping[str, Any]:
+             spec: Mapping[str, Any], heads: Sequence[Mapping[str, Any]] = ()) -> Mapping[str, Any]:
         """Keeps image files, in base64, and what leads from their bytes to a label."""
         from edgetl.bench.walk import Way
 
-        self.way = Way(self._opened(), spec_from_json(spec), preprocess, labels, files, embeds=embeds)
+        self.way = Way(self._opened(), spec_from_json(spec), preprocess, labels, files, embeds=embeds,
+                       heads=heads)
         return {}
 
     def walk(self, interval_s: float | None) -> Mapping[str, Any]:

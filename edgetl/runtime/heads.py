@@ -96,6 +96,12 @@ def to_json(heads: Sequence[Head]) -> list[dict[str, Any]]:
     return [{name: value for name, value in asdict(head).items() if value != ()} for head in heads]
 
 
+def from_json(values: Sequence[Mapping[str, Any]]) -> tuple[Head, ...]:
+    """The heads that `to_json` made plain."""
+    return tuple(Head(one["name"], one["kind"], tuple(one["labels"]), (one["outputs"][0], one["outputs"][1]),
+                      tuple(one.get("thresholds", ())), tuple(one.get("spreads", ()))) for one in values)
+
+
 # ------------------------------------------------------------------------------------------------ read from a manifest
 
 
