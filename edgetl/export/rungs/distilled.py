@@ -20,6 +20,7 @@ from edgetl.compress.course import Course, Untrainable
 from edgetl.errors import MissingDependency
 from edgetl.export.ladder import Attempt, Ladder, Plan
 from edgetl.export.variants import BACKEND
+from edgetl.runtime.heads import asked
 from edgetl.runtime.session import open_session
 
 NAME = "distilled"
@@ -28,8 +29,15 @@ IMAGES = 4096  # of an epoch, at most
 
 
 def climb(ladder: Ladder) -> Attempt | None:
-    """The first of at most two attempts within the limits; None where none is, or where none can be made."""
+    """The first of at most two attempts within the limits; None where none is, or where none can be made.
+
+    A graph that says something else than one class an image is left to the other rungs.
+    """
     if not ladder.subject.qat_epochs:
+        return None
+    if ladder.subject.heads:  # its loss is a softmax over all outputs
+        ladder.subject.note(f"{ladder.name}, {NAME}: not tried. It teaches the scores of one class an image, and this "
+                            f"graph says {asked(ladder.subject.heads)}.")
         return None
     try:
         return next((one for plan in starts(ladder) if (one := attempt(ladder, plan)).passed), None)
