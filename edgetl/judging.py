@@ -198,6 +198,11 @@ def of_classes(found: Judged) -> Evaluation:
     return found
 
 
+def figure(found: Judged) -> dict[str, float | None]:
+    """The figure that it is judged by, by the name that a row of a table has for it: accuracy, or else score."""
+    return {"accuracy": found.accuracy} if isinstance(found, Evaluation) else {"score": found.score}
+
+
 def score_words(found: Judged) -> str:
     """`88.17 % (84.50 to 91.10)`, or `mAP 0.812 (0.700 to 0.900)`, with the interval of 95 % where there is one."""
     if isinstance(found, Evaluation):

@@ -207,7 +207,7 @@ class Ladder:
         val = judging.with_reference(answered, subject.reference)
         found = judging.compare(val, subject.reference)
         passed, timed = subject.limits.hold(found), self.pace and self.pace.beside_fp32(made.graph)
-        row = {"method": plan.told, "passed": passed, "float_layers": list(plan.floats), "accuracy": val.accuracy,
+        row = {"method": plan.told, "passed": passed, "float_layers": list(plan.floats), **judging.figure(val),
                "latency_s": timed and timed.latency_s, "fp32_latency_s": timed and timed.fp32_latency_s,
                **dataclasses.asdict(found)}
         took = f", {1e3 * timed.latency_s:.2f} against {1e3 * timed.fp32_latency_s:.2f} ms" if timed else ""
