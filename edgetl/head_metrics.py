@@ -102,9 +102,11 @@ def value_errors(values: Floats, truth: Floats, weights: Floats) -> dict[str, Fl
     """
     n = np.where(weights.sum(axis=1) > 0, weights.sum(axis=1), math.nan)
     error, centred = values - truth, truth - truth.mean()  # digits are lost where the mean is far from 0
-    spread = weights @ centred**2 - (weights @ centred) ** 2 / n
+    about = weights @ centred**2
+    spread = about - (weights @ centred) ** 2 / n
     squares = weights @ error**2
-    floor = 1e-24 * (weights @ truth**2) + 1e-300  # rounding, where all values are one
+    # Rounding is what is left where all values are one: in the whole table, or in a draw of one image again and again.
+    floor = 1e-24 * (weights @ truth**2) + 1e-12 * about + 1e-300
     r2 = np.divide(squares, spread, out=np.full(len(n), math.nan), where=spread > floor)
     return {"mae": weights @ np.abs(error) / n, "rmse": np.sqrt(squares / n), "r2": 1 - r2}
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetl import head_metrics as hm
@@ -76,6 +76,14 @@ def test_r2_is_scikit_learns(seed: int) -> None:
     weights = rng.integers(0, 3, (1, 30)).astype(float)
     found = hm.value_errors(values, truth, weights)["r2"][0]
     assert found == pytest.approx(sklearn.r2_score(truth, values, sample_weight=weights[0]), abs=1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=6, unique=True), st.integers(0, 5))
+def test_a_draw_of_one_image_again_and_again_has_no_r2(truth: list[float], place: int) -> None:
+    known, weights = np.array(truth), np.zeros((1, len(truth)))
+    weights[0, place % len(truth)] = len(truth)
+    assert np.isnan(hm.value_errors(known + 0.3, known, weights)["r2"]).all()
 
 
 def test_each_head_has_the_figures_of_one_class_and_its_own_images() -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 from tiny_run import write_run
 
 import edgetl.runtime
-from edgetl import datasets, evaluate, metrics, models, rundir, splits, weights
+from edgetl import datasets, evaluate, judging, metrics, models, rundir, splits, weights
 from edgetl.errors import BackendUnavailable, DataError, EdgetlError, GateFailed, OutputError, RecipeError, UnknownName
 from edgetl.export import bundle, golden, ladder, private, rejection, variants
 from edgetl.export.bundle import export
@@ -241,12 +241,12 @@ def test_the_card_has_the_figures(made: Path) -> None:
 
 
 class Spy:
-    """Stands for `evaluate.evaluate` and `calibrate.Reader`: which images were used, in which order."""
+    """Stands for `judging.evaluate` and `calibrate.Reader`: which images were used, in which order."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, parts: splits.Splits) -> None:
         self.where = {item.key: split for split in ("train", "val", "test") for item in parts.of(split)}
         self.uses: list[tuple[str, set[str]]] = []
-        evaluated, reader, chosen = evaluate.evaluate, ladder.calibrate.Reader, golden.choose
+        evaluated, reader, chosen = judging.evaluate, ladder.calibrate.Reader, golden.choose
 
         def evaluating(predict: Any, items: Any, *more: Any, **named: Any) -> Any:
             self.uses.append(("evaluate", {self.where[item.key] for item in items}))
@@ -273,7 +273,7 @@ class Spy:
 
         monkeypatch.setattr(rejection, "search", searching)
         monkeypatch.setattr(bundle.drift, "reference_of", referring)
-        monkeypatch.setattr(variants.evaluate, "evaluate", evaluating)
+        monkeypatch.setattr(judging, "evaluate", evaluating)
         monkeypatch.setattr(ladder.calibrate, "Reader", reading)
         monkeypatch.setattr(golden, "choose", choosing)
 

@@ -99,7 +99,8 @@ class Beneath:
 
     def __init__(self, tried: list[Tried], epochs: int = 1) -> None:
         self.tried, self.name, self.told = tried, "x", []
-        self.subject = type("Subject", (), {"qat_epochs": epochs, "note": lambda _, text: self.told.append(text)})()
+        said = {"qat_epochs": epochs, "heads": (), "note": lambda _, text: self.told.append(text)}
+        self.subject = type("Subject", (), said)()
 
     def best(self) -> Tried:
         return max(self.tried, key=lambda one: one.found.agreement)

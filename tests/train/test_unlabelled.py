@@ -166,7 +166,7 @@ def test_images_without_labels_teach_by_soft_labels_what_labelled_ones_do(views:
 
 @pytest.mark.parametrize("name", ["labels", "dkd"])
 def test_a_loss_on_labels_is_the_mean_over_the_labelled_images(name: str) -> None:
-    task = task_of(f"{name}:1,kd:1")
+    task = task_of(f"{name}:1,kd:1;temperature=4")
     assert task.of_labelled == {name}
     for batch in loader(9, 21, batch=10).epoch(0):
         known = batch.labelled
@@ -181,7 +181,7 @@ def test_a_loss_on_labels_is_the_mean_over_the_labelled_images(name: str) -> Non
 
 @pytest.mark.parametrize("name", ["labels", "dkd"])
 def test_without_a_labelled_image_a_loss_on_labels_is_nothing(name: str) -> None:
-    task = task_of(f"{name}:1,kd:1")
+    task = task_of(f"{name}:1,kd:1;temperature=4")
     for batch in loader(0, 11).epoch(0):
         found = task.forward(batch)
         assert float(found[name].detach()) == 0 and torch.equal(found["loss"], found["kd"])
@@ -198,8 +198,8 @@ def test_every_loss_says_whether_it_needs_labels() -> None:
         "bce", "crd", "dkd", "focal", "labels", "mse", "smooth-l1"}
     given = Given(torch.zeros(4, 3))  # what images without labels have: no loss that takes them may look at it
     answer = losses.Answer(torch.eye(4)[:, :3], [torch.rand(4, 5)])
-    for name in ("kd", "dist", "logit-standardization", "rkd"):
-        loss = plugins.load("losses", name).Loss()
+    for name in ("kd;temperature=4", "dist", "logit-standardization", "rkd"):
+        loss = losses.parse([name])[0].loss
         assert torch.equal(loss(answer, answer, given), loss(answer, answer, Given(torch.ones(4, 3))))
 
 
@@ -207,7 +207,7 @@ def test_every_loss_says_whether_it_needs_labels() -> None:
 
 
 def test_what_is_counted_is_the_mean_over_the_images_that_it_is_of() -> None:
-    task = task_of("labels:0.5,kd:1")
+    task = task_of("labels:0.5,kd:1;temperature=4")
     fit = Fit.__new__(Fit)
     vars(fit).update(task=task, progress=Progress(), world=types.SimpleNamespace(size=1, total=list))
     right = labels = kd = 0.0
