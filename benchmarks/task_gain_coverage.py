@@ -5,7 +5,7 @@ python benchmarks/task_gain_coverage.py [--repetitions 500] [--out benchmarks/re
 Students and controls are made up alike, so that the true gain of each task's score (mean accuracy, mAP, R2) is exactly
 zero: what is known of an image is drawn, and what a network says is the truth with errors on top, some of its kind
 (`method`), some of its seed (`chance`), and with seeds that are noisier than others (`seed`). The interval is
-`edgetl.train.task_scores.over_seeds`, which `edgetl distill` and `edgetl compare-strategies` state for these tasks; at
+`edgetl.task_scores.over_seeds`, which `edgetl distill` and `edgetl compare-strategies` state for these tasks; at
 95 % it should hold zero in 95 % of the experiments. No clock is involved.
 """
 
@@ -18,10 +18,9 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binomtest
 
-from edgetl import rundir
+from edgetl import rundir, task_scores
 from edgetl.heads import CLASSIFY, MULTILABEL, REGRESS, Head
-from edgetl.train import task_scores
-from edgetl.train.task_scores import Said
+from edgetl.task_scores import Said
 
 TASKS = {
     "heads": (Head("shape", CLASSIFY, ("a", "b", "c")), Head("colour", CLASSIFY, ("d", "e"))),

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from edgetl.bench.markup import escape, scrolling, table
 from edgetl.bench.report import Mistake
 from edgetl.bench.tables import Table
+from edgetl.bench.task_mistakes import Hard
 from edgetl.runtime import planes
 from edgetl.runtime.preprocess import Preprocess
 
@@ -59,14 +60,21 @@ def mistakes(found: Sequence[Mistake], pictures: Mapping[str, bytes]) -> str:
     """Thumbnails of the most confident wrong answers, as far as there are pictures by key; empty without mistakes."""
     if not found:
         return ""
-    shown = []
-    for mistake in found:
-        picture = pictures.get(mistake.key)
-        data = "" if picture is None else base64.b64encode(picture).decode()
-        text = f"A test image of {mistake.label}, answered as {mistake.predicted}"
-        image = f'<img src="data:image/jpeg;base64,{data}" alt="{escape(text)}">' if data else ""
-        shown.append(f"<li>{image}<p>said <strong>{escape(mistake.predicted)}</strong> "
-                     f"({mistake.score * 100:.0f} %)<br>"
-                     f'is <strong>{escape(mistake.label)}</strong></p><p class="key">{escape(mistake.key)}</p></li>')
-    return ("<p>The wrong answers with the highest scores. Some may be wrong labels.</p>\n"
-            f'<ul class="mistakes">\n{"".join(shown)}\n</ul>')
+    return hardest([Hard(one.key, one.predicted, one.label, f"{one.score * 100:.0f} %") for one in found], pictures,
+                   "The wrong answers with the highest scores. Some may be wrong labels.")
+
+
+def hardest(found: Sequence[Hard], pictures: Mapping[str, bytes], lead: str) -> str:
+    """Thumbnails of wrong answers of whatever kind under a line that says which they are; empty without any."""
+    if not found:
+        return ""
+    shown = "".join(_hard(one, pictures.get(one.key)) for one in found)
+    return f'<p>{escape(lead)}</p>\n<ul class="mistakes">\n{shown}\n</ul>'
+
+
+def _hard(one: Hard, picture: bytes | None) -> str:
+    text = f"A test image of {one.known}, answered as {one.said}"
+    data = "" if picture is None else base64.b64encode(picture).decode()
+    image = f'<img src="data:image/jpeg;base64,{data}" alt="{escape(text)}">' if data else ""
+    return (f"<li>{image}<p>said <strong>{escape(one.said)}</strong> ({escape(one.far)})<br>"
+            f'is <strong>{escape(one.known)}</strong></p><p class="key">{escape(one.key)}</p></li>')

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgetl.bench import task_tables
 from edgetl.bench.run_record import Trained
 from edgetl.bench.tables import MISSING, Table, percent
 
@@ -28,11 +29,12 @@ def figures(run: Trained) -> Table:
     splits = [name for name in SPLITS if run.metrics.get(name)]
     columns = ("figure", *(head for name in splits for head in (SPLITS[name], f"95 % interval, {SPLITS[name]}")))
     found = {name: run.metrics[name] for name in splits}
-    if not any("nll_low" in one for one in found.values()):  # of an earlier version
+    if not (run.heads or any("nll_low" in one for one in found.values())):  # of an earlier version
         return Table("", columns, ())
     rows = []
     fitted = run.metrics.get("temperature") or {}
-    for name, (words, factor, digits) in FIGURES.items():
+    asked = task_tables.WHOLE[task_tables.kind(run)] if run.heads else FIGURES
+    for name, (words, factor, digits) in asked.items():
         rows.append(_row((words, factor, digits), list(found.values()), name))
         if name in SCALED and fitted.get("value") is not None:
             scaled = [fitted["splits"].get(split, {}) for split in splits]
@@ -41,18 +43,13 @@ def figures(run: Trained) -> Table:
 
 
 def _row(named: tuple[str, float, int], found: Sequence[Mapping[str, Any]], name: str) -> tuple[str, ...]:
-    words, factor, digits = named
-    cells = []
-    for one in found:
-        value, low, high = (one.get(f"{name}{end}") for end in ("", "_low", "_high"))
-        cells.append(MISSING if value is None else f"{factor * value:.{digits}f}")
-        cells.append(MISSING if low is None or high is None else
-                     f"[{factor * low:.{digits}f}, {factor * high:.{digits}f}]")
-    return (words, *cells)
+    return (named[0], *(cell for one in found for cell in task_tables.cells(one, name, named)))
 
 
 def explained(run: Trained) -> list[str]:
     """What the figures are, and the temperature that was fitted on validation, in words; none of earlier versions."""
+    if run.heads:
+        return [task_tables.EXPLAINED[task_tables.kind(run)], *task_tables.temperatures(run)]
     found = run.metrics.get("temperature")
     known = [EXPLAINED] if figures(run).rows else []
     if not found:
@@ -90,13 +87,15 @@ def readouts(run: Trained) -> Table:
     found = run.record.get("readouts") or {}
     rows = []
     if "linear" in found:
-        rows.append(("logistic regression (the head)", MISSING, percent(found["linear"]["accuracy"])))
+        name, told = ("logistic regression", percent) if run.score is None else ("a linear layer", task_tables.score)
+        rows.append((f"{name} (the head)", MISSING, told(found["linear"]["accuracy"])))
     if "neighbours" in found:
         near = found["neighbours"]
         rows += [(f"nearest neighbours{', the best' if int(k) == near['k'] else ''}", k, percent(share))
                  for k, share in near["tried"].items()]
-    return Table("What the features know before they are trained: each read-out's accuracy on validation, where it was "
-                 "also chosen", ("case", "neighbours", "validation %"), tuple(rows))
+    unit = " %" if run.score is None else ""
+    return Table(f"What the features know before they are trained: each read-out's {run.score or 'accuracy'} on "
+                 "validation, where it was also chosen", ("case", "neighbours", f"validation{unit}"), tuple(rows))
 
 
 def training_words(run: Trained) -> list[str]:

@@ -6,16 +6,31 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgetl import datasets, extras, rundir, weights
-from edgetl.bench import answers_html, gallery, markdown, markup, run_figures, run_plots, run_record, run_tables
+from edgetl import datasets, extras, heads, rundir, weights
+from edgetl.bench import (
+    answers_html,
+    gallery,
+    markdown,
+    markup,
+    run_figures,
+    run_plots,
+    run_record,
+    run_tables,
+    task_mistakes,
+    task_plots,
+    task_tables,
+)
 from edgetl.bench.gallery import STAGE, Page
 from edgetl.bench.run_record import CONTROL, Trained
 from edgetl.bench.tables import legible, percent, shown
 from edgetl.errors import EdgetlError
 from edgetl.events import Event, Listener, ignore
+from edgetl.head_metrics import of_card
+from edgetl.heads import CLASSIFY, MULTILABEL, REGRESS
 from edgetl.recipe_report import Report
 
-CURVES = ("The ring is the epoch whose weights are kept: the best on validation. Training accuracy is that on "
+PARTS = {CLASSIFY: "Heads", MULTILABEL: "Labels", REGRESS: "Values"}
+CURVES = ("The ring is the epoch whose weights are kept: the best on validation. Training {score} is that on "
           "cropped, mirrored and mixed views, which are harder than the images.")
 LOSSES = "Terms are drawn before their weights, each on its own scale.{control} {terms}"
 DASHED = " Dashed: the control, which has the labels alone."
@@ -27,6 +42,9 @@ UNSCALED = "These scores are the model's own, before the temperature."
 GONE = "Their photos are not shown: they are not where the training found them."
 GAIN = "Dots are seeds; the bar is the 95 % interval of their mean."
 ONE_SEED = "The interval is paired over the test images (Tango); one seed tells nothing of the spread over seeds."
+DRAWS = ("The interval is of draws of the test images, the same for both; one seed tells nothing of the spread over "
+         "seeds.")
+DRAWN = "The interval covers the choice of seeds and of test images, which are drawn for both alike."
 SEVERAL = "The interval covers the choice of seeds and of test images (crossed, Howe)."
 
 
@@ -69,12 +87,14 @@ def write(options: Report, *, listener: Listener = ignore) -> Page:
 
 def _pictures(run: Trained) -> tuple[dict[str, bytes], str | None]:
     """JPEGs of the worst mistakes by key, and why there are none where that is so."""
-    if not run.mistakes:
+    keys = {one.key for one in run.mistakes} | {one.key for one in run.hardest}
+    if not keys:
         return {}, None
     try:
-        data = datasets.open_data(run.record["data"]["source"], foreign=False)
+        data = datasets.open_data(run.record["data"]["source"], foreign=False,
+                                  asked=heads.asked_again(run.record))
         items = {item.key: item for item in data.items}
-        found = {one.key: answers_html.thumbnail(data.read(items[one.key])) for one in run.mistakes if one.key in items}
+        found = {key: answers_html.thumbnail(data.read(items[key])) for key in sorted(keys) if key in items}
     except EdgetlError as problem:
         return {}, f"The mistakes are shown without their photos: {problem.message}"
     return found, None if found else "The mistakes are shown without their photos, which are not in the data any more."
@@ -98,22 +118,23 @@ def page(run: Trained, pictures: Mapping[str, bytes], *, title: str) -> str:
 
 
 def _sections(run: Trained, pictures: Mapping[str, bytes]) -> list[tuple[str, str]]:
-    test = run.metrics.get("test")
     # Focusable, so that a keyboard can scroll it.
     recipe = "\n".join(['<pre tabindex="0">', markup.escape(run.recipe), "</pre>"]) if run.recipe else ""
-    matrix = answers_html.matrix(test["confusion"], run.labels, test["n"]) if test else ""
+    curves = CURVES.format(score=run.score or "accuracy")
     return [
         ("Summary", markup.table(run_tables.summary(run))),
         ("Gain over the control", _gain(run)),
         ("Cuts", markup.table(run_tables.steps(run))),
         ("How right, and how sure", _sure(run)),
-        ("Accuracy over the epochs", markup.figure(run_plots.accuracies(run), CURVES, run_tables.accuracy_curve(run))),
+        (PARTS[task_tables.kind(run)] if run.heads else "", _parts(run)),
+        (_capital(f"{run.score or 'accuracy'} over the epochs"),
+         markup.figure(run_plots.accuracies(run), curves, run_tables.accuracy_curve(run))),
         ("Losses", markup.figure(run_plots.losses(run), _losses(run), run_tables.loss_curve(run))),
         ("Learning rate", markup.figure(run_plots.rates(run), _rates(run), run_tables.rate_curve(run))),
         ("What moved, and what was frozen", _moved(run)),
         ("Read-outs of the features", markup.table(run_figures.readouts(run))),
-        ("What it confuses", matrix),
-        ("Classes", markup.table(run_tables.classes(run))),
+        ("What it confuses", _matrices(run)),
+        ("Classes", "\n".join(map(markup.table, run_tables.classes(run)))),
         ("Worst mistakes", _mistakes(run, pictures)),
         ("Teacher" if len(run.teachers) == 1 else "Teachers", markup.table(run_tables.teachers(run))),
         ("Recipe", recipe),
@@ -144,7 +165,24 @@ def _moved(run: Trained) -> str:
     return "\n".join(one for one in found if one)
 
 
+def _matrices(run: Trained) -> str:
+    """The confusion matrix, of several heads each under its name."""
+    found = [(name, answers_html.matrix(test["confusion"], labels, test["n"]))
+             for name, labels, test in run_tables.confusions(run)]
+    return "\n".join(f"<h3>{markup.escape(name.removesuffix(': '))}</h3>\n{matrix}" if name else matrix
+                     for name, matrix in found)
+
+
+def _parts(run: Trained) -> str:
+    """Of labels, values and several heads: each by itself, and what was said of values against what is true."""
+    figure = markup.figure(task_plots.values(run), task_plots.caption(run))
+    return "\n".join(one for one in (*map(markup.table, task_tables.tables(run)), figure) if one)
+
+
 def _mistakes(run: Trained, pictures: Mapping[str, bytes]) -> str:
+    if run.hardest:
+        shown = answers_html.hardest(run.hardest, pictures, task_mistakes.LEADS[task_tables.kind(run)])
+        return "\n".join([shown, _paragraphs([] if pictures else [GONE])]).rstrip()
     if not run.mistakes:
         return ""
     scaled = (run.metrics.get("temperature") or {}).get("value") is not None
@@ -156,7 +194,7 @@ def _gain(run: Trained) -> str:
     found = run.metrics.get("gain")
     if not found:
         return ""
-    how = ONE_SEED if len(found["seeds"]) == 1 else SEVERAL
+    how = (DRAWS if run.heads else ONE_SEED) if len(found["seeds"]) == 1 else DRAWN if run.heads else SEVERAL
     return "\n".join([f"<p>{markup.escape(_capital(found['sentence']))}</p>",
                       markup.figure(run_plots.gain(run), f"{GAIN} {how}"), markup.table(run_tables.gain(run))])
 
@@ -175,13 +213,15 @@ def sentences(run: Trained) -> list[str]:
     """The result in a few sentences: how right, beside whom, how small, and whether the teacher helped."""
     test, teacher = run.metrics.get("test"), (run.teachers or ({},))[0]
     found = []
-    if test:
+    if test and run.heads:
+        found.append(f"On the test split {_named(run)} has {test['sentence']}.")
+    elif test:
         found.append(f"{_named(run)} answers {percent(test['accuracy'])} % of {test['n']} test images right.")
-    theirs = ((teacher.get("metrics") or {}).get("test") or {}).get("accuracy")
+    theirs = of_card((teacher.get("metrics") or {}).get("test") or {})
     if test and theirs is not None:
         several = f"The first of its {len(run.teachers)} teachers, {teacher['model']},"
         who = several if len(run.teachers) > 1 else f"Its teacher {teacher['model']}"
-        found.append(f"{who} answers {percent(theirs)} %.")
+        found.append(f"{who} has {theirs:.3f}." if run.heads else f"{who} answers {percent(theirs)} %.")
     if "kept" in run.record:
         found.append(f"It has {percent(run.record['kept'])} % of the teacher's parameters.")
     gain = run.metrics.get("gain")
@@ -207,6 +247,7 @@ def markdown_page(run: Trained, *, title: str) -> str:
     parts = [f"# {markdown.escape(title)}", markdown.escape(" ".join(sentences(run))),
              *map(markdown.table, (*run_tables.tables(run), *run_figures.tables(run)))]
     mistakes = [f"{one.key}: is {one.label}, said {one.predicted} ({100 * one.score:.0f} %)" for one in run.mistakes]
+    mistakes += task_mistakes.sentences(run.hardest)
     known = [f"{name}: {shown(value)}" for name, value in _machine(run).items()]
     notes = run.record.get("data", {}).get("notes", ())
     sure = [*run_figures.explained(run), *run_figures.training_words(run)]

@@ -7,35 +7,38 @@ from typing import Any
 
 from edgetl.bench import plots
 from edgetl.bench.run_record import Curve, Trained
-from edgetl.bench.run_tables import loss_names
+from edgetl.bench.run_tables import loss_names, on_validation
 
 OWN, PLAIN = plots.COLORS[0], plots.COLORS[1]  # with the teacher, without
 SOLID, DASHED = "-", (0, (4, 2))
 
 
 def accuracies(run: Trained) -> str | None:
-    """Accuracy over the epochs on validation and on the training views; None without curves."""
+    """Accuracy, or the task's own score, over the epochs on validation and the training views; None without curves."""
     if not run.curve:
         return None
     kind = "student" if run.teachers else "fine-tuned"
+    factor, digits, unit = (100, 1, " %") if run.score is None else (1, 3, "")
     with plots.drawing(3.2) as (figure, axes):
         for name, curve, ink in ((kind, run.curve, OWN), ("control", run.control_curve, PLAIN)):
             if curve:
-                _line(axes, curve, "val_accuracy", ink, SOLID, f"{name}, validation", 100)
-                _line(axes, curve, "train_accuracy", ink, DASHED, f"{name}, training views", 100)
+                _line(axes, curve, "val_accuracy", ink, SOLID, f"{name}, validation", factor)
+                _line(axes, curve, "train_accuracy", ink, DASHED, f"{name}, training views", factor)
         last = run.curve[-1].get("step")  # weights are kept of the last one, where a student is cut in steps
         kept = [row for row in run.curve if row.get("step") == last]
         best = max(kept, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
-        axes.plot([best["epoch"]], [100 * best["val_accuracy"]], "o", markersize=8, color="none",
+        axes.plot([best["epoch"]], [factor * best["val_accuracy"]], "o", markersize=8, color="none",
                   markeredgecolor=plots.INK, clip_on=False)
-        axes.set_ylabel("accuracy, %")
+        axes.set_ylabel(run.score or "accuracy, %")
         _epochs(axes, len(run.curve))
         axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=2, fontsize=9)
-        told = f"best validation accuracy {100 * best['val_accuracy']:.1f} % in epoch {best['epoch']:.0f}"
+        told = (f"best validation {run.score or 'accuracy'} {factor * best['val_accuracy']:.{digits}f}{unit} in epoch "
+                f"{best['epoch']:.0f}")
         if run.control_curve:
             plain = max(row["val_accuracy"] for row in run.control_curve)
-            told += f"; of the control {100 * plain:.1f} %"
-        return plots.svg(figure, "accuracy", "Accuracy over the epochs", told)
+            told += f"; of the control {factor * plain:.{digits}f}{unit}"
+        return plots.svg(figure, "accuracy", "Accuracy over the epochs" if run.score is None else
+                         f"{run.score} over the epochs", told)
 
 
 def losses(run: Trained) -> str | None:
@@ -50,9 +53,10 @@ def losses(run: Trained) -> str | None:
             # The control's whole loss is its term on the labels, which is compared with the student's.
             if run.control_curve and name in run.control_curve[0] and name != "loss":
                 _line(axes, run.control_curve, name, PLAIN, DASHED, "", 1)
-            axes.set_title(_title(name), loc="left", fontsize=10)
+            axes.set_title(_title(name, run), loc="left", fontsize=10)
         _epochs(panels[-1], len(run.curve))
-        told = "; ".join(f"{_title(name)}: {run.curve[0][name]:.3g} to {run.curve[-1][name]:.3g}" for name in names)
+        told = "; ".join(f"{_title(name, run)}: {run.curve[0][name]:.3g} to {run.curve[-1][name]:.3g}"
+                         for name in names)
         return plots.svg(figure, "losses", "Losses over the epochs", told)
 
 
@@ -127,8 +131,9 @@ def _spoken(before: Mapping[str, Any], fitted: Mapping[str, Any], name: str) -> 
     return told if after is None else f"{told}, {100 * after:.1f} at temperature {fitted['value']:.3g}"
 
 
-def _title(name: str) -> str:
-    return {"loss": "whole loss, training views", "val_loss": "cross-entropy on validation"}.get(name, f"term {name}")
+def _title(name: str, run: Trained) -> str:
+    known = {"loss": "whole loss, training views", "val_loss": f"{on_validation(run)} on validation"}
+    return known.get(name, f"term {name}")
 
 
 def _line(axes: Any, curve: Curve, name: str, ink: str, dashes: Any, label: str, factor: float) -> None:
@@ -151,16 +156,17 @@ def gain(run: Trained) -> str | None:
     if not found:
         return None
     differences: Sequence[float] = found["differences"]
+    factor = 100 if run.score is None else 1
     rows = len(differences) + 1
     with plots.drawing(0.9 + 0.3 * rows) as (figure, axes):
         axes.axvline(0, color=plots.INK, linewidth=1)
         for place, one in enumerate(differences):
-            axes.plot([100 * one], [rows - place], "o", color=OWN, markersize=6)
-        low, mean, high = (100 * found[name] for name in ("low", "mean", "high"))
+            axes.plot([factor * one], [rows - place], "o", color=OWN, markersize=6)
+        low, mean, high = (factor * found[name] for name in ("low", "mean", "high"))
         axes.plot([low, high], [1, 1], color=OWN, linewidth=3, solid_capstyle="butt")
         axes.plot([mean], [1], "D", color=OWN, markeredgecolor=plots.INK, markersize=8)
         names = [*(f"seed {seed}" for seed in found["seeds"]), "mean, 95 %"]
         axes.set_yticks(list(range(rows, 0, -1)), names)
         axes.set_ylim(0.4, rows + 0.6)
-        axes.set_xlabel("student less control, points of test accuracy")
+        axes.set_xlabel(f"student less control, {'points of test accuracy' if run.score is None else run.score}")
         return plots.svg(figure, "gain", "Gain over the control", found["sentence"])

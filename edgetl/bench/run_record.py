@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from edgetl import dataspec, heads, predictions, rundir, weights
+from edgetl import dataspec, heads, predictions, rundir, task_scores, weights
+from edgetl.bench import task_mistakes
 from edgetl.bench.report import Mistake
+from edgetl.bench.task_mistakes import Hard
 from edgetl.errors import EdgetlError
+from edgetl.heads import SCORES, Head
 from edgetl.predictions import Predictions
+from edgetl.task_scores import Said
 
 CONTROL = "control"  # folder of the control inside a student's, and the name of its part of the metrics
 SHOWN = 12  # mistakes
@@ -31,6 +35,8 @@ class Trained:
     control_curve: Curve  # empty where there is no control
     recipe: str  # without the places where things lie on the machine
     test: Predictions | None  # None where there are no test images, or an earlier version wrote the RUN
+    heads: tuple[Head, ...] = ()  # what it says of an image; none: one class
+    said: Said | None = None  # with heads, what `test` is without
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -42,6 +48,16 @@ class Trained:
         """What is told of each teacher; none of a fine-tuned model."""
         alone = [self.record["teacher"]] if "teacher" in self.record else []
         return tuple(self.record.get("teachers", alone))
+
+    @property
+    def score(self) -> str | None:
+        """What it is judged by, where that is not accuracy."""
+        return SCORES[self.heads[0].kind] if self.heads else None
+
+    @property
+    def hardest(self) -> tuple[Hard, ...]:
+        """With heads, the answers that are furthest from what is known."""
+        return () if self.said is None else task_mistakes.hardest(self.said, SHOWN)
 
     @property
     def mistakes(self) -> tuple[Mistake, ...]:
@@ -60,11 +76,12 @@ def read(folder: Path) -> Trained:
         EdgetlError: it is none, or one of its files is damaged.
     """
     record = weights.read_record(folder)
-    heads.require_one_class(record, str(folder))
+    asked = heads.of_record(record)
     recipe = folder / rundir.RECIPE
     return Trained(folder.absolute().name, record, record.get("metrics", {}), _curve(folder), _curve(folder / CONTROL),
                    _without_places(recipe.read_text(errors="surrogateescape") if recipe.is_file() else ""),
-                   predictions.read(folder).get("test"))
+                   None if asked else predictions.read(folder).get("test"), asked,
+                   task_scores.read(folder, asked).get("test") if asked else None)
 
 
 def _curve(folder: Path) -> Curve:

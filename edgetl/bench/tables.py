@@ -19,7 +19,8 @@ MISSING = "–"  # a number that was not measured; never 0
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
 DEVICE_ALONE = "device alone ms"
 # Columns that say what their row is about.
-HEADS = frozenset({"case", "true class", "report", "strategy", "figure", "part"})
+HEADS = frozenset({"case", "true class", "report", "strategy", "figure", "part",
+                   "head", "label", "column"})
 TEXT_COLUMNS = HEADS | {"answered", "reason", "arrival", "backend", "precision", "commit", "date", "measured in",
                         "reached with", "cores", "machine", "state", "on the front", "layer", "operation",
                         "executed as", "arithmetic", "sensor", "of", "scenario", "result", "metric", "valid",

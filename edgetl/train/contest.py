@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgetl import datasets, head_metrics, heads, predictions, rundir, splits, timing, weights
+from edgetl import datasets, head_metrics, heads, predictions, rundir, splits, task_scores, timing, weights
 from edgetl.errors import DataError, EdgetlError, OutputError, TrainingError
 from edgetl.events import Event, Listener, ignore
 from edgetl.heads import SCORES
@@ -24,6 +24,7 @@ from edgetl.recipe_compare_strategies import Arm, CompareStrategies
 from edgetl.recipe_fields import MOST_SEED
 from edgetl.recipe_finetune import Finetune
 from edgetl.splits import Splits
+from edgetl.task_scores import Said
 from edgetl.train import (
     beforehand,
     folds,
@@ -32,13 +33,11 @@ from edgetl.train import (
     setting,
     strategies,
     strategy_table,
-    task_scores,
     teacher,
     tta,
 )
 from edgetl.train.sameness import require_same
 from edgetl.train.strategy_table import Answers, Row, Verdict
-from edgetl.train.task_scores import Said
 
 STAGE = "compare-strategies"
 SCHEMA = 1

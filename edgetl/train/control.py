@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgetl import losses, predictions, weights
+from edgetl import losses, predictions, task_scores, weights
 from edgetl.heads import SCORES
 from edgetl.models import Network
 from edgetl.recipe import Distill
-from edgetl.train import gain, setting, slim_steps, task_losses, task_scores
+from edgetl.train import gain, setting, slim_steps, task_losses
 from edgetl.train.aim import Aim
 from edgetl.train.setting import Setting
 from edgetl.train.slimming import Cutter

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl import metrics
+from edgetl import metrics, task_scores
 from edgetl.predictions import Predictions
-from edgetl.train import task_scores
-from edgetl.train.task_scores import Said
+from edgetl.task_scores import Said
 
 LEVEL = 0.95
 

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl import contrasts, metrics
+from edgetl import contrasts, metrics, task_scores
 from edgetl.contrasts import Contrast, Share
 from edgetl.predictions import Predictions
-from edgetl.train import task_scores
-from edgetl.train.task_scores import Said
+from edgetl.task_scores import Said
 
 SIGNIFICANT = 0.05  # of p-values that are adjusted
 BUDGET = ("epochs", "image_size", "batch_size", "accumulate", "patience", "teacher")  # what makes a training longer

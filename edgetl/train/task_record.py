@@ -13,9 +13,9 @@ import numpy as np
 from edgetl import evaluate, head_metrics, heads, rundir
 from edgetl.heads import REGRESS, SCORES
 from edgetl.models import Network
+from edgetl.task_scores import ANSWERS, PARTS, Said
 from edgetl.train.aim import Aim
 from edgetl.train.loop import Precision
-from edgetl.train.task_scores import ANSWERS, PARTS, Said
 from edgetl.train.validation import torch_predict
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from edgetl import contrasts, head_metrics, weights
+from edgetl import contrasts, head_metrics, task_scores, weights
 from edgetl.cli.app import main
 from edgetl.datasets import Item
 from edgetl.errors import DataError, EdgetlError, RecipeError
@@ -20,9 +20,9 @@ from edgetl.heads import MULTILABEL, REGRESS, Head
 from edgetl.recipe import build
 from edgetl.recipe_compare_strategies import CompareStrategies
 from edgetl.splits import Duplicates, Splits
-from edgetl.train import contest, folds, gain, strategy_table, task_scores
+from edgetl.task_scores import Said
+from edgetl.train import contest, folds, gain, strategy_table
 from edgetl.train.strategy_table import Answers
-from edgetl.train.task_scores import Said
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 

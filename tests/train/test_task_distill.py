@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from edgetl import heads, rundir, weights
+from edgetl import heads, rundir, task_scores, weights
 from edgetl.cli.app import main
 from edgetl.datasets import Item
 from edgetl.heads import CLASSIFY, MULTILABEL, REGRESS, Asked, Head
 from edgetl.recipe import Distill, Finetune, build
-from edgetl.train import task_scores
 from edgetl.train.student import distill
 from edgetl.train.teacher import finetune
 
