@@ -305,12 +305,11 @@ def test_the_command_trains_tells_and_others_refuse_the_run(photos: Path, capsys
     assert "task        regress" in told.out and "R2 " in told.out and "answers.npz" in told.err
     assert main(["inspect", run]) == 0 and "R2 " in capsys.readouterr().out
     for refused in (
-        ["report", run, "--out", str(photos / "page.html")],
         ["bench", run, "--backend", "torch", "--out", str(photos / "bench")],
     ):
         assert main(refused) == 1, refused
         assert "was trained on 2 value(s) an image; what you ask for knows classification" in capsys.readouterr().err
-        assert not any((photos / name).exists() for name in ("page.html", "bench"))
+        assert not any((photos / name).exists() for name in ("bench",))
     assert main([*line[:3], "--task", "multilabel", *line[5:], str(photos / "no")]) == 1
     assert "line 2: 'shifted' is '1" in capsys.readouterr().err
     assert main([*line[:3], "--task", "rank", *line[5:], str(photos / "no")]) == 2
