@@ -54,6 +54,11 @@ def asked(options: object) -> Asked:
     return Asked(getattr(options, "task", CLASSIFY), tuple(getattr(options, "label_columns", ())))
 
 
+def asked_of(values: Mapping[str, Any] | None) -> Asked:
+    """What `dataclasses.asdict` made plain; one class an image where nothing is said."""
+    return Asked(values["task"], tuple(values["columns"])) if values else ONE_CLASS
+
+
 def outputs(heads: Sequence[Head]) -> tuple[str, ...]:
     """The names of all outputs in their order; of several heads with the column before the class."""
     if len(heads) == 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +119,26 @@ def of_training(asked: Sequence[heads.Head], train: Sequence[Item], threshold: f
     return tuple(found)
 
 
+def of_run(record: Mapping[str, Any]) -> tuple[Head, ...]:
+    """The heads of a RUN's record as a bundle of it tells of them by default; none where it says one class an image."""
+    found, spreads = [], tuple(record.get("standardised", {}).get("scale", ()))
+    for head, part in heads.places(heads.of_record(record)):
+        thresholds = (THRESHOLD,) * len(head.labels) if head.kind == MULTILABEL else ()
+        found.append(Head(head.name, head.kind, head.labels, (part.start, part.stop), thresholds,
+                          spreads if head.kind == REGRESS else ()))
+    return tuple(found)
+
+
+def of_table(asked: Sequence[Head], columns: Sequence[str] = ()) -> heads.Asked:
+    """What a table is asked for, so that it holds what is known of these heads.
+
+    Args:
+        asked: the heads; none: one class an image.
+        columns: what the training named, where that is known.
+    """
+    return heads.asked_again({"heads": heads.to_json(plain(asked)), "label_columns": tuple(columns)})
+
+
 def evaluate(predict: Predict, items: Sequence[Item], read: Read, preprocess: Preprocess, *, classes: int,
              asked: Sequence[Head] = (), batch: int = BATCH, normalized: bool = True) -> Judged:
     """What `predict` answers on `items`, summed up.
@@ -179,6 +199,11 @@ def compare(model: Judged, reference: Judged) -> Judgement:
     low, high = (figure.low, figure.high) if isinstance(figure, Interval) else (figure.value, figure.value)
     same = float(agreeing(model.heads, model.logits, reference.logits).mean())
     return TaskComparison(model.n, model.score_name, same, figure.value, low, high)
+
+
+def is_known(found: Judged) -> bool:
+    """Whether these images can tell the figure that it is judged by."""
+    return isinstance(found, Evaluation) or found.score is not None
 
 
 def with_reference(model: Judged, reference: Judged) -> Judged:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from edgetl import judging
 from edgetl.bench import exam, stats
 from edgetl.bench.exam import Exam
 from edgetl.bench.report import BACK_TO_BACK, Row, Throughput
 from edgetl.bench.trial import Trial
+from edgetl.judging import Judged, TaskEvaluation
 
 
 def rows(trials: Sequence[Trial], reference: str, seed: int, paper: Exam | None) -> tuple[Row, ...]:
@@ -39,8 +42,16 @@ def _compared(trial: Trial, against: Trial | None, base: Trial, seed: int, paper
         row = dataclasses.replace(row, speedup=_speedup(against, trial, seed))
     if paper is not None and trial.answers is not None:
         reference = None if trial is base else base.answers
-        row = dataclasses.replace(row, accuracy=exam.grade(trial.answers, reference, paper.data.labels))
+        row = dataclasses.replace(row, **_judged(trial.answers, reference, paper))
     return row
+
+
+def _judged(found: Judged, reference: Judged | None, paper: Exam) -> dict[str, Any]:
+    """How right the answers are, by the name of the field of a row."""
+    if isinstance(found, TaskEvaluation):
+        return {"score": exam.score(found, reference if isinstance(reference, TaskEvaluation) else None)}
+    against = None if reference is None else judging.of_classes(reference)
+    return {"accuracy": exam.grade(found, against, paper.data.labels)}
 
 
 def _speedup(base: Trial, trial: Trial, seed: int) -> stats.Interval | None:
@@ -78,6 +89,6 @@ def _of_calls(row: Row) -> list[Throughput]:
 
 def focus(found: Sequence[Row], reference: str) -> str | None:
     """The case to show in detail: the first variant of a bundle, which is what ships; else the reference; else any."""
-    graded = [row for row in found if row.accuracy is not None]
+    graded = [row for row in found if row.accuracy is not None or row.score is not None]
     graded.sort(key=lambda row: (row.kind != "bundle", row.case != reference))  # stable: keeps the order within
     return graded[0].case if graded else None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgetl import extras, heads, plugins, recipe, rundir, weights
+from edgetl import extras, judging, plugins, recipe, rundir, weights
 from edgetl.bench.report import BACK_TO_BACK
 from edgetl.bench.tables import legible
 from edgetl.errors import EdgetlError, UnknownName
@@ -46,7 +46,8 @@ class Subject:
     requires: tuple[str, ...] = ()
     trained_on: Mapping[str, Any] = field(default_factory=dict)  # {source, name, fingerprint, rule}, where known
     within: tuple[int, int] | None = None  # of a packed bundle: where in the file the graph begins, and its size
-    heads: tuple[Head, ...] = ()  # what a bundle says of an image; none: one class
+    heads: tuple[Head, ...] = ()  # what it says of an image; none: one class
+    columns: tuple[str, ...] = ()  # of a table, that its training named; none: those of the task's own
 
     @property
     def size_bytes(self) -> int:
@@ -176,14 +177,14 @@ def _of_run(path: Path, title: str, options: recipe.Bench) -> Iterator[Subject]:
     if RUN_BACKEND not in options.backend:
         return
     record = weights.read_record(path)
-    heads.require_one_class(record, str(path))
     wants = preprocess.from_dict(record["preprocess"], where=str(path / rundir.RUN))
     spec = GraphSpec(
         inputs=(TensorSpec("image", "image", "float32", ("N", *wants.input_shape), wants.layout),),
         outputs=(TensorSpec("logits", "logits", "float32", ("N", len(record["labels"])), "NC"),),
         extra={"run": record})
     yield Subject(f"{title} {RUN_BACKEND}", path, "run", RUN_BACKEND, path / rundir.MODEL, spec, None, "fp32",
-                  _parameters(record), tuple(record["labels"]), wants, trained_on=_mapping(record.get("data")))
+                  _parameters(record), tuple(record["labels"]), wants, trained_on=_mapping(record.get("data")),
+                  heads=judging.of_run(record), columns=tuple(record.get("label_columns", ())))
 
 
 def _of_onnx(path: Path, title: str, options: recipe.Bench) -> Iterator[Subject]:

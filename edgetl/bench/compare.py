@@ -34,7 +34,7 @@ from edgetl.bench.comparison import (
     change,
 )
 from edgetl.bench.machines import Factor
-from edgetl.bench.report import Accuracy, Report, Row
+from edgetl.bench.report import Report, Row
 from edgetl.bench.stats import Interval, Samples
 from edgetl.errors import EdgetlError
 from edgetl.recipe_compare import Compare
@@ -158,7 +158,7 @@ def _compared(base: Row, new: Row, factor: Factor, least_effect: float, names: t
     ratio = Interval(raw.value / factor.value, low / factor.high, high / factor.low, raw.confidence)
     p_value = min(1.0, 2 * min(slower_by_chance(first, second, factor.high),
                                slower_by_chance(second, first, 1 / factor.low)))
-    points, reason = _accuracy(base.accuracy, new.accuracy) if accuracy_reason is None else (None, accuracy_reason)
+    points, reason = _accuracy(base, new) if accuracy_reason is None else (None, accuracy_reason)
     return Case(base.case, float(np.median(first)), float(np.median(second)), ratio, p_value,
                 verdict(ratio, p_value, least_effect), accuracy_points=points, accuracy_reason=reason,
                 base_bytes=base.size_bytes, new_bytes=new.size_bytes)
@@ -213,12 +213,15 @@ def _accuracy_reason(base: Report, new: Report) -> str | None:
     return None if same else "measured on different images"
 
 
-def _accuracy(base: Accuracy | None, new: Accuracy | None) -> tuple[Interval | None, str | None]:
+def _accuracy(before: Row, after: Row) -> tuple[Interval | None, str | None]:
     """Points by which `new` is more often right, with the interval of two independent shares.
 
     A report does not keep the answer to every image, so the images cannot be paired: wider than need be, never too
     narrow. R. G. Newcombe, Statistics in Medicine 17 (1998) 873-890, method 10, from the two Wilson intervals.
     """
+    base, new = before.accuracy, after.accuracy
+    if before.score is not None and after.score is not None:
+        return None, f"{after.score.name} is no mean over images; edgetl gate --data pairs it"
     if base is None or new is None:
         return None, "not measured in both"
     down = math.hypot(new.accuracy - new.accuracy_low, base.accuracy_high - base.accuracy)

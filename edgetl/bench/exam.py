@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from edgetl import evaluate, metrics, recipe, splits
+from edgetl import evaluate, heads, judging, metrics, recipe, splits
 from edgetl.bench import report
 from edgetl.bench.cases import Case, Subject
 from edgetl.datasets import DataSet, Item, open_data
 from edgetl.errors import DataError
 from edgetl.evaluate import Evaluation
 from edgetl.events import Event, Listener
+from edgetl.heads import Asked
+from edgetl.judging import Judged, TaskEvaluation
 from edgetl.recipe_tune import Tune
-from edgetl.runtime.heads import asked
+from edgetl.runtime.heads import Head
+from edgetl.runtime.heads import asked as said
 
 MISTAKES = 12  # of the most confident wrong answers, kept with the report
 
@@ -29,6 +32,8 @@ class Exam:
     data: DataSet
     items: tuple[Item, ...]
     record: report.Data
+    asked: Asked = heads.ONE_CLASS  # of a table, to open it again
+    heads: tuple[Head, ...] = ()  # what is said of an image; none: one class
 
     def why_not(self, subject: Subject) -> str | None:
         """Why a case cannot sit the exam; None when it can."""
@@ -36,9 +41,12 @@ class Exam:
             return "an ONNX file carries no preprocessing"
         return None
 
-    def read_answers(self, file: Path) -> Evaluation:
+    def read_answers(self, file: Path) -> Judged:
         """What a worker wrote."""
         with np.load(file, allow_pickle=False) as found:
+            if self.heads:
+                truth = heads.truth(judging.plain(self.heads), [item.answers for item in self.items])
+                return judging.summarize(self.heads, found["logits"], truth, tuple(item.key for item in self.items))
             return evaluate.summarize(found["logits"], found["labels"], tuple(item.key for item in self.items),
                                       found["weights"])
 
@@ -54,15 +62,16 @@ def prepare(options: recipe.Bench | Tune, cases: Sequence[Case], listener: Liste
         split: "test" for a report; a choice is made on "val".
 
     Raises:
-        DataError: a case says something else than one class an image, the data cannot be opened, its labels are not
-            the cases', it has no images in the split, or images that a case was trained on might be among them.
+        DataError: the cases say different things of an image, the data cannot be opened, its labels are not the
+            cases', it has no images in the split, or images that a case was trained on might be among them.
     """
     if options.data is None:
         return None
-    _require_one_class(cases)
-    data = open_data(options.data)
     graded = list(dict.fromkeys(case.subject.source for case in cases if case.subject.labels is not None))
     subjects = [next(case.subject for case in cases if case.subject.source == source) for source in graded]
+    judged = _common_heads(subjects)
+    asked = judging.of_table(judged, next((one.columns for one in subjects if one.columns), ()))
+    data = open_data(options.data, asked=asked)
     _check_labels(data, subjects)
     own = any(item.split == split for item in data.items)
     recorded = None if own else _common_rule(subjects)
@@ -78,15 +87,23 @@ def prepare(options: recipe.Bench | Tune, cases: Sequence[Case], listener: Liste
         _check_fingerprint(subject, parts.fingerprint, split, own, listener)
     record = report.Data(data.name, options.data, data.labels, len(items), parts.fingerprint, dict(parts.rule),
                          data.notes)
-    return Exam(data, items, record)
+    return Exam(data, items, record, asked, judged)
 
 
-def _require_one_class(cases: Sequence[Case]) -> None:
-    other = next((case.subject for case in cases if case.subject.heads), None)
-    if other is not None:
-        raise DataError(f"{other.source} says {asked(other.heads)}, and --data judges one class an image only.",
-                        hint="Leave out --data: what its variants answer rightly stands in the bundle's manifest "
-                             "(`edgetl inspect`).")
+def _common_heads(subjects: Sequence[Subject]) -> tuple[Head, ...]:
+    """The heads of all cases; those of a bundle, which may have thresholds of its own, go before those of a RUN.
+
+    Raises:
+        DataError: two cases say different things of an image.
+    """
+    chosen: Subject | None = None
+    for subject in subjects:
+        if judging.plain(subject.heads) != judging.plain(subjects[0].heads):
+            raise DataError(f"{subject.source} says {said(subject.heads)}, and {subjects[0].source} says "
+                            f"{said(subjects[0].heads)}: no images can judge both.",
+                            hint="Measure them in two runs, or leave out --data.")
+        chosen = subject if chosen is None or (subject.kind == "bundle" != chosen.kind) else chosen
+    return () if chosen is None else chosen.heads
 
 
 def _check_labels(data: DataSet, subjects: Sequence[Subject]) -> None:
@@ -132,6 +149,19 @@ def grade(found: Evaluation, reference: Evaluation | None, labels: Sequence[str]
         accuracy_high=found.accuracy_high, macro_f1=found.macro_f1, weighted_accuracy=found.weighted_accuracy,
         confusion=tuple(tuple(int(count) for count in row) for row in found.confusion),
         mistakes=mistakes(found, labels), **({} if reference is None else _compared(found, reference)))
+
+
+def score(found: TaskEvaluation, reference: TaskEvaluation | None) -> report.Score:
+    """As `grade`, of what says something else than one class an image."""
+    compared: dict[str, Any] = {}
+    if reference is not None:
+        compared = {"agreement": judging.with_reference(found, reference).agreement}
+    if reference is not None and judging.is_known(found) and judging.is_known(reference):
+        pair = judging.compare(found, reference)
+        compared |= {"difference": -pair.drop_points / 100, "difference_low": -pair.drop_high / 100,
+                     "difference_high": -pair.drop_low / 100}
+    return report.Score(found.score_name, found.n, found.score, found.score_low, found.score_high, found.details(),
+                        **compared)
 
 
 def _compared(found: Evaluation, reference: Evaluation) -> dict[str, Any]:

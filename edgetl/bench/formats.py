@@ -39,7 +39,9 @@ def _record(row: Row, report: Report) -> dict[str, Any]:
             "median_low_s": median.low if median else None, "median_high_s": median.high if median else None,
             **{name: value for name, value in found.items() if name != "case"},
             "accuracy_low": row.accuracy.accuracy_low if row.accuracy else None,
-            "accuracy_high": row.accuracy.accuracy_high if row.accuracy else None}
+            "accuracy_high": row.accuracy.accuracy_high if row.accuracy else None,
+            "score_name": row.score.name if row.score else None, "score_low": row.score.low if row.score else None,
+            "score_high": row.score.high if row.score else None}
 
 
 def cell(text: str | None) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgetl import evaluate, rundir, timing
+from edgetl import evaluate, judging, rundir, timing
 from edgetl.bench import (
     cases,
     environment,
@@ -124,9 +124,10 @@ class _Gate:
                                   hint="Leave out --data, --min-accuracy and --max-drop to gate the latency alone.")
         base, new = (one.answers for one in trials)
         assert base is not None and new is not None
-        pair = evaluate.compare(new, base)
+        pair = judging.compare(new, base)
         least, most = self.options.min_accuracy, self.options.max_drop
-        low = least is not None and 100 * new.accuracy < least - ROUNDING
+        value = new.accuracy if isinstance(new, evaluate.Evaluation) else new.score
+        low = least is not None and (value is None or 100 * value < least - ROUNDING)
         dropped = most is not None and pair.drop_points > most + ROUNDING
         return [Condition("accuracy", FAIL if low else PASS, gate_words.accuracy(new, least)),
                 Condition("drop", FAIL if dropped else PASS, gate_words.drop(pair, most))]

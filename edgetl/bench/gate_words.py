@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
-from edgetl import evaluate
+from edgetl import judging
 from edgetl.bench import sequential
 from edgetl.bench.gate_cases import Sides
 from edgetl.bench.sequential import LEAST_PAIRS, Outcome
 from edgetl.bench.stats import Interval
+from edgetl.judging import Judged, Judgement, TaskComparison, TaskEvaluation
 
 LONGEST_S = 1800.0  # of a budget that is still worth proposing
 
@@ -83,15 +84,21 @@ def size(new: int, base: int, limit: str) -> str:
     return f"NEW's graph has {amount(new)} (BASE's {amount(base)}), limit {limit}"
 
 
-def accuracy(new: evaluate.Evaluation, least: float | None) -> str:
-    """NEW's accuracy with its interval."""
+def accuracy(new: Judged, least: float | None) -> str:
+    """NEW's accuracy, or the task's own score, with its interval."""
+    if isinstance(new, TaskEvaluation):
+        asked = "" if least is None else f", at least {least / 100:g} wanted"
+        return f"NEW has {judging.score_words(new)} on {new.n} images{asked}"
     limit = "" if least is None else f", at least {least:g} % wanted"
     return (f"NEW is right on {100 * new.accuracy:.1f} % of {new.n} images ({100 * new.accuracy_low:.1f} to "
             f"{100 * new.accuracy_high:.1f}){limit}")
 
 
-def drop(pair: evaluate.Comparison, most: float | None) -> str:
-    """NEW against BASE on the same images: points, the paired interval, McNemar's test."""
+def drop(pair: Judgement, most: float | None) -> str:
+    """NEW against BASE on the same images: points, the paired interval, McNemar's test where there is one class."""
+    if isinstance(pair, TaskComparison):
+        allowed = "" if most is None else f", {most:g} points allowed"
+        return f"NEW against BASE: {pair.sentence()}; a point is a hundredth{allowed}"
     points = f"{abs(pair.drop_points):.2f} points {'below' if pair.drop_points > 0 else 'above'} BASE"
     how = "as right as BASE" if not pair.drop_points else points
     limit = "" if most is None else f", {most:g} points allowed"

@@ -42,7 +42,8 @@ def _sections(report: Report, pictures: Mapping[str, bytes]) -> list[tuple[str, 
     return [
         ("Summary", table(tables.summary(report))),
         ("Not measured", table(tables.failures(report))),
-        ("Latency against accuracy", figure(plots.latency_against_accuracy(report), SCATTER_CAPTION)),
+        (f"Latency against {tables.score_name(report) or 'accuracy'}",
+         figure(plots.latency_against_accuracy(report), SCATTER_CAPTION)),
         ("Latency of every call", figure(plots.latency_distribution(report), STRIPS_CAPTION, tables.spread(report))),
         ("Tail of the latencies", table(tables.tails(report))),
         ("Throughput", table(tables.throughputs(report))),
@@ -51,6 +52,8 @@ def _sections(report: Report, pictures: Mapping[str, bytes]) -> list[tuple[str, 
         ("Energy and state of the processor", "\n".join(map(table, instruments.tables(report)))),
         ("Where the time goes", layers_html.content(report)),
         ("Accuracy", table(tables.answers(report))),
+        (_capital(tables.score_name(report) or ""),
+         "\n".join(map(table, (tables.scores(report), tables.score_parts(report))))),
         ("Cases", table(tables.cases(report))),
         (f"What {focus.case} confuses" if focus else "", _matrix(graded, report)),
         (f"Worst mistakes of {focus.case}" if focus else "",
@@ -61,10 +64,14 @@ def _sections(report: Report, pictures: Mapping[str, bytes]) -> list[tuple[str, 
     ]
 
 
-SCATTER_CAPTION = ("Numbers are those of the summary. Vertical bars: 95 % interval of the accuracy. "
+SCATTER_CAPTION = ("Numbers are those of the summary. Vertical bars: 95 % interval of the accuracy or score. "
                    "The best place is the upper left.")
 STRIPS_CAPTION = ("A dot is one call, relative to the median of its case; the box holds the middle half, its thick "
                   "line is the median, and the whiskers reach the least and the greatest call: none was left out.")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _focus(report: Report) -> Row | None:
@@ -83,6 +90,11 @@ def _lead(report: Report) -> str:
         gap = focus.accuracy.difference
         points = "" if gap is None else f" ({gap * 100:+.1f} points)"
         parts.append(f"<strong>{escape(focus.case)}</strong> {speed}{' and ' if speed else ''}{right}{points}.")
+    if focus is not None and focus.score is not None and focus.score.value is not None:
+        speed, found = _speed(focus, report.reference), focus.score
+        more = "" if found.difference is None else f" ({found.difference:+.3f})"
+        has = f"has {escape(found.name)} {found.value:.3f}{more} on {found.n} test images"
+        parts.append(f"<strong>{escape(focus.case)}</strong> {speed}{' and ' if speed else ''}{has}.")
     return f'<p class="lead">{" ".join(parts)}</p>{markup.warnings(notes(report))}'
 
 
@@ -112,6 +124,7 @@ def _method(report: Report) -> str:
         *_warmth(report),
         f"A round is {options['block']} calls, {arrivals}; the first {any_row.warmup} are dropped and the "
         f"other {kept} kept, every one. The garbage collector of Python is off meanwhile.",
+        *_of_scores(report),
         "Intervals of medians and percentiles come from order statistics, counted as so many independent calls as "
         "the rounds agree on; intervals of speed-ups "
         "(time per image against the reference's) from a bootstrap over rounds and calls; intervals of accuracies are "
@@ -123,6 +136,14 @@ def _method(report: Report) -> str:
         *_data_line(report),
     ]
     return bullets(lines)
+
+
+def _of_scores(report: Report) -> list[str]:
+    if tables.score_name(report) is None:
+        return []
+    return ["Intervals of scores and of their differences are of 400 draws of the test images, the same for both; "
+            "agreement is the share of answers that are the reference's too: the same class of a head, a label that "
+            "both say or neither, a value within a tenth of its standard deviation in training."]
 
 
 def _warmth(report: Report) -> list[str]:

@@ -15,8 +15,8 @@ from edgetl import plugins
 WORKER = "edgetl.bench.remote_worker"
 # What the worker's modules name inside functions and a device has no use for: data sets and evaluation stay here, and
 # a RUN needs PyTorch. `edgetl.pipeline` is what the verbs of the Python API are.
-LEFT = ("edgetl.backends.torch", "edgetl.cli", "edgetl.datasets", "edgetl.evaluate", "edgetl.pipeline",
-        "edgetl.runtime.__main__", "edgetl.weights")
+LEFT = ("edgetl.backends.torch", "edgetl.cli", "edgetl.datasets", "edgetl.evaluate", "edgetl.heads",
+        "edgetl.pipeline", "edgetl.runtime.__main__", "edgetl.weights")
 ASKED = ("tensorrt",)  # backends that go along only where they are asked for: few devices have a use for their size
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of files in the archive, which is the same for the same sources
 

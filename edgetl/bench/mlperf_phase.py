@@ -72,7 +72,9 @@ def scenario(trial: Trial, name: str, options: recipe.Bench, paper: Exam | None,
 def _images(trial: Trial, paper: Exam | None, keys: Path | None) -> Mapping[str, Any] | None:
     """Where the worker finds the images; None where it makes its inputs up."""
     subject = trial.case.subject
-    if paper is None or subject.preprocess is None or trial.host.name is not None or len(subject.spec.inputs) != 1:
+    if paper is None or paper.heads:  # only tables of one class an image are opened there
+        return None
+    if trial.host.name is not None or subject.preprocess is None or len(subject.spec.inputs) != 1:
         return None
     return {"data": paper.record.source, "keys": str(keys), "preprocess": preprocess.to_dict(subject.preprocess)}
 

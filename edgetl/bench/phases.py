@@ -137,7 +137,7 @@ def examine(trials: Sequence[Trial], paper: Exam, listener: Listener, stage: str
             if trial.no_answers is None:
                 out = Path(scratch) / f"{number}.npz"
                 with told(listener, stage, f"accuracy of {trial.case.name}", len(paper.items), "image") as step:
-                    if trial.evaluate(paper.record.source, keys, out, step.by):
+                    if trial.evaluate(paper.record.source, keys, out, step.by, paper.asked):
                         trial.answers = paper.read_answers(out)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgetl.bench import stats
 from edgetl.bench.report import Report, Row
-from edgetl.bench.tables import milliseconds, numbered, percent, printable
+from edgetl.bench.tables import milliseconds, numbered, printable, right, score_name
 
 INK = "#010203"  # drawn by matplotlib, replaced by `currentColor`: the colour of the text around the figure
 NAME_LENGTH = 40  # letters of the width of a figure
@@ -31,28 +31,40 @@ STYLE: Any = {
 
 def latency_against_accuracy(report: Report) -> str | None:
     """A scatter of the cases with both numbers, with intervals; None where no case has both."""
-    points = [(number, row) for number, row in numbered(report) if row.accuracy is not None]
+    points = [(number, row) for number, row in numbered(report) if judged(row) is not None]
+    name = score_name(report)
     if not points:
         return None
     with drawing(3.4) as (figure, axes):
         for backend in dict.fromkeys(row.backend for _, row in points):
             _scatter(axes, report, backend, [point for point in points if point[1].backend == backend])
         axes.set_xlabel("median latency of one call, ms (left is faster)")
-        axes.set_ylabel("test accuracy, % (up is better)")
+        axes.set_ylabel(f"test {name or 'accuracy, %'} (up is better)")
         latency_axis(axes, [second for _, row in points for second in _whiskers(row)])
         axes.margins(y=0.15)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-        told = [f"{number} {row.case}: {milliseconds(_middle(row))} ms, {percent(row.accuracy.accuracy)} %"
-                for number, row in points if row.accuracy]
-        return svg(figure, "scatter", "Latency against accuracy", "; ".join(told))
+        told = [f"{number} {row.case}: {milliseconds(_middle(row))} ms, {right(row)}{'' if name else ' %'}"
+                for number, row in points]
+        return svg(figure, "scatter", f"Latency against {name or 'accuracy'}", "; ".join(told))
+
+
+def judged(row: Row) -> tuple[float, float, float] | None:
+    """Accuracy in percent, or the task's score, with its interval where there is one; None where none is known."""
+    if row.accuracy is not None:
+        found = row.accuracy
+        return 100 * found.accuracy, 100 * found.accuracy_low, 100 * found.accuracy_high
+    if row.score is None or row.score.value is None:
+        return None
+    value, low, high = row.score.value, row.score.low, row.score.high
+    return value, value if low is None else low, value if high is None else high
 
 
 def _scatter(axes: Any, report: Report, backend: str, points: Sequence[tuple[int, Row]]) -> None:
     ink, shape = look(report, backend)
     for place, (number, row) in enumerate(points):
-        assert row.accuracy is not None
-        x, y = _middle(row) * 1000, row.accuracy.accuracy * 100
-        low, high = row.accuracy.accuracy_low * 100, row.accuracy.accuracy_high * 100
+        found = judged(row)
+        assert found is not None
+        x, (y, low, high) = _middle(row) * 1000, found
         axes.errorbar([x], [y], yerr=[[y - low], [high - y]], color=ink, alpha=0.5, linewidth=1, capsize=2)
         axes.plot([x], [y], shape, markersize=12, color=ink, linestyle="none", label=backend if place == 0 else None)
         axes.annotate(str(number), (x, y), ha="center", va="center", color=ON_COLOR, fontsize=8.5, fontweight="bold")

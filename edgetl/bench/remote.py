@@ -32,6 +32,7 @@ from edgetl.bench.tables import printable
 from edgetl.bench.watch import State, Watch
 from edgetl.errors import BackendUnavailable, EdgetlError
 from edgetl.events import Event, Listener, ignore
+from edgetl.heads import asked_of
 from edgetl.runtime.preprocess import from_dict
 
 STAGE = "bench"
@@ -235,7 +236,8 @@ class RemoteProcess(Process):
         return super().ask(request, extra_s=extra_s, progress=progress)
 
     def _evaluate(self, data: str, keys: str, preprocess: Mapping[str, Any], spec: Mapping[str, Any], batch: int,
-                  out: str, progress: Callable[[int], None]) -> dict[str, Any]:
+                  out: str, progress: Callable[[int], None],
+                  asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """What `edgetl.bench.worker.Worker.evaluate` does, with the images on this side."""
         def run(feeds: Mapping[str, Any]) -> dict[str, Any]:
             (pixels,) = feeds.values()
@@ -243,20 +245,20 @@ class RemoteProcess(Process):
             return {name: array(one) for name, one in self.ask(request).items()}
 
         self.device.say_where_images_are()
-        opened = datasets.open_data(data)
+        opened = datasets.open_data(data, asked=asked_of(asked))
         by_key = {item.key: item for item in opened.items}
         items = [by_key[key] for key in json.loads(Path(keys).read_text())]
         predict = worker.fixed_batch(Answers(run), worker.spec_from_json(spec), batch,
                                      lambda told: progress(told["progress"]))
         try:
-            found = evaluate.evaluate(predict, items, opened.read, from_dict(preprocess, where="preprocess"),
+            found = evaluate.answers(predict, items, opened.read, from_dict(preprocess, where="preprocess"),
                                       classes=len(opened.labels), batch=batch, normalized=False)
         except Lost:
             raise
         except EdgetlError as problem:
             raise WorkerFailed(problem.message) from problem
         np.savez(out, logits=found.logits, labels=found.labels, weights=[item.weight for item in items])
-        return {"n": found.n}
+        return {"n": len(items)}
 
     def _send(self, request: Mapping[str, Any]) -> None:
         self.connection.tell(self.number, request)

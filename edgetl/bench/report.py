@@ -78,6 +78,26 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Score:
+    """How right the very session was that was timed, where it says something else than one class an image.
+
+    The score is the one that its training is judged by, with an interval of 95 % from draws of the images.
+    """
+
+    name: str  # "mAP", "R2" or "mean accuracy of the heads"
+    n: int
+    value: float | None  # 1 is perfect; None where these images cannot tell
+    low: float | None  # None where no draw of the images differs
+    high: float | None
+    parts: Mapping[str, Any] = field(default_factory=dict)  # of each head, label or value, as in a manifest's `details`
+    # Against the reference case on the same images; None for the reference itself and without one.
+    agreement: float | None = None  # share of its answers, see docs/tasks.md
+    difference: float | None = None  # score minus the reference's
+    difference_low: float | None = None
+    difference_high: float | None = None
+
+
+@dataclass(frozen=True)
 class Throughput:
     """Images a second at one batch and so many threads that call one session at the same time."""
 
@@ -145,6 +165,7 @@ class Row:
     layers_reason: str | None = None  # why there are no layers, where they were asked for
     sensors: Mapping[str, Any] = field(default_factory=dict)  # {energy, energy_reason, frequency_khz, throttled, ...}
     device_s: tuple[float, ...] = ()  # of the device alone, without copies; one number a further call
+    score: Score | None = None  # what stands in the place of `accuracy` where an image has not one class
 
     @property
     def case(self) -> str:
@@ -220,6 +241,7 @@ class Figures:
     p99_s: float | None = None
     p999_s: float | None = None
     device_s: float | None = None  # median
+    score: float | None = None  # where an image has not one class; `accuracy` is None then
 
 
 def figures(row: Row) -> Figures:
@@ -238,7 +260,8 @@ def figures(row: Row) -> Figures:
         decode_s=_middle(row.decode_s), preprocess_s=_middle(row.preprocess_s),
         end_to_end_s=_middle(row.end_to_end_s), gpu_memory_bytes=row.gpu_memory_bytes,
         p90_s=stats.percentile(seconds, 90.0), p99_s=stats.percentile(seconds, 99.0),
-        p999_s=stats.percentile(seconds, 99.9), device_s=_middle(row.device_s))
+        p999_s=stats.percentile(seconds, 99.9), device_s=_middle(row.device_s),
+        score=row.score.value if row.score else None)
 
 
 def _middle(seconds: tuple[float, ...]) -> float | None:

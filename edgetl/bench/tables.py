@@ -12,7 +12,7 @@ import numpy as np
 
 from edgetl.bench import stats
 from edgetl.bench.affinity import in_words
-from edgetl.bench.report import BACK_TO_BACK, PARTIAL, Accuracy, Report, Row, figures
+from edgetl.bench.report import BACK_TO_BACK, PARTIAL, Accuracy, Report, Row, Score, figures
 
 BROKEN_OFF = "The benchmark was broken off; these are the rounds until then."
 MISSING = "–"  # a number that was not measured; never 0
@@ -43,8 +43,8 @@ class Table:
 
 def tables(report: Report) -> tuple[Table, ...]:
     """All tables of a report that have rows, the summary first; no figure stands in two of them."""
-    found = [summary(report), answers(report), tails(report), throughputs(report), ways(report), cases(report),
-             failures(report)]
+    found = [summary(report), answers(report), scores(report), tails(report), throughputs(report), ways(report),
+             cases(report), failures(report)]
     return tuple(table for table in found if table.rows)
 
 
@@ -55,7 +55,7 @@ def summary(report: Report) -> Table:
         reference += ", under the same arrival"
     # What decides comes first: a phone shows four columns, and the terminal cuts from the right.
     alone = any(row.device_s for row in report.rows)
-    columns = ("#", "case", "median ms", "accuracy %", "speed-up", "95 % interval ms", "p95 ms",
+    columns = ("#", "case", "median ms", score_name(report) or "accuracy %", "speed-up", "95 % interval ms", "p95 ms",
                *([DEVICE_ALONE] if alone else []), "images/s", "import ms", "load ms", "first ms", "size MB", "peak MB")
     rows = [(str(number), row.case, *_summary_cells(row, alone=alone)) for number, row in numbered(report)]
     starts = max((len(row.load_s) for row in report.rows), default=0)
@@ -79,13 +79,63 @@ def _summary_cells(row: Row, *, alone: bool) -> tuple[str, ...]:
     found = figures(row)
     median = stats.median_interval(row.measurement.by_round())
     rate = found.throughput_ips
-    return (milliseconds(found.median_s), percent(found.accuracy), times(row.speedup),
+    return (milliseconds(found.median_s), right(row), times(row.speedup),
             span(median.low, median.high, 1000, 3),
             stats.needs(95.0) if found.p95_s is None else milliseconds(found.p95_s),
             *([milliseconds(found.device_s)] if alone else []),
             MISSING if rate is None else significant(rate, 3), milliseconds(found.import_s),
             milliseconds(found.load_s), milliseconds(found.first_s), megabytes(found.size_bytes),
             megabytes(found.memory_peak_bytes))
+
+
+def score_name(report: Report) -> str | None:
+    """What the cases are judged by, where that is not accuracy."""
+    return next((row.score.name for row in report.rows if row.score is not None), None)
+
+
+def right(row: Row) -> str:
+    """How right a case is: its accuracy in percent, or its score; a dash where it is not known."""
+    if row.score is not None:
+        return MISSING if row.score.value is None else f"{row.score.value:.3f}"
+    return percent(row.accuracy.accuracy if row.accuracy else None)
+
+
+def scores(report: Report) -> Table:
+    """One row a case that says something else than one class an image: its score, and against the reference."""
+    columns = ("#", "case", score_name(report) or "score", "95 % interval", "agreement %", "to ref.",
+               "95 % interval to ref.")
+    rows = [(str(number), row.case, right(row), *_score_cells(row.score))
+            for number, row in numbered(report) if row.score]
+    data = f"{report.data.name}, {report.data.n} test images" if report.data else "no data"
+    reference = f"; ref. = {report.reference}" if report.reference else ""
+    return Table(f"{score_name(report)} of the very sessions that were timed: {data}{reference}", columns, tuple(rows))
+
+
+def _score_cells(found: Score) -> tuple[str, ...]:
+    return (_thousandths(found.low, found.high), percent(found.agreement),
+            MISSING if found.difference is None else f"{found.difference:+.3f}",
+            _thousandths(found.difference_low, found.difference_high, "+"))
+
+
+def _thousandths(low: float | None, high: float | None, sign: str = "") -> str:
+    return MISSING if low is None or high is None else f"[{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def score_parts(report: Report) -> Table:
+    """One row a case and head, label or value: its own figures, where there are not too many of them."""
+    known = [(number, row, row.score.parts) for number, row in numbered(report) if row.score and row.score.parts]
+    figured = [one if isinstance(one, Mapping) else {"right": one} for *_, found in known for one in found.values()]
+    names = tuple(dict.fromkeys(name for one in figured for name in one))
+    words = {"mae": "MAE", "rmse": "RMSE", "r2": "R2", "right": "accuracy or F1"}
+    rows = [(str(number), row.case, part, *(_part(one, name) for name in names))
+            for number, row, found in known for part, one in found.items()]
+    return Table("Of each head its accuracy, of each label its F1, of each value its errors in its own unit",
+                 ("#", "case", "part", *(words.get(name, name) for name in names)), tuple(rows))
+
+
+def _part(found: Any, name: str) -> str:
+    value = found.get(name) if isinstance(found, Mapping) else found
+    return MISSING if value is None else f"{value:.4g}"
 
 
 def answers(report: Report) -> Table:

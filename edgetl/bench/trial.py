@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from edgetl.bench.photos import Photos
 from edgetl.bench.process import Process, Refused, WorkerFailed
 from edgetl.bench.report import Throughput
 from edgetl.bench.warmup import WarmUp, warm_up
-from edgetl.evaluate import Evaluation
+from edgetl.heads import Asked
+from edgetl.judging import Judged
 from edgetl.runtime import heads, preprocess
 from edgetl.timing import DROPPED
 
@@ -48,7 +50,7 @@ class Trial:
         self.files: str | None = None
         self.way_ended = False
         self.remarks: list[str] = []  # what could not be measured besides, and why
-        self.answers: Evaluation | None = None
+        self.answers: Judged | None = None
         self.reason: str | None = None
         self.no_answers: str | None = None
         self.found: dict[str, Any] = {}  # further fields of the row
@@ -185,13 +187,14 @@ class Trial:
         with self._on_the_way():
             self.walks.append(self.process.ask({"do": "walk", "interval_s": self.interval_s}))
 
-    def evaluate(self, data: str, keys: Path, out: Path, progress: Callable[[int], None]) -> bool:
+    def evaluate(self, data: str, keys: Path, out: Path, progress: Callable[[int], None], asked: Asked) -> bool:
         """Whether the session that was timed has written its answers to `out`; if not, its latencies stay."""
         subject = self.case.subject
         if self.process is None or subject.preprocess is None:
             return False
         request = {"do": "evaluate", "data": data, "keys": str(keys), "spec": spec_to_json(subject.spec),
-                   "preprocess": preprocess.to_dict(subject.preprocess), "batch": self.case.batch, "out": str(out)}
+                   "preprocess": preprocess.to_dict(subject.preprocess), "batch": self.case.batch, "out": str(out),
+                   **({} if asked.plain else {"asked": dataclasses.asdict(asked)})}
         try:
             self.process.ask(request, progress=progress)
         except WorkerFailed as problem:

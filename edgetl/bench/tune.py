@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetl import __version__, evaluate, extras, plugins, recipe, rundir, timing
+from edgetl import __version__, extras, judging, plugins, recipe, rundir, timing
 from edgetl.bench import cases, environment, exam, phases, runner, selection
 from edgetl.bench.cases import Case
 from edgetl.bench.exam import Exam
@@ -333,7 +333,7 @@ def _recorded(manifest: Manifest) -> dict[tuple[str, str], float]:
 
 
 def _measured(trials: Sequence[Trial], manifest: Manifest) -> dict[tuple[str, str], float]:
-    """Points below the reference on the validation images, by variant and backend."""
+    """Points below the reference on the validation images, by variant and backend; see `_recorded` for their unit."""
     answers = {(str(one.case.subject.variant), one.case.subject.backend): one.answers
                for one in trials if one.answers is not None}
     name = _reference(manifest).name
@@ -341,8 +341,9 @@ def _measured(trials: Sequence[Trial], manifest: Manifest) -> dict[tuple[str, st
     if not references:
         return {}
     any_backend = next(iter(references.values()))
-    return {(variant, backend): evaluate.compare(found, references.get(backend, any_backend)).drop_points
-            for (variant, backend), found in answers.items()}
+    return {(variant, backend): judging.compare(found, references.get(backend, any_backend)).drop_points
+            for (variant, backend), found in answers.items()
+            if judging.is_known(found) and judging.is_known(references.get(backend, any_backend))}
 
 
 def _entry(bundle: Bundle, where: tuned.Machine, measured: Sequence[Candidate], options: Tune,

@@ -151,14 +151,18 @@ class Worker:
         return self.way.walk(interval_s)
 
     def evaluate(self, data: str, keys: str, preprocess: Mapping[str, Any], spec: Mapping[str, Any], batch: int,
-                 out: str) -> Mapping[str, Any]:
-        """Answers the images that the file `keys` lists and writes logits, labels and weights to `out`."""
+                 out: str, asked: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+        """Answers the images that the file `keys` lists and writes logits, labels and weights to `out`.
+
+        `asked` is what a table holds of an image where that is not one class, as `edgetl.heads.Asked` has it.
+        """
         import numpy as np
 
         from edgetl import datasets, evaluate
+        from edgetl.heads import asked_of
         from edgetl.runtime.preprocess import from_dict
 
-        opened = datasets.open_data(data)
+        opened = datasets.open_data(data, asked=asked_of(asked))
         wanted = json.loads(Path(keys).read_text())
         by_key = {item.key: item for item in opened.items}
         items = [by_key[key] for key in wanted]
