@@ -64,18 +64,11 @@ def _build_all(values: Mapping[str, Mapping[str, Any]], where: str) -> dict[str,
         except RecipeError as problem:
             problems += problem.problems
     if not problems:
-        problems += _gate_problems(built["gate"], built["bench"]) + _task_problems(built["finetune"])
+        problems += _gate_problems(built["gate"], built["bench"])
         problems += _precision_problems(built["export"]) + _reference_problems(built["bench"])
     if problems:
         raise RecipeError(list(dict.fromkeys(problems)), where=where)
     return built
-
-
-def _task_problems(finetune: Finetune) -> list[str]:
-    """A task that the stages after the first do not know."""
-    name = "task" if finetune.task != "classify" else "label_columns" if finetune.label_columns else None
-    return [f"'finetune.{name}': found {getattr(finetune, name)!r}, and `edgetl run` goes on to distill and export, "
-            "which know one class an image only; use `edgetl finetune` alone"] if name else []
 
 
 def _gate_problems(gate: Gate, bench: Bench) -> list[str]:

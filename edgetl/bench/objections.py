@@ -29,8 +29,8 @@ def objections(gate: Gate, out: Path, precision: Sequence[str] = ()) -> tuple[st
     teacher = _accuracies(rows, FOLDERS["finetune"], None)
     found = []
     if gate.min_teacher_accuracy is not None and min(teacher) < gate.min_teacher_accuracy:
-        found.append(f"The teacher is right on {min(teacher):.1f} % of the test images; the recipe asks for "
-                     f"{gate.min_teacher_accuracy:g} %.")
+        found.append(f"The teacher {_told(rows, min(teacher))}; the recipe asks for {gate.min_teacher_accuracy:g}"
+                     f"{_unit(rows)}.")
     if gate.max_student_drop is not None:
         judged = _judged(out / FOLDERS["export"], precision)
         if not judged:
@@ -39,9 +39,24 @@ def objections(gate: Gate, out: Path, precision: Sequence[str] = ()) -> tuple[st
             student = min(_accuracies(rows, FOLDERS["export"], name))
             drop = max(teacher) - student
             if drop > gate.max_student_drop + ROUNDING:
-                found.append(f"The bundle's variant {name} is right on {student:.1f} % of the test images, "
-                             f"{drop:.1f} points below the teacher; the recipe allows {gate.max_student_drop:g}.")
+                found.append(f"The bundle's variant {name} {_told(rows, student)}, {drop:.1f} points below the teacher;"
+                             f" the recipe allows {gate.max_student_drop:g}.")
     return tuple(found)
+
+
+def _score(rows: Sequence[Row]) -> str | None:
+    return next((row.score.name for row in rows if row.score is not None), None)
+
+
+def _told(rows: Sequence[Row], value: float) -> str:
+    """How right something is, in words; `value` in percent, or in hundredths of the task's score."""
+    name = _score(rows)
+    return (f"is right on {value:.1f} % of the test images" if name is None else
+            f"has {value:.1f} hundredths of {name} on the test images")
+
+
+def _unit(rows: Sequence[Row]) -> str:
+    return " %" if _score(rows) is None else ""
 
 
 def _judged(bundle: Path, precision: Sequence[str]) -> list[str]:
@@ -53,15 +68,16 @@ def _judged(bundle: Path, precision: Sequence[str]) -> list[str]:
 
 
 def _accuracies(rows: Sequence[Row], folder: str, variant: str | None) -> list[float]:
-    """Percent right of a folder of OUT (and variant) on every backend that it was measured on.
+    """Percent right, or hundredths of the task's score, of a folder of OUT (and variant) on every backend.
 
     Folders are told apart by their last name, for OUT may have been moved since the report was made.
 
     Raises:
         GateFailed: it was measured on none, so the gate cannot be passed.
     """
-    found = [100 * row.accuracy.accuracy for row in rows
-             if Path(row.source).name == folder and variant in (None, row.variant) and row.accuracy is not None]
+    own = [row for row in rows if Path(row.source).name == folder and variant in (None, row.variant)]
+    found = [100 * row.accuracy.accuracy for row in own if row.accuracy is not None]
+    found += [100 * row.score.value for row in own if row.score is not None and row.score.value is not None]
     if not found:
         what = f"the variant {variant} of the bundle" if variant else f"the {folder}"
         raise GateFailed(f"The report has no accuracy of {what}, which the recipe's [gate] needs.",

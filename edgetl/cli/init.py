@@ -24,9 +24,9 @@ def init(
     data: Annotated[str, typer.Argument(help="Folder, csv:FILE, shards:SPEC, or a data set's name.", metavar="DATA")],
 ) -> None:
     """Print a commented recipe fitted to the data."""
-    from edgetl.datasets import open_data
+    from edgetl.datasets import guess, open_data
 
-    print(recipe_for(open_data(data), data), end="")
+    print(recipe_for(open_data(data, asked=guess(data)), data), end="")
 
 
 def recipe_for(data: DataSet, spec: str) -> str:
@@ -44,7 +44,7 @@ def recipe_for(data: DataSet, spec: str) -> str:
     training = sum(item.split in (None, "train") for item in data.items)
     epochs = min(30, max(3, round(VIEWS / training)))
     stages: dict[str, dict[str, Any]] = {
-        "finetune": {"teacher": TEACHER, "epochs": epochs},
+        "finetune": {"teacher": TEACHER, "epochs": epochs, **_task(data)},
         # A student that was cut needs longer to recover than the teacher needed to learn.
         "distill": {"student": "slim:0.4", "epochs": 2 * epochs},
         "export": {"precision": ("fp32", "int8")},
@@ -54,13 +54,20 @@ def recipe_for(data: DataSet, spec: str) -> str:
     return commented(stages, {"data": absolute(spec), "image_size": size}, head=head)
 
 
+def _task(data: DataSet) -> dict[str, Any]:
+    """What says which task the columns of a table are; nothing of one class an image."""
+    if not data.heads:
+        return {}
+    from edgetl.heads import asked_again, to_json
+
+    asked = asked_again({"heads": to_json(data.heads)})
+    return {"task": asked.task, **({"label_columns": asked.columns} if asked.columns else {})}
+
+
 def _head(data: DataSet, spec: str, sides: list[int], unreadable: int) -> str:
-    counts = Counter(item.label for item in data.items)
     splits = Counter(item.split for item in data.items if item.split is not None)
-    least = min(counts, key=lambda label: counts[label])
     lines = [
-        f"A recipe for {spec}: {len(data.items)} images in {len(data.labels)} classes; the smallest class is "
-        f"'{data.labels[least]}' with {counts[least]}.",
+        f"A recipe for {spec}: {len(data.items)} images {_said(data)}.",
         f"Splits of its own: {', '.join(f'{name} {count}' for name, count in splits.items()) or 'none; made by seed'}.",
     ]
     if sides:
@@ -71,6 +78,18 @@ def _head(data: DataSet, spec: str, sides: list[int], unreadable: int) -> str:
     lines += [*data.notes, "Larger images can be more accurate; the time grows with the square of image_size.", "",
               "Run it with: edgetl run THIS_FILE --out runs/NAME", "A key behind '#' has the value shown (...: none)."]
     return "\n".join(lines)
+
+
+def _said(data: DataSet) -> str:
+    """What is known of the images, in words."""
+    if data.heads:
+        from edgetl.heads import words
+
+        return (f"with {words(data.heads)}; the task is what the cells of the table look like, change it where that is "
+                "not what they mean")
+    counts = Counter(item.label for item in data.items)
+    least = min(counts, key=lambda label: counts[label])
+    return f"in {len(data.labels)} classes; the smallest class is '{data.labels[least]}' with {counts[least]}"
 
 
 def _short_sides(data: DataSet) -> tuple[list[int], int]:

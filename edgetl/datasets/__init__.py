@@ -78,6 +78,19 @@ def open_data(spec: str, *, foreign: bool = True, listener: Listener = ignore, a
     return replace(found, source=spec)
 
 
+def guess(spec: str) -> Asked:
+    """What a table `csv:FILE` seems to ask of an image; one class of all other data.
+
+    Raises:
+        DataError: the table cannot be read, or nobody can say.
+    """
+    name, _, argument = spec.partition(":")
+    if name != "csv" or not argument or _exists(spec):
+        return ONE_CLASS
+    found: Asked = plugins.load("datasets", name).guess(argument)
+    return found
+
+
 def _exists(spec: str) -> bool:
     try:
         return Path(spec).expanduser().exists()

@@ -11,7 +11,7 @@ from pathlib import Path
 from edgetl.datasets import DataSet, Item, _table, read_file, require_classes
 from edgetl.datasets._table import Table
 from edgetl.errors import DataError
-from edgetl.heads import CLASSIFY, MULTILABEL, REGRESS, Asked, Head, missing, outputs
+from edgetl.heads import CLASSIFY, MULTILABEL, ONE_CLASS, REGRESS, Asked, Head, missing, outputs
 
 OWN = (_table.PATH, _table.SPLIT, _table.WEIGHT)  # columns that are never learned
 TEXTS = ("labels", "label")  # columns that hold all labels of an image
@@ -62,6 +62,31 @@ def load(file: Path, argument: str, asked: Asked) -> DataSet:
     return DataSet(name=file.stem, labels=outputs(heads), items=ordered, source=f"csv:{argument}", heads=heads,
                    read=lambda item: read_file(file.parent / item.key),
                    notes=_notes(table, columns, heads, ordered))
+
+
+def guess(file: Path) -> Asked:
+    """What a table seems to ask: one class where it has the column `label`, else what all of its cells can be.
+
+    Columns of 0 and 1, or of yes and no, are labels, columns of other numbers are values, and columns of texts classes.
+
+    Raises:
+        DataError: as `load`; or some columns hold numbers and others texts, so that nobody can say.
+    """
+    table = _table.read(file, (_table.PATH,), HEADERS[CLASSIFY], _named)
+    if "label" in table.columns:
+        return ONE_CLASS
+    if "labels" in table.columns:
+        return Asked(MULTILABEL)
+    columns = _columns(table, Asked(CLASSIFY))
+    said = {name: {cells[name].lower() for _, cells in table.lines} - {""} for name in columns}
+    if all(cells <= TRUTHS.keys() for cells in said.values()):
+        return Asked(MULTILABEL, columns)
+    values = [name for name in columns if all(math.isfinite(_table.number(cell)) for cell in said[name])]
+    if values and len(values) < len(columns):
+        texts = [name for name in columns if name not in values]
+        raise DataError(f"{file} has columns of numbers ({_listed(values)}) and of texts ({_listed(texts)}); one "
+                        "recipe learns the one or the other.", hint="Give a table with only the columns to be learned.")
+    return Asked(REGRESS if values else CLASSIFY, columns)
 
 
 def _named(name: str) -> str:

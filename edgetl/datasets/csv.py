@@ -56,6 +56,11 @@ def load(argument: str | None, asked: Asked = ONE_CLASS) -> DataSet:
                    read=lambda item: read_file(file.parent / item.key), notes=notes, source=f"csv:{argument}")
 
 
+def guess(argument: str) -> Asked:
+    """What the table seems to ask, see `_columns.guess`."""
+    return _columns.guess(Path(argument).expanduser())
+
+
 def _is_whole(text: str) -> bool:
     return text.isdecimal() and text.isascii()
 

@@ -120,7 +120,8 @@ def test_csv_has_a_line_a_case_and_units_in_its_columns(made):
     assert first["size_bytes"] == "3400000" and first["backend"] == "cpu" and first["arrival"] == "back-to-back"
     assert failed["median_s"] == failed["speedup"] == "" and failed["reason"] == "the worker was ended by SIGKILL"
     numbers = set(first) - {"case", "status", "reason", "source", "kind", "backend", "variant", "precision", "arrival"}
-    plain = {"threads", "batch", "calls", "rounds", "speedup", "accuracy", "accuracy_low", "accuracy_high"}
+    plain = {"threads", "batch", "calls", "rounds", "speedup", "accuracy", "accuracy_low", "accuracy_high",
+             "score", "score_name", "score_low", "score_high"}
     assert all(name.endswith(("_s", "_bytes", "_ips")) for name in numbers - plain)
 
 
