@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgetl import rundir, timing
+from edgetl import heads, rundir, timing
 from edgetl.errors import GateFailed
 from edgetl.events import Event, Listener
 from edgetl.ledger import CHANGED, FINISHED, INTERRUPTED, NEW, Ledger, digest
@@ -25,6 +25,7 @@ class Walker:
         self.out, self.ledger, self.listener = out, ledger, listener
         self.kept: list[str] = []
         self.fingerprints: dict[str, str] = {}
+        self.asked = heads.ONE_CLASS  # of the data, by the first stage that says it
 
     def stage(self, name: str, options: Stage, work: Callable[[Stage, Listener], object], *,
               parents: Sequence[str]) -> None:
@@ -74,23 +75,25 @@ class Walker:
         files = {f"content of {name}": digest(Path(value)) for name, value in paths.items()
                  if value is not None and Path(value).exists()}
         before = {FOLDERS[parent]: digest(self.out / FOLDERS[parent]) for parent in parents}
-        images = {} if options.data is None else {"images": self._fingerprint(options.data)}
+        if isinstance(options, Finetune):
+            self.asked = heads.asked(options)
+        images = {} if options.data is None else {"images": self._fingerprint(options.data, self.asked)}
         if isinstance(options, Distill) and options.unlabeled:
             from edgetl import loose
 
             images["images without a label"] = loose.contents(options.unlabeled)
         if isinstance(options, Finetune) and options.source:
-            images["images of the source"] = self._fingerprint(options.source)
+            images["images of the source"] = self._fingerprint(options.source, heads.ONE_CLASS)
         if isinstance(options, Finetune):
             files |= {f"content of {one}": digest(Path(one)) for one in named_models(options.features_from)}
         return {**decisive(options), **files, **before, **images}
 
-    def _fingerprint(self, data: str) -> str:
+    def _fingerprint(self, data: str, asked: heads.Asked) -> str:
         from edgetl import splits
         from edgetl.datasets import open_data
 
         if data not in self.fingerprints:
-            opened = open_data(data)
+            opened = open_data(data, asked=asked)
             self.fingerprints[data] = splits.fingerprint_of(opened, splits.content_digests(opened))
         return self.fingerprints[data]
 

@@ -304,19 +304,6 @@ def test_the_command_trains_tells_and_others_refuse_the_run(photos: Path, capsys
     told = capsys.readouterr()
     assert "task        regress" in told.out and "R2 " in told.out and "answers.npz" in told.err
     assert main(["inspect", run]) == 0 and "R2 " in capsys.readouterr().out
-    for refused in (
-        ["bench", run, "--backend", "torch", "--out", str(photos / "bench")],
-    ):
-        assert main(refused) == 1, refused
-        assert "was trained on 2 value(s) an image; what you ask for knows classification" in capsys.readouterr().err
-        assert not any((photos / name).exists() for name in ("bench",))
     assert main([*line[:3], "--task", "multilabel", *line[5:], str(photos / "no")]) == 1
     assert "line 2: 'shifted' is '1" in capsys.readouterr().err
     assert main([*line[:3], "--task", "rank", *line[5:], str(photos / "no")]) == 2
-
-
-def test_a_recipe_for_the_whole_path_refuses_other_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "r.toml").write_text('data = "csv:t.csv"\n[finetune]\nteacher = "timm/test_resnet"\ntask = "regress"\n'
-                                     '[distill]\nstudent = "slim:0.5"\n')
-    assert main(["run", str(tmp_path / "r.toml"), "--out", str(tmp_path / "out")]) in (1, 2)
-    assert "'finetune.task': found 'regress', and `edgetl run` goes on" in capsys.readouterr().err
