@@ -166,7 +166,7 @@ def test_a_benchmark_leaves_out_what_its_case_left_out_of_the_same_data(
     parts = looked(photos, tmp_path, "2")[0]
     trained_on = {"rule": dict(parts.rule), "fingerprint": parts.fingerprint if same else "of other data"}
     case: Any = types.SimpleNamespace(
-        subject=types.SimpleNamespace(source="bundle", labels=data.labels, heads=(), trained_on=trained_on))
+        subject=types.SimpleNamespace(source="bundle", labels=data.labels, heads=(), columns=(), trained_on=trained_on))
     chosen = build(Bench, {"cases": ["bundle"], "out": "out", "data": str(photos)}, where="test")
     paper = exam.prepare(chosen, [case], ignore)
     assert paper is not None and paper.items == (parts.test if same else before.test)
