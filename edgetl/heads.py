@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetl.errors import DataError, EdgetlError
+from edgetl.runtime import heads as on_device
 
-CLASSIFY, MULTILABEL, REGRESS = "classify", "multilabel", "regress"
+CLASSIFY, MULTILABEL, REGRESS = on_device.TASKS
 SCORES = {CLASSIFY: "mean accuracy of the heads", MULTILABEL: "mAP", REGRESS: "R2"}  # what the best epoch is chosen by
 BINS = 4  # of a column's values, for splits that hold as many small ones as large ones
 
@@ -193,13 +194,7 @@ def order(ours: Sequence[Head], theirs: Sequence[Head]) -> tuple[int, ...]:
 
 def words(heads: Sequence[Head]) -> str:
     """What is asked, for sentences."""
-    if not heads:
-        return "one class an image"
-    if heads[0].kind == MULTILABEL:
-        return f"{len(heads[0].labels)} labels an image"
-    if heads[0].kind == REGRESS:
-        return f"{len(heads[0].labels)} value(s) an image"
-    return f"{len(heads)} classes an image ({', '.join(head.name for head in heads)})"
+    return on_device.asked(heads)
 
 
 def require_one_class(record: Mapping[str, Any], where: str) -> None:

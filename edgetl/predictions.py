@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,24 @@ def read(folder: Path) -> dict[str, Predictions]:
         EdgetlError: the file is damaged, or is none of edgetl's.
     """
     path = folder / FILE
+    names = tuple(Predictions.__dataclass_fields__)
+    found = {split: Predictions(*arrays) for split, arrays in by_split(path, names, "predictions").items()}
+    if any(len({len(array) for array in vars(one).values()}) != 1 for one in found.values()):
+        raise EdgetlError(f"{path} holds arrays of different lengths; expected one value an image.", hint=AGAIN)
+    return found
+
+
+def by_split(path: Path, names: Sequence[str], what: str) -> dict[str, list[NDArray[Any]]]:
+    """The arrays of these names in a file of a RUN, by split; empty where there is no file.
+
+    Args:
+        path: the file.
+        names: which arrays of each split, in this order.
+        what: the file holds, for the error.
+
+    Raises:
+        EdgetlError: the file is damaged, or is none of edgetl's.
+    """
     if not path.is_file():
         return {}
     try:
@@ -78,10 +96,6 @@ def read(folder: Path) -> dict[str, Predictions]:
             raise ValueError("it holds a single array")
         arrays = {name: file[name] for name in file.files}
         splits = dict.fromkeys(name.partition(".")[0] for name in arrays)
-        found = {split: Predictions(*(arrays[f"{split}.{name}"] for name in Predictions.__dataclass_fields__))
-                 for split in splits}
+        return {split: [arrays[f"{split}.{name}"] for name in names] for split in splits}
     except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as problem:
-        raise EdgetlError(f"{path} cannot be read as predictions: {problem}", hint=AGAIN) from problem
-    if any(len({len(array) for array in vars(one).values()}) != 1 for one in found.values()):
-        raise EdgetlError(f"{path} holds arrays of different lengths; expected one value an image.", hint=AGAIN)
-    return found
+        raise EdgetlError(f"{path} cannot be read as {what}: {problem}", hint=AGAIN) from problem

@@ -7,8 +7,6 @@ same images for both. `contrasts.by_draws` says how that becomes an interval and
 from __future__ import annotations
 
 import functools
-import io
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetl import contrasts, head_metrics, rundir
+from edgetl import contrasts, head_metrics, predictions, rundir
 from edgetl.contrasts import Contrast, Share
 from edgetl.errors import DataError, EdgetlError
 from edgetl.heads import REGRESS, Head
@@ -68,18 +66,7 @@ def read(folder: Path, heads: tuple[Head, ...]) -> dict[str, Said]:
         EdgetlError: the file is damaged, or is none of edgetl's.
     """
     path = folder / ANSWERS
-    if not path.is_file():
-        return {}
-    try:
-        # From memory: numpy leaves a damaged file open.
-        file = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("it holds a single array")
-        arrays = {name: file[name] for name in file.files}
-        splits = dict.fromkeys(name.partition(".")[0] for name in arrays)
-        found = {split: Said(heads, *(arrays[f"{split}.{part}"] for part in PARTS)) for split in splits}
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as problem:
-        raise EdgetlError(f"{path} cannot be read as answers: {problem}", hint=AGAIN) from problem
+    found = {split: Said(heads, *arrays) for split, arrays in predictions.by_split(path, PARTS, "answers").items()}
     outputs = sum(len(head.labels) for head in heads)
     if any(one.answers.shape != (len(one.keys), outputs) or one.truth.shape != one.answers.shape
            for one in found.values()):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,26 @@ class Head:
         return found
 
 
-def asked(heads: Sequence[Head]) -> str:
+class Question(Protocol):
+    """What a head is here and in training."""
+
+    @property
+    def name(self) -> str:
+        """Of the column, or of several together."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """classify, multilabel or regress."""
+        ...
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Of the outputs."""
+        ...
+
+
+def asked(heads: Sequence[Question]) -> str:
     """What is said of an image, for sentences."""
     if not heads:
         return "one class an image"
